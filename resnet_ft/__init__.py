@@ -1,0 +1,57 @@
+"""Fine-tune a pretrained ResNet on folders of photographs, in five notebooks or from Python.
+
+The names below load when they are first used: `import resnet_ft` itself imports none of torch,
+matplotlib and ipywidgets.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "errors": (
+        "CheckpointError DatasetError DriveError ImageError ParameterError ResnetFtError RunError "
+        "TrainingError WeightsError"
+    ),
+    "engine": "describe_device",
+    "data.drive": "check_storage mount_drive project_root",
+    "data.sample": "make_sample_dataset",
+    "data.images": "image_sizes open_image verify_images",
+    "data.index": "DatasetIndex index_dataset",
+    "data.staging": "stage_dataset",
+    "data.transforms": "IMAGENET_MEAN IMAGENET_STD eval_transform train_transform",
+    "data.dataset": "ImageDataset",
+    "data.loaders": "make_dataloaders",
+    "models.build": "architectures build_model",
+    "models.freezing": "count_parameters freeze unfreeze",
+    "models.checkpoint": "Checkpoint load_checkpoint save_checkpoint",
+    "evaluation.predictions": "Predictions evaluate",
+    "evaluation.scores": "accuracy_interval accuracy_summary class_scores confusion_matrix",
+    "visualize.images": "imshow show_images show_mistakes visualize_model",
+    "visualize.plots": (
+        "plot_class_counts plot_confusion_matrix plot_history plot_image_sizes plot_prediction"
+    ),
+    "training.runs": "Run load_run start_run",
+    "training.state": "TrainingState",
+    "training.callbacks": "Callback LivePlot ProgressBar",
+    "training.loop": "train_model",
+    "inference.predictor": "Predictor",
+    "widgets.browse": "browse_dataset",
+    "widgets.augmentation": "explore_augmentation",
+    "widgets.upload": "upload_and_predict",
+    "notebook": "check_parameters",
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

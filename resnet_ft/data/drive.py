@@ -1,0 +1,100 @@
+"""Google Drive in Colab, a local folder elsewhere, and whether a folder can be worked in."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from resnet_ft.errors import DriveError
+
+_REMEDIES = {
+    "mount failed": (
+        "Google refused or nobody answered. Run the cell again and press Connect in the window "
+        "that opens; allow pop-ups for this page, and use the account that owns the files."
+    ),
+    "must not already contain files": (
+        "Something was written to that folder before Drive was mounted. Choose another mount "
+        "point, or move those files away (Runtime > Disconnect and delete runtime"
+        " gives an empty machine)."
+    ),
+    "must not contain a space": "Choose a mount point without spaces, such as /content/drive.",
+}
+
+
+def mount_drive(mount_point: str | Path = "/content/drive", *, timeout_s: float = 120) -> Path:
+    """Mount Google Drive in Colab and return its "My Drive" folder.
+
+    Outside Colab there is nothing to mount: it says so and returns the project's folder
+    (`project_root()`), so that a relative path means the same place to every notebook.
+    Raises DriveError with what to do where Drive refuses or is silent for `timeout_s` seconds.
+    """
+    if not _in_colab():
+        root = project_root()
+        print(f"Not in Colab, so there is no Drive to mount: using the folder {root}")
+        return root
+    from google.colab import drive
+
+    try:
+        drive.mount(str(mount_point), timeout_ms=round(timeout_s * 1000))
+    except NotImplementedError as error:
+        raise DriveError(
+            f"Drive cannot be mounted on this runtime ({error}). Choose Runtime > Change runtime "
+            "type and a hosted one, or give local folders as data_dir and runs_dir."
+        ) from error
+    except ValueError as error:
+        reason = str(error)
+        remedy = next((text for key, text in _REMEDIES.items() if key in reason), "Run it again.")
+        raise DriveError(
+            f"Drive could not be mounted at {mount_point}: {reason}. {remedy}"
+        ) from error
+    return Path(mount_point) / "MyDrive"
+
+
+def _in_colab() -> bool:
+    return "google.colab" in sys.modules
+
+
+def is_on_drive(path: str | Path) -> bool:
+    """Whether a path lies in a mounted Google Drive (My Drive or a shared one)."""
+    return not {"MyDrive", "Shareddrives"}.isdisjoint(Path(path).absolute().parts)
+
+
+def project_root() -> Path:
+    """The folder that relative paths start from: the checkout, or else the working directory.
+
+    Jupyter works in the folder of the notebook and papermill in the one where it was started; this
+    is the same for both. In Colab, where there is no checkout, it is /content.
+    """
+    here = Path.cwd()
+    library = Path(__file__).resolve().parents[2]
+    candidates = (here, *here.parents, library)
+    return next((folder for folder in candidates if _is_checkout(folder)), here)
+
+
+def _is_checkout(folder: Path) -> bool:
+    return (folder / "notebooks" / "01_mount_drive.ipynb").is_file()
+
+
+def check_storage(folder: str | Path, *, write: bool = True) -> dict[str, object]:
+    """Whether a folder can be read and written, and how much space is left there, in GiB.
+
+    With `write`, the folder is made where it is missing, and a small file is written, read back and
+    removed. Raises DriveError where the folder cannot be used in the way that is wanted.
+    """
+    folder = Path(folder)
+    try:
+        if write:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(b"resnet_ft")
+                probe.seek(0)
+                probe.read()
+        any(folder.iterdir())
+        free = shutil.disk_usage(folder).free / 2**30
+    except OSError as error:
+        action = "written to" if write else "read"
+        raise DriveError(
+            f"{folder} cannot be {action}: {error.strerror or error}. Check the path and its "
+            "rights; if it is on Drive, mount Drive again and see that its storage is not full."
+        ) from error
+    return {"folder": str(folder), "readable": True, "writable": write, "free_gib": round(free, 1)}

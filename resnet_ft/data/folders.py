@@ -1,0 +1,34 @@
+"""What a folder holds that its user put there: no hidden files, no leftovers of systems."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from resnet_ft.data.images import IMAGE_EXTENSIONS
+
+_SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin"})
+
+
+def is_hidden(name: str) -> bool:
+    """Whether an entry is hidden or made by a system: .DS_Store, __MACOSX, Thumbs.db, ..."""
+    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The visible folders in a folder, sorted by name."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+def find_images(folder: Path) -> Iterator[Path]:
+    """Every image file below a folder, in a stable order; a linked folder is entered once."""
+    entered = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for name in sorted(names):
+            if not is_hidden(name) and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
+                yield Path(parent, name)

@@ -1,0 +1,136 @@
+"""One file to one upright RGB image, whatever the format, the mode or the camera's orientation."""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pandas as pd
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from tqdm.auto import tqdm
+
+from resnet_ft.errors import ImageError
+
+_HEIC = frozenset({".heic", ".heif"})
+IMAGE_EXTENSIONS = _HEIC | {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+}
+
+_UNREADABLE = (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError)
+
+if importlib.util.find_spec("pillow_heif"):
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+
+
+def open_image(file: str | Path | IO[bytes]) -> Image.Image:
+    """Read one image, upright by its EXIF orientation, as an 8-bit RGB image of shape (H, W).
+
+    Takes a path or an open binary file. Grey, palette, CMYK and 16-bit images are converted with
+    their tones kept, transparent ones are laid on white, an animation gives its first frame.
+    Raises ImageError, which names the file and the reason, for whatever cannot be read whole.
+    """
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return upright_rgb(image)
+    except _UNREADABLE as error:
+        reason = _reason(file, error)
+        raise ImageError(
+            f"{file}: {reason}. Replace the file, or take it out of the data set.", reason
+        ) from error
+
+
+def _reason(file: str | Path | IO[bytes], error: BaseException) -> str:
+    is_path = isinstance(file, str | Path)
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if is_path and os.path.isfile(file) and os.path.getsize(file) == 0:
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        if is_path and Path(file).suffix.lower() in _HEIC:
+            return (
+                "HEIC needs the package pillow-heif (pip install pillow-heif), or save it as JPEG"
+            )
+        return "not an image in a format that can be read"
+    return str(error) or type(error).__name__
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An image as `open_image` returns it, from one that is open already."""
+    # EXIF that cannot be parsed says nothing about the orientation.
+    with suppress(OSError, ValueError, SyntaxError, KeyError, TypeError, AttributeError):
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bit(image)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits, or of floating point, to 8 bits: black stays black, white white.
+
+    Integers up to 65535 are taken as 16-bit and floats up to 1 as a share of white; whatever is
+    brighter is scaled by its own maximum.
+    """
+    values = np.asarray(image, dtype=np.float64)
+    usual = 1.0 if image.mode == "F" else 65535.0
+    white = max(usual, float(np.nanmax(values, initial=0.0)))
+    scaled = np.nan_to_num(values / white) * 255
+    return Image.fromarray(np.clip(scaled.round(), 0, 255).astype(np.uint8))
+
+
+def verify_images(paths: Sequence[str | Path], *, progress: bool = True) -> pd.DataFrame:
+    """Decode every file once, in parallel, and list those that cannot be read: `path`, `reason`.
+
+    JPEGs are decoded at an eighth of their size, which reads every byte in half the time.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reasons = list(
+            tqdm(
+                pool.map(_unreadable_because, paths),
+                total=len(paths),
+                desc="Checking images",
+                unit="image",
+                leave=False,
+                disable=not progress,
+            )
+        )
+    rows = [(str(path), reason) for path, reason in zip(paths, reasons, strict=True) if reason]
+    return pd.DataFrame(rows, columns=["path", "reason"])
+
+
+def _unreadable_because(path: str | Path) -> str | None:
+    try:
+        with Image.open(path) as image:
+            image.draft(None, (image.width // 8, image.height // 8))
+            image.load()
+            if image.format != "JPEG":  # JPEGs are converted by what open_image does anyway
+                upright_rgb(image)
+    except _UNREADABLE as error:
+        return _reason(path, error)
+    return None
+
+
+def image_sizes(paths: Sequence[str | Path]) -> pd.DataFrame:
+    """Width and height of the upright images, in pixels, from the files' headers.
+
+    Columns `path`, `width`, `height`; files that cannot be opened are left out.
+    """
+    rows = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                lies_on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+                size = image.size[::-1] if lies_on_its_side else image.size
+        except _UNREADABLE:
+            continue
+        rows.append((str(path), *size))
+    return pd.DataFrame(rows, columns=["path", "width", "height"])

@@ -1,0 +1,41 @@
+"""The errors that a user can cause. Each message names what is wrong, why, and the remedy."""
+
+
+class ResnetFtError(Exception):
+    """Base of every error that this library raises for something a user can put right."""
+
+
+class DriveError(ResnetFtError):
+    """Google Drive could not be mounted, or a folder cannot be read or written."""
+
+
+class DatasetError(ResnetFtError):
+    """A data set cannot be staged, indexed or trained on."""
+
+
+class ImageError(ResnetFtError):
+    """One image cannot be read; `reason` says why in a few words."""
+
+    def __init__(self, message: str, reason: str = ""):
+        super().__init__(message)
+        self.reason = reason or message
+
+
+class WeightsError(ResnetFtError):
+    """Pretrained weights cannot be downloaded, read or fitted to the network."""
+
+
+class CheckpointError(ResnetFtError):
+    """A saved model cannot be read, or does not describe a network that can be rebuilt."""
+
+
+class RunError(ResnetFtError):
+    """A run directory is missing, incomplete, or already holds another run."""
+
+
+class TrainingError(ResnetFtError):
+    """Training cannot start, or had to stop."""
+
+
+class ParameterError(ResnetFtError):
+    """An argument or a notebook parameter is unknown or out of range."""

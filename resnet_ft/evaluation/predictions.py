@@ -1,0 +1,115 @@
+"""Model and data loader to a table of predictions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from resnet_ft import engine
+from resnet_ft.errors import DatasetError, ParameterError
+from resnet_ft.files import atomic_write
+from resnet_ft.models.freezing import evaluation_mode
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of N images of C classes.
+
+    `table` has a row an image: `path`, `label`, `predicted` (class names), `confidence` (the
+    probability of the predicted class) and `loss` (cross-entropy, nats). `probabilities` has shape
+    (N, C), its columns in the order of `classes`.
+    """
+
+    table: pd.DataFrame
+    probabilities: np.ndarray
+    classes: list[str]
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images whose predicted class is the true one."""
+        return float((self.table["predicted"] == self.table["label"]).mean())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table, with a column of probabilities for each class, as CSV."""
+        columns = [f"p({name})" for name in self.classes]
+        probabilities = pd.DataFrame(self.probabilities, columns=columns)
+        with atomic_write(path) as temporary:
+            pd.concat([self.table, probabilities], axis=1).to_csv(temporary, index=False)
+        return Path(path)
+
+
+def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
+    """What `model` says of every image that `dataloader` delivers, in its order.
+
+    Batches are (images (N, 3, H, W), integer labels (N,)). The model moves to the device and is
+    left in the mode it was in. `path` is known where the dataset has `samples` in that order.
+    """
+    logits, labels = _logits(model, dataloader)
+    classes = _model_classes(model, dataloader, logits.shape[1])
+    labels = _by_name(labels, class_names(dataloader) or classes, classes)
+    probabilities = logits.softmax(dim=1)
+    confidence, predicted = probabilities.max(dim=1)
+    table = pd.DataFrame(
+        {
+            "path": _paths(dataloader, len(labels)),
+            "label": [classes[label] for label in labels],
+            "predicted": [classes[label] for label in predicted],
+            "confidence": confidence.numpy(),
+            "loss": nn.functional.cross_entropy(logits, labels, reduction="none").numpy(),
+        }
+    )
+    return Predictions(table, probabilities.numpy(), classes)
+
+
+def _logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Tensor]:
+    """Logits (N, C) in full precision and labels (N,), both on the CPU."""
+    device = engine.device()
+    model.to(device)
+    logits, labels = [], []
+    with evaluation_mode(model), torch.inference_mode(), engine.accelerator().autocast():
+        for images, batch_labels in tqdm(dataloader, desc="Evaluating", leave=False):
+            logits.append(model(images.to(device)).float().cpu())
+            labels.append(batch_labels)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def _model_classes(model: nn.Module, dataloader: DataLoader, num_logits: int) -> list[str]:
+    """What the model's outputs stand for: its own classes, else the data set's, else numbers."""
+    numbers = [str(label) for label in range(num_logits)]
+    classes = getattr(model, "classes", None) or class_names(dataloader) or numbers
+    if len(classes) != num_logits:
+        raise ParameterError(
+            f"The model tells {num_logits} classes apart, but {len(classes)} are named. "
+            f"Build it with build_model(arch, num_classes={len(classes)})."
+        )
+    return classes
+
+
+def _by_name(labels: Tensor, names: list[str], classes: list[str]) -> Tensor:
+    """The data set's labels as the model counts them."""
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        raise DatasetError(
+            f"The data set has classes that the model was not trained on: {', '.join(unknown)}. "
+            f"It knows {', '.join(classes)}. Evaluate on the data it was made for, or train anew."
+        )
+    positions = torch.tensor([classes.index(name) for name in names])
+    return positions[labels]
+
+
+def class_names(dataloader: DataLoader) -> list[str] | None:
+    """The names of the classes, where the dataset knows them."""
+    return getattr(dataloader.dataset, "classes", None)
+
+
+def _paths(dataloader: DataLoader, count: int) -> list[str | None]:
+    samples = getattr(dataloader.dataset, "samples", None)
+    shuffles = getattr(dataloader.batch_sampler, "shuffle", None)
+    if shuffles is None:
+        shuffles = not isinstance(dataloader.sampler, torch.utils.data.SequentialSampler)
+    return [None] * count if samples is None or shuffles else [path for path, _ in samples]

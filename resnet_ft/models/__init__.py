@@ -1,0 +1,1 @@
+"""Networks: built, frozen, saved and loaded."""

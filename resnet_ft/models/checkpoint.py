@@ -1,0 +1,124 @@
+"""The only file format: what a saved model is.
+
+A checkpoint is plain data (numbers, strings, lists, dicts, tensors) written by `torch.save` and
+read with `weights_only=True`, so that opening one runs no code and needs no class of this library.
+"""
+
+import pickle
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from resnet_ft.errors import CheckpointError, ParameterError
+from resnet_ft.files import atomic_write
+from resnet_ft.models.build import build_model
+
+_FORMAT = "resnet_ft checkpoint 1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved model: everything needed to build it again and to use it rightly.
+
+    `preprocessing` is what `eval_transform` has to be called with (image_size, mean, std), or None
+    where a transform of one's own was used. `scores` are those of the epoch that was saved.
+    """
+
+    arch: str | None
+    classes: list[str] | None
+    preprocessing: dict[str, object] | None
+    state_dict: dict[str, Tensor]
+    scores: dict[str, float] = field(default_factory=dict)
+    created: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    format: str = _FORMAT
+
+    def load_into(self, model: nn.Module | None = None) -> nn.Module:
+        """The saved network in evaluation mode: built anew, or the one handed in, filled.
+
+        Raises CheckpointError where `build_model` does not know the network and none is handed in,
+        or where the one handed in is another network.
+        """
+        model = model or self._build()
+        try:
+            model.load_state_dict(self.state_dict)
+        except RuntimeError as error:
+            raise CheckpointError(f"The checkpoint is of another network: {error}") from error
+        model.classes = self.classes
+        return model.eval()
+
+    def _build(self) -> nn.Module:
+        if self.arch is None:
+            raise CheckpointError(
+                "The checkpoint holds a network that build_model did not make, so it does not know "
+                "how to build it. Make the network yourself and hand it in as model=."
+            )
+        try:
+            return build_model(self.arch, len(self.class_names()), weights=None)
+        except ParameterError as error:
+            raise CheckpointError(f"The network cannot be built again: {error}") from error
+
+    def class_names(self) -> list[str]:
+        """What the outputs stand for; numbers where the data set named no classes."""
+        # The head comes last in a state dict, and its bias has one value a class.
+        num_classes = list(self.state_dict.values())[-1].shape[0]
+        return self.classes or [str(label) for label in range(num_classes)]
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    classes: list[str] | None = None,
+    preprocessing: dict[str, object] | None = None,
+    scores: dict[str, float] | None = None,
+    state_dict: dict[str, Tensor] | None = None,
+) -> Path:
+    """Save a model with its class names and preprocessing; like torch.save it replaces the file.
+
+    `classes` are by default those that `train_model` noted in `model.classes`. `state_dict` takes
+    the place of the model's own, where the best weights are not the present ones. A reader never
+    sees half a file.
+    """
+    checkpoint = Checkpoint(
+        arch=getattr(model, "arch", None),
+        classes=classes or getattr(model, "classes", None),
+        preprocessing=preprocessing,
+        state_dict={},
+        scores={name: float(score) for name, score in (scores or {}).items()},
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions={"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)},
+    )
+    tensors = model.state_dict() if state_dict is None else state_dict
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as temporary:
+        torch.save({**asdict(checkpoint), "state_dict": on_cpu}, temporary)
+    return Path(path)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read what `save_checkpoint` wrote, on the CPU and without running any code from the file.
+
+    Raises CheckpointError, with the remedy, for a file that is missing, damaged, or something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}. Train a model first (notebook 03).")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: it is damaged, or holds more than plain data "
+            f"({error}). Save it again with save_checkpoint, or fetch it again from where it came."
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(
+            f"{path} is not in the format {_FORMAT!r} (found {found!r}). For bare weights use "
+            "build_model(arch, num_classes, weights=path)."
+        )
+    return Checkpoint(**content)

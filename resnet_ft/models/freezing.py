@@ -1,0 +1,70 @@
+"""Which layers learn and which stand still."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from resnet_ft.errors import ParameterError
+
+
+def freeze(model: nn.Module, until: str = "layer4") -> None:
+    """Freeze every parameter before the layer `until`, which trains with all that comes after it.
+
+    The order is that of `model.named_parameters()`. In a ResNet, "layer4" trains the last stage and
+    the head, "fc" the head alone. A dotted name ("layer4.1") works too. Batch normalisation in the
+    frozen part stands still as well (see `train_mode`). Raises ParameterError for an unknown layer.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    first = next((i for i, name in enumerate(names) if f"{name}.".startswith(f"{until}.")), None)
+    if first is None:
+        layers = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
+        raise ParameterError(
+            f"until={until!r} is no layer of this network. Choose one of {layers}."
+        )
+    if first and not getattr(model, "pretrained", True):
+        warnings.warn(
+            "The layers to be frozen have random weights, so they will never learn anything. Train "
+            "them all, or build the model with pretrained weights.",
+            stacklevel=2,
+        )
+    for i, parameter in enumerate(model.parameters()):
+        parameter.requires_grad = i >= first
+
+
+def unfreeze(model: nn.Module) -> None:
+    """Let every parameter train."""
+    for parameter in model.parameters():
+        parameter.requires_grad = True
+
+
+def train_mode(model: nn.Module) -> None:
+    """Training mode for what trains, evaluation mode for what is frozen.
+
+    A module that has parameters of which none is trainable keeps its BatchNorm statistics and drops
+    nothing out, so that what is frozen computes the same function throughout.
+    """
+    model.train()
+    for module in model.modules():
+        trainable = [parameter.requires_grad for parameter in module.parameters()]
+        if trainable and not any(trainable):
+            module.eval()
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the block; then every module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """How many parameters train, and how many there are."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)

@@ -1,0 +1,1 @@
+"""Training a model, watching it, and what a run leaves behind."""

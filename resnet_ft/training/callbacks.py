@@ -1,0 +1,76 @@
+"""What may watch a run: a progress bar, a plot that grows."""
+
+from collections.abc import Sequence
+
+from tqdm.auto import tqdm
+
+from resnet_ft.training.state import TrainingState
+from resnet_ft.visualize.plots import plot_history
+
+
+class Callback:
+    """Empty hooks: fill those that you need and hand it to `train_model(callbacks=[...])`."""
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        """Before the first epoch."""
+
+    def on_phase_begin(self, state: TrainingState) -> None:
+        """Before the first batch of "train" and of "val", in every epoch."""
+
+    def on_step_end(self, state: TrainingState) -> None:
+        """After every batch."""
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        """After the validation of an epoch; `state.rows[-1]` is its row of the history."""
+
+    def on_fit_end(self, state: TrainingState) -> None:
+        """At the end, also where the run was interrupted."""
+
+
+def notify(callbacks: Sequence[Callback], event: str, state: TrainingState) -> None:
+    """Call one hook of every callback, in their order."""
+    for callback in callbacks:
+        getattr(callback, event)(state)
+
+
+class ProgressBar(Callback):
+    """One bar for the whole run, with the time left, and a line for every epoch."""
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        self.bar = tqdm(total=state.total_steps, unit="batch", leave=False)
+
+    def on_phase_begin(self, state: TrainingState) -> None:
+        self.bar.set_description(f"epoch {state.epoch}/{state.num_epochs} {state.phase}")
+
+    def on_step_end(self, state: TrainingState) -> None:
+        self.bar.update()
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        row = state.rows[-1]
+        self.bar.write(
+            f"epoch {state.epoch:>2}/{state.num_epochs}"
+            f"   train: loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:6.1%}"
+            f"   val: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:6.1%}"
+            f"   {row['seconds']:.0f} s{'   best so far' if state.is_best else ''}"
+        )
+
+    def on_fit_end(self, state: TrainingState) -> None:
+        self.bar.close()
+
+
+class LivePlot(Callback):
+    """Learning curves that grow in a notebook while the model trains."""
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        self.display = None
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        import matplotlib.pyplot as plt
+        from IPython.display import display
+
+        figure = plot_history(state.history)
+        plt.close(figure)  # it is shown here, not once more at the end of the cell
+        if self.display is None:
+            self.display = display(figure, display_id=True)
+        else:
+            self.display.update(figure)

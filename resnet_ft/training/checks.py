@@ -1,0 +1,51 @@
+"""What can be known to be wrong before work is lost: model, optimizer, a batch, a loss."""
+
+import math
+
+from torch import Tensor
+
+from resnet_ft.errors import ParameterError, TrainingError
+from resnet_ft.training.state import TrainingState
+
+
+def check_training(state: TrainingState) -> None:
+    """Raise TrainingError or ParameterError for what would waste a run."""
+    if not isinstance(state.num_epochs, int) or state.num_epochs < 1:
+        raise ParameterError(f"num_epochs={state.num_epochs!r} should be a whole number from 1.")
+    missing = [phase for phase in ("train", "val") if phase not in state.dataloaders]
+    if missing:
+        raise ParameterError(
+            f"dataloaders lacks {' and '.join(missing)}. Give a dict of two loaders, as "
+            "make_dataloaders returns it."
+        )
+    trainable = {id(parameter) for parameter in state.model.parameters() if parameter.requires_grad}
+    if not trainable:
+        raise TrainingError("Every layer is frozen. Call unfreeze(model) or freeze(model, 'fc').")
+    held = {
+        id(parameter) for group in state.optimizer.param_groups for parameter in group["params"]
+    }
+    if not trainable & held:
+        raise TrainingError(
+            "The optimizer holds none of the layers that train. Make it after the model is built "
+            "and frozen: Adam(p for p in model.parameters() if p.requires_grad)."
+        )
+
+
+def check_batch(logits: Tensor, highest_label: int) -> None:
+    """Raise TrainingError where a label has no output; a GPU would say "device-side assert"."""
+    if logits.ndim != 2 or highest_label >= logits.shape[1]:
+        raise TrainingError(
+            f"The model's output has shape {tuple(logits.shape)}, but there is a label "
+            f"{highest_label}. It should be (batch, classes): build the model with num_classes="
+            'len(dataloaders["train"].dataset.classes).'
+        )
+
+
+def check_finite(loss: float, state: TrainingState) -> None:
+    """Raise TrainingError, with what to try, for a loss that is infinite or not a number."""
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"The {state.phase} loss became {loss} in epoch {state.epoch}, step {state.step}. Try "
+            f"a learning rate ten times lower (now {state.learning_rate:g}), and look for broken "
+            "images or labels with notebook 02. The model has its best weights so far."
+        )

@@ -1,0 +1,118 @@
+"""train_model: the training loop, and nothing else."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils.data import DataLoader
+
+from resnet_ft import engine
+from resnet_ft.evaluation.predictions import class_names
+from resnet_ft.models.freezing import train_mode
+from resnet_ft.training.best import BestModel
+from resnet_ft.training.callbacks import Callback, ProgressBar, notify
+from resnet_ft.training.checks import check_batch, check_finite, check_training
+from resnet_ft.training.runs import describe_training, start_run
+from resnet_ft.training.state import TrainingState
+
+
+def train_model(
+    model: nn.Module,
+    dataloaders: dict[str, DataLoader],
+    criterion: nn.Module | None = None,
+    optimizer: Optimizer | None = None,
+    scheduler: LRScheduler | ReduceLROnPlateau | None = None,
+    num_epochs: int = 25,
+    *,
+    run_dir: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[nn.Module, pd.DataFrame]:
+    """Train on `dataloaders["train"]`, validate on `dataloaders["val"]`, keep the best epoch.
+
+    `model` maps images (N, 3, H, W) to logits (N, C); the loaders yield such images and labels.
+    By default the loss is cross-entropy and Adam trains what is not frozen, at 1e-4. `scheduler` is
+    stepped once an epoch (ReduceLROnPlateau gets the validation loss). With `run_dir`, that folder
+    keeps config.json, history.csv and, whenever an epoch is the best so far, best.pt.
+
+    Returns the model, in evaluation mode with its best weights (highest validation accuracy, ties
+    by lower validation loss), and the history: a DataFrame with a row an epoch and the columns
+    epoch, train_loss, train_accuracy, val_loss, val_accuracy, learning_rate, seconds. Losses (nats)
+    and accuracies are means over samples; those of training are taken while the weights change.
+
+    However the run ends, the model has its best weights so far. Raises TrainingError where training
+    cannot start or a loss is not finite, RunError where `run_dir` holds another run.
+    """
+    criterion = (criterion or nn.CrossEntropyLoss()).to(engine.device())
+    optimizer = optimizer or Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    state = TrainingState(model, dataloaders, criterion, optimizer, scheduler, num_epochs)
+    check_training(state)
+    model.classes = class_names(dataloaders["train"])
+    run = start_run(run_dir, training=describe_training(state)) if run_dir else None
+    best = BestModel(model, dataloaders["val"], run)
+    watchers = [ProgressBar(), *callbacks]
+
+    notify(watchers, "on_fit_begin", state)
+    try:
+        with engine.prepared(model, optimizer) as (net, stepper):
+            for state.epoch in range(1, num_epochs + 1):
+                started, learning_rate = time.perf_counter(), state.learning_rate
+                row = {"epoch": state.epoch}
+                for state.phase in ("train", "val"):
+                    row |= _run_phase(state, net, stepper, watchers)
+                row |= {"learning_rate": learning_rate, "seconds": time.perf_counter() - started}
+                state.rows.append(row)
+                state.is_best = best.update(row)
+                _step(scheduler, row["val_loss"])
+                if run:
+                    run.save_history(state.history)
+                notify(watchers, "on_epoch_end", state)
+    finally:
+        best.restore()
+        notify(watchers, "on_fit_end", state)
+    return model, state.history
+
+
+def _run_phase(
+    state: TrainingState, net: nn.Module, stepper: Optimizer, watchers: Sequence[Callback]
+) -> dict[str, float]:
+    """One pass over the loader of this phase: mean loss and accuracy over its samples."""
+    training, loader = state.phase == "train", state.dataloaders[state.phase]
+    train_mode(net) if training else net.eval()
+    _set_epoch(loader, state.epoch - 1)
+    notify(watchers, "on_phase_begin", state)
+    loss_sum, correct, count = 0.0, 0, 0
+    with torch.set_grad_enabled(training):
+        for state.step, (images, labels) in enumerate(loader, start=1):
+            logits = net(images.to(engine.device(), non_blocking=True))
+            check_batch(logits, highest_label=int(labels.max()))
+            labels = labels.to(engine.device(), non_blocking=True)  # noqa: PLW2901
+            loss = state.criterion(logits, labels)
+            check_finite(loss.item(), state)
+            if training:
+                stepper.zero_grad()
+                engine.accelerator().backward(loss)
+                stepper.step()
+            loss_sum += loss.item() * len(labels)
+            correct += (logits.argmax(dim=1) == labels).sum().item()
+            count += len(labels)
+            notify(watchers, "on_step_end", state)
+    return {f"{state.phase}_loss": loss_sum / count, f"{state.phase}_accuracy": correct / count}
+
+
+def _set_epoch(loader: DataLoader, epoch: int) -> None:
+    """Tell the samplers that shuffle by epoch (ours and torch's DistributedSampler) which it is."""
+    for sampler in (loader.batch_sampler, loader.sampler):
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+
+
+def _step(scheduler: LRScheduler | ReduceLROnPlateau | None, val_loss: float) -> None:
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(val_loss)
+    elif scheduler is not None:
+        scheduler.step()

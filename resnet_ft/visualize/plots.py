@@ -1,0 +1,134 @@
+"""Numbers as pictures: class counts, image sizes, learning curves, confusion, one prediction."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from resnet_ft.evaluation.predictions import Predictions
+from resnet_ft.evaluation.scores import confusion_matrix
+from resnet_ft.visualize.images import AnyImage, imshow
+from resnet_ft.visualize.style import BLUE, GREEN, GREY, ORANGE, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SPLIT_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
+
+
+def plot_class_counts(counts: pd.DataFrame) -> "Axes":
+    """Images of each class, a bar a split, from `index.counts()`."""
+    import matplotlib.pyplot as plt
+
+    with style():
+        _, ax = plt.subplots(figsize=(7, 1.2 + 0.42 * len(counts)))
+        colours = [_SPLIT_COLOURS[split] for split in counts]
+        counts[::-1].plot.barh(ax=ax, color=colours, width=0.8)
+        ax.set(xlabel="images", title=_count_title(counts))
+        ax.grid(axis="y", visible=False)
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def _count_title(counts: pd.DataFrame) -> str:
+    train = counts["train"]
+    if train.min() == train.max():
+        return f"{len(counts)} classes of {train.min()} training images each"
+    return f"{len(counts)} classes of {train.min()} to {train.max()} training images"
+
+
+def plot_image_sizes(sizes: pd.DataFrame, image_size: int) -> "Axes":
+    """Width and height of every image, in pixels, from columns `width` and `height`."""
+    import matplotlib.pyplot as plt
+
+    with style():
+        _, ax = plt.subplots(figsize=(5.5, 4.5))
+        ax.scatter(sizes["width"], sizes["height"], s=22, alpha=0.5, color=BLUE, linewidths=0)
+        ax.plot([0, image_size, image_size], [image_size, image_size, 0], color=ORANGE)
+        small = (sizes[["width", "height"]].min(axis=1) < image_size).mean()
+        ax.set(xlabel="width in pixels", ylabel="height in pixels", xlim=0, ylim=0)
+        ax.set_title(f"{small:.0%} of the images are smaller than {image_size} px")
+    return ax
+
+
+def plot_history(history: pd.DataFrame) -> "Figure":
+    """Loss and accuracy by epoch, for training and validation, with the best epoch marked."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    with style():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6))
+        for ax, measure in ((left, "loss"), (right, "accuracy")):
+            for phase, colour in (("train", BLUE), ("val", ORANGE)):
+                ax.plot(
+                    history["epoch"],
+                    history[f"{phase}_{measure}"],
+                    "o-",
+                    ms=4,
+                    color=colour,
+                    label=phase,
+                )
+            ax.set(
+                xlabel="epoch", ylabel="cross-entropy in nats" if measure == "loss" else "accuracy"
+            )
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        best = history.loc[best_epoch(history)]
+        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        right.axvline(best["epoch"], color=GREY, linestyle=":", linewidth=1.5)
+        left.set(title="Loss", ylim=0)
+        right.set(
+            title=f"Best: {best['val_accuracy']:.1%} after epoch {best['epoch']:.0f}",
+            ylim=(0, 1.03),
+        )
+        right.legend(loc="lower right")
+    return figure
+
+
+def best_epoch(history: pd.DataFrame) -> int:
+    """The row whose weights are kept: highest validation accuracy, ties by lower loss."""
+    order = history.sort_values(
+        ["val_accuracy", "val_loss"], ascending=[False, True], kind="stable"
+    )
+    return order.index[0]
+
+
+def plot_confusion_matrix(predictions: Predictions) -> "Axes":
+    """True classes as rows, predicted ones as columns, coloured by the share of the row."""
+    import matplotlib.pyplot as plt
+
+    counts = confusion_matrix(predictions)
+    shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0).to_numpy()
+    with style():
+        side = 2.2 + 0.5 * len(counts)
+        _, ax = plt.subplots(figsize=(side + 0.8, side))
+        ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), share in np.ndenumerate(shares):
+            colour = "white" if share > 0.55 else "black" if share else GREY
+            ax.text(column, row, counts.iat[row, column], ha="center", va="center", color=colour)
+        ax.set_xticks(range(len(counts)), counts.columns, rotation=45, ha="right")
+        ax.set_yticks(range(len(counts)), counts.index)
+        ax.set(xlabel="predicted", ylabel="true")
+        ax.grid(visible=False)
+        ax.set_title(f"{predictions.accuracy:.1%} of {len(predictions.table)} images are right")
+    return ax
+
+
+def plot_prediction(image: AnyImage, prediction: pd.DataFrame) -> "Figure":
+    """An image beside its most probable classes, from `Predictor.predict`."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import PercentFormatter
+
+    with style():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4), width_ratios=(1, 1.3))
+        imshow(image, ax=left)
+        rows = prediction[::-1]
+        bars = right.barh(rows["class_name"], rows["probability"], color=GREY)
+        bars[-1].set_color(BLUE)
+        right.bar_label(bars, [f"{share:.1%}" for share in rows["probability"]], padding=4)
+        right.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        right.set(xlim=(0, 1.15), xticks=(0, 0.5, 1), xlabel="probability")
+        right.grid(axis="y", visible=False)
+        best = prediction.iloc[0]
+        right.set_title(f"{best['class_name']}, with {best['probability']:.0%} probability")
+    return figure

@@ -1,0 +1,1 @@
+"""ipywidgets over the functions of this library."""

@@ -1,0 +1,47 @@
+"""Browse a data set: choose a split and a class, turn the pages."""
+
+from pathlib import Path
+
+import ipywidgets
+import matplotlib.pyplot as plt
+
+from resnet_ft.data.images import open_image
+from resnet_ft.data.index import DatasetIndex
+from resnet_ft.errors import ImageError
+from resnet_ft.visualize.images import show_images
+from resnet_ft.widgets.picture import to_png
+
+_PAGE = 12
+
+
+def browse_dataset(index: DatasetIndex) -> ipywidgets.VBox:
+    """A widget with the images of one class of one split, twelve a page."""
+    split = ipywidgets.Dropdown(options=list(index.counts()), description="Split")
+    class_name = ipywidgets.Dropdown(options=index.classes, description="Class")
+    page = ipywidgets.BoundedIntText(value=1, min=1, max=1, description="Page")
+    images = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+
+    def turn(_=None) -> None:
+        rows = index.split(split.value)
+        paths = rows.loc[rows["class_name"] == class_name.value, "path"].tolist()
+        page.max = max(1, -(-len(paths) // _PAGE))
+        start = (page.value - 1) * _PAGE
+        images.value = _contact_sheet(index.root, paths[start : start + _PAGE], len(paths))
+
+    for control in (split, class_name, page):
+        control.observe(turn, names="value")
+    turn()
+    return ipywidgets.VBox([ipywidgets.HBox([split, class_name, page]), images])
+
+
+def _contact_sheet(root: Path, paths: list[str], total: int) -> bytes:
+    shown, titles = [], []
+    for path in paths:
+        try:
+            shown.append(open_image(root / path))
+            titles.append(Path(path).name[-18:])
+        except ImageError:
+            continue  # listed by verify_images, which the notebook shows above
+    if not shown:
+        return to_png(plt.figure(figsize=(4, 1)))
+    return to_png(show_images(shown, titles, title=f"{len(shown)} of {total} images"))

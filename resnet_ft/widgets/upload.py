@@ -1,0 +1,44 @@
+"""Drop photographs on a button and see what the model says of them."""
+
+from collections.abc import Iterator
+from html import escape
+from io import BytesIO
+
+import ipywidgets
+
+from resnet_ft.data.images import open_image
+from resnet_ft.errors import ImageError
+from resnet_ft.inference.predictor import Predictor
+from resnet_ft.visualize.plots import plot_prediction
+from resnet_ft.widgets.picture import picture
+
+
+def upload_and_predict(predictor: Predictor, *, top_k: int = 5) -> ipywidgets.VBox:
+    """A widget that predicts each image that is uploaded; works with ipywidgets 7 and 8."""
+    upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Photographs")
+    results = ipywidgets.VBox()
+
+    def predict(_) -> None:
+        results.children = [_result(predictor, *file, top_k) for file in _files(upload.value)]
+
+    upload.observe(predict, names="value")
+    return ipywidgets.VBox([upload, results])
+
+
+def _files(value: dict | tuple) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file: the value is a dict in ipywidgets 7 and a tuple in 8."""
+    if isinstance(value, dict):
+        for name, file in value.items():
+            yield name, bytes(file["content"])
+    else:
+        for file in value:
+            yield file["name"], bytes(file["content"])
+
+
+def _result(predictor: Predictor, name: str, content: bytes, top_k: int) -> ipywidgets.Widget:
+    try:
+        image = open_image(BytesIO(content))
+    except ImageError as error:
+        return ipywidgets.HTML(f"<b>{escape(name)}</b> cannot be read: {escape(error.reason)}")
+    shown = picture(plot_prediction(image, predictor.predict(image, top_k)))
+    return ipywidgets.VBox([ipywidgets.HTML(f"<b>{escape(name)}</b>"), shown])
