@@ -76,7 +76,7 @@ def _is_checkout(folder: Path) -> bool:
 
 
 def check_storage(folder: str | Path, *, write: bool = True) -> dict[str, object]:
-    """Whether a folder can be read and written, and how much space is left there, in GiB.
+    """Try a folder out: what was checked, and how much space is left there, in GiB.
 
     With `write`, the folder is made where it is missing, and a small file is written, read back and
     removed. Raises DriveError where the folder cannot be used in the way that is wanted.
@@ -97,4 +97,5 @@ def check_storage(folder: str | Path, *, write: bool = True) -> dict[str, object
             f"{folder} cannot be {action}: {error.strerror or error}. Check the path and its "
             "rights; if it is on Drive, mount Drive again and see that its storage is not full."
         ) from error
-    return {"folder": str(folder), "readable": True, "writable": write, "free_gib": round(free, 1)}
+    checked = "read and written" if write else "read"
+    return {"folder": str(folder), "can be": checked, "free GiB": round(free, 1)}

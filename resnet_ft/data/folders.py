@@ -9,14 +9,14 @@ from resnet_ft.data.images import IMAGE_EXTENSIONS
 _SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin"})
 
 
-def is_hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     """Whether an entry is hidden or made by a system: .DS_Store, __MACOSX, Thumbs.db, ..."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The visible folders in a folder, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
 
 
 def find_images(folder: Path) -> Iterator[Path]:
@@ -28,7 +28,7 @@ def find_images(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add(real)
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
         for name in sorted(names):
-            if not is_hidden(name) and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
+            if not _is_hidden(name) and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
                 yield Path(parent, name)

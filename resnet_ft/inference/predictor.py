@@ -12,8 +12,7 @@ from tqdm.auto import tqdm
 from resnet_ft import engine
 from resnet_ft.data.folders import find_images
 from resnet_ft.data.images import open_image, upright_rgb
-from resnet_ft.data.transforms import eval_transform
-from resnet_ft.errors import CheckpointError, DatasetError, ImageError
+from resnet_ft.errors import DatasetError, ImageError
 from resnet_ft.files import atomic_write
 from resnet_ft.models.checkpoint import load_checkpoint
 
@@ -41,15 +40,8 @@ class Predictor:
         other than `eval_transform` as `transform`. Raises CheckpointError where one is needed.
         """
         checkpoint = load_checkpoint(path)
-        model = checkpoint.load_into(model)
-        if transform is None:
-            if checkpoint.preprocessing is None:
-                raise CheckpointError(
-                    f"{path} was trained with an evaluation transform of its own, which a "
-                    "checkpoint cannot hold. Hand it in: Predictor.load(path, transform=...)."
-                )
-            transform = eval_transform(**checkpoint.preprocessing)
-        return cls(model, checkpoint.class_names(), transform)
+        transform = transform or checkpoint.transform()
+        return cls(checkpoint.load_into(model), checkpoint.class_names(), transform)
 
     def predict(self, image: AnyFile, top_k: int = 5) -> pd.DataFrame:
         """The most probable classes of one image: columns `class_name` and `probability`.

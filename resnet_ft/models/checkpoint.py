@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
+from resnet_ft.data.transforms import eval_transform
 from resnet_ft.errors import CheckpointError, ParameterError
 from resnet_ft.files import atomic_write
 from resnet_ft.models.build import build_model
@@ -61,6 +63,18 @@ class Checkpoint:
             return build_model(self.arch, len(self.class_names()), weights=None)
         except ParameterError as error:
             raise CheckpointError(f"The network cannot be built again: {error}") from error
+
+    def transform(self) -> v2.Compose:
+        """The evaluation transform of the training: an RGB image to a tensor for the network.
+
+        Raises CheckpointError where that was a transform of one's own.
+        """
+        if self.preprocessing is None:
+            raise CheckpointError(
+                "The model was trained with an evaluation transform of its own, which a checkpoint "
+                "cannot hold. Hand it in, for example as Predictor.load(path, transform=...)."
+            )
+        return eval_transform(**self.preprocessing)
 
     def class_names(self) -> list[str]:
         """What the outputs stand for; numbers where the data set named no classes."""

@@ -1,6 +1,7 @@
 """What may watch a run: a progress bar, a plot that grows."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
@@ -59,18 +60,21 @@ class ProgressBar(Callback):
 
 
 class LivePlot(Callback):
-    """Learning curves that grow in a notebook while the model trains."""
+    """Learning curves that grow in a notebook while the model trains, and a PNG file of them."""
+
+    def __init__(self, path: str | Path | None = None):
+        self.path = path
 
     def on_fit_begin(self, state: TrainingState) -> None:
-        self.display = None
+        from IPython.display import HTML, display
+
+        self.display = display(HTML("<i>Curves appear after the first epoch.</i>"), display_id=True)
 
     def on_epoch_end(self, state: TrainingState) -> None:
         import matplotlib.pyplot as plt
-        from IPython.display import display
 
         figure = plot_history(state.history)
+        if self.path is not None:
+            figure.savefig(self.path)
         plt.close(figure)  # it is shown here, not once more at the end of the cell
-        if self.display is None:
-            self.display = display(figure, display_id=True)
-        else:
-            self.display.update(figure)
+        self.display.update(figure)

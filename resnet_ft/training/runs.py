@@ -94,13 +94,16 @@ def load_run(run_dir: str | Path) -> Run:
 
 def describe_training(state: TrainingState) -> dict[str, object]:
     """What `train_model` was called with, as plain data."""
-    dataset = state.dataloaders["train"].dataset
+    loader = state.dataloaders["train"]
+    dataset = loader.dataset
     return {
         "arch": getattr(state.model, "arch", type(state.model).__name__),
         "pretrained": getattr(state.model, "pretrained", None),
         "classes": getattr(dataset, "classes", None),
         "images": {split: len(loader.dataset) for split, loader in state.dataloaders.items()},
         "data_fingerprint": getattr(dataset, "fingerprint", None),
+        "preprocessing": getattr(dataset, "preprocessing", None),
+        "batch_size": getattr(loader.batch_sampler, "batch_size", loader.batch_size),
         "criterion": repr(state.criterion),
         "optimizer": type(state.optimizer).__name__,
         "optimizer_defaults": state.optimizer.defaults,

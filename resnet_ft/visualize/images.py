@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
-from resnet_ft import engine
 from resnet_ft.data.images import open_image
 from resnet_ft.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from resnet_ft.evaluation.predictions import Predictions, class_names
-from resnet_ft.models.freezing import evaluation_mode
+from resnet_ft.evaluation.predictions import Predictions, class_names, evaluate
 from resnet_ft.visualize.style import BLUE, RED, style
 
 if TYPE_CHECKING:
@@ -79,57 +78,46 @@ def show_images(
         for i, image in enumerate(images):
             imshow(image, titles[i] if titles else None, ax=axes.flat[i], mean=mean, std=std)
         if title:
-            figure.suptitle(title, x=0.01, ha="left", fontweight="semibold", fontsize=12)
+            figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
     return figure
 
 
 def visualize_model(model: nn.Module, dataloader: DataLoader, *, num_images: int = 6) -> "Figure":
-    """The first images of a loader with predicted and true class; wrong ones are titled in red."""
-    names = class_names(dataloader)
-    preprocessing = getattr(dataloader.dataset, "preprocessing", None) or {}
-    normalisation = {key: preprocessing[key] for key in ("mean", "std") if key in preprocessing}
-    images, labels = _first(dataloader, num_images)
-    device = engine.device()
-    with evaluation_mode(model), torch.inference_mode():
-        confidence, predicted = model.to(device)(images.to(device)).softmax(1).cpu().max(1)
-    classes = getattr(model, "classes", None) or names
-    said = [classes[i] if classes else str(int(i)) for i in predicted]
-    true = [names[i] if names else str(int(i)) for i in labels]
-    titles = [f"{s} ({c:.0%})\nis {t}" for s, c, t in zip(said, confidence, true, strict=True)]
-    right = sum(s == t for s, t in zip(said, true, strict=True))
-    heading = f"{right} of {len(true)} are predicted right"
-    figure = show_images(list(images), titles, title=heading, **normalisation)
-    _colour_titles(figure, [s == t for s, t in zip(said, true, strict=True)])
-    return figure
-
-
-def _first(dataloader: DataLoader, count: int) -> tuple[Tensor, Tensor]:
-    images, labels = [], []
-    for batch, batch_labels in dataloader:
-        images.append(batch)
-        labels.append(batch_labels)
-        if sum(map(len, images)) >= count:
-            break
-    return torch.cat(images)[:count], torch.cat(labels)[:count]
-
-
-def _colour_titles(figure: "Figure", right: Sequence[bool]) -> None:
-    for ax, is_right in zip(figure.axes, right, strict=False):
-        ax.title.set_color(BLUE if is_right else RED)
+    """Images spread evenly over a data set, with predicted and true class; wrong ones in red."""
+    dataset = dataloader.dataset
+    chosen = torch.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).long().tolist()
+    subset = Subset(dataset, chosen)
+    subset.classes = class_names(dataloader)
+    table = evaluate(model, DataLoader(subset, batch_size=len(chosen))).table
+    right = (table["predicted"] == table["label"]).sum()
+    preprocessing = getattr(dataset, "preprocessing", None) or {}
+    return _show_answers(
+        [dataset[i][0] for i in chosen],
+        table,
+        f"{right} of {len(table)} are predicted right",
+        **{key: preprocessing[key] for key in ("mean", "std") if key in preprocessing},
+    )
 
 
 def show_mistakes(predictions: Predictions, *, num_images: int = 6) -> "Figure":
     """The mistakes of which the model was surest; where there are none, its least sure answers."""
     table = predictions.table
-    wrong = table[table["predicted"] != table["label"]].nlargest(num_images, "confidence")
-    heading = f"The surest of {(table['predicted'] != table['label']).sum()} mistakes"
-    if wrong.empty:
-        wrong, heading = (
-            table.nsmallest(num_images, "confidence"),
-            "No mistakes: the least sure answers",
-        )
-    rows = list(wrong.itertuples())
+    mistakes = table[table["predicted"] != table["label"]]
+    if mistakes.empty:
+        shown = table.nsmallest(num_images, "confidence")
+        heading = "No mistakes: its least sure answers"
+    else:
+        shown = mistakes.nlargest(num_images, "confidence")
+        heading = f"The {len(shown)} surest of {len(mistakes)} mistakes"
+    return _show_answers([open_image(path) for path in shown["path"]], shown, heading)
+
+
+def _show_answers(
+    images: Sequence[AnyImage], table: pd.DataFrame, heading: str, **normalisation: Sequence[float]
+) -> "Figure":
+    rows = list(table.itertuples())
     titles = [f"{row.predicted} ({row.confidence:.0%})\nis {row.label}" for row in rows]
-    figure = show_images([open_image(row.path) for row in rows], titles, title=heading)
-    _colour_titles(figure, [row.predicted == row.label for row in rows])
+    figure = show_images(images, titles, title=heading, **normalisation)
+    for ax, row in zip(figure.axes, rows, strict=False):  # the last axes may be empty
+        ax.title.set_color(BLUE if row.predicted == row.label else RED)
     return figure

@@ -55,37 +55,35 @@ def plot_image_sizes(sizes: pd.DataFrame, image_size: int) -> "Axes":
 def plot_history(history: pd.DataFrame) -> "Figure":
     """Loss and accuracy by epoch, for training and validation, with the best epoch marked."""
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import PercentFormatter
 
+    best = history.loc[_best_epoch(history)]
+    lowest = history.loc[history["val_loss"].idxmin()]
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6))
-        for ax, measure in ((left, "loss"), (right, "accuracy")):
-            for phase, colour in (("train", BLUE), ("val", ORANGE)):
-                ax.plot(
-                    history["epoch"],
-                    history[f"{phase}_{measure}"],
-                    "o-",
-                    ms=4,
-                    color=colour,
-                    label=phase,
-                )
-            ax.set(
-                xlabel="epoch", ylabel="cross-entropy in nats" if measure == "loss" else "accuracy"
-            )
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        best = history.loc[best_epoch(history)]
+        _plot_curves(left, history, "loss", best["epoch"])
+        _plot_curves(right, history, "accuracy", best["epoch"])
+        left.set(ylabel="cross-entropy in nats", ylim=0)
+        left.set_title(f"Lowest validation loss: {lowest['val_loss']:.3f}")
+        left.legend()
+        right.set(ylabel="accuracy", ylim=(0, 1.03))
+        right.set_title(f"Best: {best['val_accuracy']:.1%} after epoch {best['epoch']:.0f}")
         right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        right.axvline(best["epoch"], color=GREY, linestyle=":", linewidth=1.5)
-        left.set(title="Loss", ylim=0)
-        right.set(
-            title=f"Best: {best['val_accuracy']:.1%} after epoch {best['epoch']:.0f}",
-            ylim=(0, 1.03),
-        )
-        right.legend(loc="lower right")
     return figure
 
 
-def best_epoch(history: pd.DataFrame) -> int:
+def _plot_curves(ax: "Axes", history: pd.DataFrame, measure: str, best: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for phase, colour in (("train", BLUE), ("val", ORANGE)):
+        values = history[f"{phase}_{measure}"]
+        ax.plot(history["epoch"], values, "o-", markersize=4, color=colour, label=phase)
+    ax.axvline(best, color=GREY, linestyle=":", linewidth=1.5, zorder=0)
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _best_epoch(history: pd.DataFrame) -> int:
     """The row whose weights are kept: highest validation accuracy, ties by lower loss."""
     order = history.sort_values(
         ["val_accuracy", "val_loss"], ascending=[False, True], kind="stable"

@@ -11,7 +11,7 @@ _STYLE = {
     "figure.constrained_layout.use": True,
     "font.size": 11,
     "axes.titlesize": 12,
-    "axes.titleweight": "semibold",
+    "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -28,7 +28,12 @@ _STYLE = {
 @contextmanager
 def style() -> Iterator[None]:
     """Draw within this block in the library's style; matplotlib's settings stay as they were."""
-    import matplotlib as mpl
+    from matplotlib import rcParams
 
-    with mpl.rc_context(_STYLE):
+    # Not rc_context: it would also undo what a notebook's backend sets up at the first figure.
+    theirs = {name: rcParams[name] for name in _STYLE}
+    rcParams.update(_STYLE)
+    try:
         yield
+    finally:
+        rcParams.update(theirs)

@@ -1,0 +1,71 @@
+"""What the tests share: seeds fixed once, tiny real data sets, and where the real ones lie."""
+
+import os
+import zlib
+from pathlib import Path
+
+os.environ["MPLBACKEND"] = "agg"
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def figures_closed():
+    yield
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+
+
+def write_image(path: Path, size=(48, 40), colour=(200, 60, 40)) -> Path:
+    """A small real image: one colour with a little noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(zlib.crc32(path.name.encode()))
+    pixels = np.array(colour) + rng.integers(-20, 21, (size[1], size[0], 3))
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Two classes that differ in colour: 9 and 8 training images, 3 and 3 for validation."""
+    colours = {"blue": (40, 60, 200), "red": (200, 60, 40)}
+    counts = {("Train", "blue"): 9, ("Train", "red"): 8, ("Val", "blue"): 3, ("Val", "red"): 3}
+    for (split, name), count in counts.items():
+        for i in range(count):
+            write_image(tmp_path / "photos" / split / name / f"{i}.png", colour=colours[name])
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def small_network() -> torch.nn.Module:
+    """A network of a few hundred parameters, with BatchNorm and dropout."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Dropout(0.2),
+        torch.nn.Linear(8, 2),
+    )
+
+
+def shared_data(name: str) -> Path:
+    """A real data set, or a skipped test with the reason."""
+    folder = SHARED / "data" / name
+    if not folder.is_dir():
+        pytest.skip(f"the data set {name} is not at {folder}")
+    return folder

@@ -1,0 +1,89 @@
+import sys
+import types
+
+import pytest
+
+from resnet_ft import DriveError, check_storage, mount_drive, project_root
+from resnet_ft.data.drive import is_on_drive
+
+
+@pytest.fixture
+def colab(monkeypatch):
+    """A google.colab whose drive.mount does what a test tells it to."""
+    calls = []
+    drive = types.ModuleType("google.colab.drive")
+
+    def mount(mountpoint, force_remount=False, timeout_ms=120000, readonly=False):
+        calls.append((mountpoint, timeout_ms))
+        if drive.error:
+            raise drive.error
+
+    drive.mount, drive.error, drive.calls = mount, None, calls
+    colab = types.ModuleType("google.colab")
+    colab.drive = drive
+    google = types.ModuleType("google")
+    google.colab = colab
+    for name, module in {
+        "google": google,
+        "google.colab": colab,
+        "google.colab.drive": drive,
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return drive
+
+
+def test_outside_colab_the_project_folder_takes_the_place_of_drive(capsys):
+    assert mount_drive() == project_root()
+    assert "Not in Colab" in capsys.readouterr().out
+
+
+def test_in_colab_drive_is_mounted_and_my_drive_returned(colab, tmp_path):
+    assert mount_drive(tmp_path, timeout_s=7.5) == tmp_path / "MyDrive"
+    assert colab.calls == [(str(tmp_path), 7500)]
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (ValueError("mount failed: timeout"), "press Connect"),
+        (ValueError("Mountpoint must not already contain files"), "another mount point"),
+        (ValueError("Mountpoint must not contain a space"), "without spaces"),
+        (ValueError("something new"), "Run it again"),
+        (NotImplementedError("no Drive here"), "Change runtime type"),
+    ],
+)
+def test_a_failed_mount_says_what_to_do(colab, error, remedy):
+    colab.error = error
+    with pytest.raises(DriveError, match=remedy) as raised:
+        mount_drive()
+    assert str(error) in str(raised.value)
+
+
+def test_the_project_root_is_the_same_from_jupyter_papermill_and_elsewhere(monkeypatch, tmp_path):
+    root = project_root()
+    for folder in (root, root / "notebooks", tmp_path):
+        monkeypatch.chdir(folder)
+        assert project_root() == root
+    assert (root / "notebooks" / "03_train.ipynb").is_file()
+
+
+def test_storage_is_tried_by_writing_and_leaves_nothing(tmp_path):
+    found = check_storage(tmp_path / "new")
+    assert found["can be"] == "read and written"
+    assert 0 < found["free GiB"] < 1e6
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DriveError, match=r"file.* cannot be written to.*Check the path"):
+        check_storage(tmp_path / "file")
+    with pytest.raises(DriveError, match="missing cannot be read"):
+        check_storage(tmp_path / "missing", write=False)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_my_drive_and_shared_drives_are_known():
+    assert is_on_drive("/content/drive/MyDrive/photos")
+    assert is_on_drive("/content/drive/Shareddrives/team/photos")
+    assert not is_on_drive("/content/data/photos")

@@ -1,0 +1,163 @@
+import io
+import struct
+
+import numpy as np
+import pytest
+from conftest import write_image
+from PIL import Image
+
+from resnet_ft import ImageError, image_sizes, open_image, verify_images
+
+
+def pixel(path, x=0, y=0):
+    image = open_image(path)
+    assert image.mode == "RGB"
+    return image.getpixel((x, y))
+
+
+def near(actual, expected, tolerance=3):
+    return all(abs(a - b) <= tolerance for a, b in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"])
+def test_every_common_format_is_read(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (20, 10), (200, 60, 40)).save(path)
+    assert open_image(path).size == (20, 10)
+    assert near(pixel(path, 5, 5), (200, 60, 40), tolerance=8)
+
+
+# What each orientation means is in the EXIF standard (tag 274): where row 0 and column 0 lie.
+@pytest.mark.parametrize(
+    ("orientation", "corner"),
+    [
+        (1, (0, 0)),
+        (2, (3, 0)),
+        (3, (3, 1)),
+        (4, (0, 1)),
+        (5, (0, 0)),
+        (6, (1, 0)),
+        (7, (1, 3)),
+        (8, (0, 3)),
+    ],
+)
+def test_images_stand_upright_by_their_exif(tmp_path, orientation, corner):
+    stored = Image.new("RGB", (4, 2))
+    stored.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored.save(tmp_path / "a.png", exif=exif)
+    upright = open_image(tmp_path / "a.png")
+    assert upright.size == ((4, 2) if orientation < 5 else (2, 4))
+    assert upright.getpixel(corner) == (255, 255, 255)
+    sizes = image_sizes([tmp_path / "a.png"])
+    assert (sizes["width"][0], sizes["height"][0]) == upright.size
+
+
+def test_broken_exif_does_not_stop_an_image(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8), (10, 200, 10)).save(path, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert near(pixel(path), (10, 200, 10))
+
+
+def test_grey_palette_and_bilevel_keep_their_tones(tmp_path):
+    for mode, value, expected in (("L", 90, (90,) * 3), ("1", 1, (255,) * 3)):
+        Image.new(mode, (4, 4), value).save(tmp_path / f"{mode}.png")
+        assert pixel(tmp_path / f"{mode}.png") == expected
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 12, 200, 90])
+    palette.save(tmp_path / "p.png")
+    assert pixel(tmp_path / "p.png") == (12, 200, 90)
+
+
+def test_transparent_images_are_laid_on_white(tmp_path):
+    half = Image.new("RGBA", (4, 4), (200, 0, 0, 128))
+    half.save(tmp_path / "rgba.png")
+    assert near(pixel(tmp_path / "rgba.png"), (227, 127, 127))  # 128/255 red over white
+    Image.new("LA", (4, 4), (0, 0)).save(tmp_path / "la.png")
+    assert pixel(tmp_path / "la.png") == (255, 255, 255)
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([200, 0, 0, 0, 0, 200])
+    palette.save(tmp_path / "p.png", transparency=0)
+    assert pixel(tmp_path / "p.png") == (255, 255, 255)
+
+
+def test_cmyk_keeps_its_colours(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg")  # no cyan: red
+    assert near(pixel(tmp_path / "a.jpg"), (255, 0, 0), tolerance=6)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_keep_their_tones(tmp_path, suffix):
+    ramp = np.array([[0, 16448, 32896, 65535]], dtype=np.uint16)  # 0, 64, 128 and 255 of 255
+    Image.fromarray(ramp).save(tmp_path / f"a.{suffix}")
+    assert [pixel(tmp_path / f"a.{suffix}", x)[0] for x in range(4)] == [0, 64, 128, 255]
+
+
+def test_floating_point_keeps_its_tones(tmp_path):
+    Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32)).save(tmp_path / "a.tif")
+    assert [pixel(tmp_path / "a.tif", x)[0] for x in range(3)] == [0, 128, 255]
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (6, 6), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert near(pixel(tmp_path / "a.gif"), (255, 0, 0))
+
+
+def test_an_open_file_is_read_too(tmp_path):
+    content = write_image(tmp_path / "a.png").read_bytes()
+    assert open_image(io.BytesIO(content)).size == (48, 40)
+
+
+def broken_files(folder):
+    """Files that cannot be read, with a word of the reason."""
+    whole = write_image(folder / "whole.jpg", (200, 200)).read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    whole_png = write_image(folder / "whole.png", (60, 60)).read_bytes()
+    (folder / "truncated.png").write_bytes(whole_png[: len(whole_png) // 2])
+    (folder / "empty.jpg").touch()
+    (folder / "text.jpg").write_text("this is no image")
+    header = b"\x89PNG\r\n\x1a\n" + struct.pack(
+        ">I4sIIBBBBB", 13, b"IHDR", 50000, 50000, 8, 2, 0, 0, 0
+    )
+    (folder / "bomb.png").write_bytes(header + b"\0\0\0\0")
+    return {
+        "truncated.jpg": "truncated",
+        "truncated.png": "",
+        "empty.jpg": "empty",
+        "text.jpg": "not an image",
+        "bomb.png": "",
+        "missing.jpg": "no such file",
+    }
+
+
+def test_what_cannot_be_read_is_an_error_with_file_and_reason(tmp_path):
+    for name, word in broken_files(tmp_path).items():
+        with pytest.raises(ImageError, match=name) as raised:
+            open_image(tmp_path / name)
+        assert word in raised.value.reason
+        assert raised.value.reason in str(raised.value)
+
+
+def test_verify_lists_exactly_what_cannot_be_read(tmp_path):
+    broken = broken_files(tmp_path)
+    good = [tmp_path / "whole.jpg", tmp_path / "whole.png"]
+    listed = verify_images([*good, *(tmp_path / name for name in broken)])
+    assert listed["path"].tolist() == [str(tmp_path / name) for name in broken]
+    for reason, word in zip(listed["reason"], broken.values(), strict=True):
+        assert word in reason
+
+
+def test_heic_is_read_or_named_with_its_remedy(tmp_path):
+    heif = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 64
+    (tmp_path / "a.heic").write_bytes(heif)
+    with pytest.raises(ImageError) as raised:
+        open_image(tmp_path / "a.heic")
+    try:
+        import pillow_heif
+    except ImportError:
+        assert "pillow-heif" in raised.value.reason
+    else:
+        pillow_heif.from_pillow(Image.new("RGB", (64, 48), (200, 60, 40))).save(tmp_path / "b.heic")
+        assert near(pixel(tmp_path / "b.heic", 30, 30), (200, 60, 40), tolerance=8)

@@ -1,0 +1,117 @@
+import multiprocessing
+from collections import namedtuple
+
+import pytest
+import torch
+from conftest import write_image
+
+from resnet_ft import DatasetError, ParameterError, eval_transform, make_dataloaders
+from resnet_ft.data import loaders as loaders_module
+
+
+def batches(loader):
+    return [(images.clone(), labels.clone()) for images, labels in loader]
+
+
+def test_batches_have_the_shapes_that_are_promised(photos):
+    loaders = make_dataloaders(photos, image_size=24, batch_size=4, num_workers=0)
+    assert list(loaders) == ["train", "val"]
+    images, labels = next(iter(loaders["train"]))
+    assert images.shape == (4, 3, 24, 24) and images.dtype == torch.float32
+    assert labels.shape == (4,) and labels.dtype == torch.int64
+    assert loaders["train"].dataset.classes == ["blue", "red"]
+    assert loaders["val"].dataset.preprocessing["image_size"] == 24
+
+
+def test_a_last_batch_of_one_does_not_occur_in_training(photos):
+    loaders = make_dataloaders(photos, image_size=8, batch_size=4, num_workers=0)  # 17 = 4 * 4 + 1
+    assert [len(labels) for _, labels in loaders["train"]] == [4, 4, 4, 5]
+
+
+def test_batches_are_the_same_whatever_the_number_of_workers(photos):
+    runs = []
+    for workers in (0, 1, 2):
+        loader = make_dataloaders(photos, image_size=16, batch_size=5, num_workers=workers)["train"]
+        runs.append(batches(loader) + batches(loader))
+    for other in runs[1:]:
+        for (images, labels), (other_images, other_labels) in zip(runs[0], other, strict=True):
+            assert torch.equal(images, other_images)
+            assert torch.equal(labels, other_labels)
+
+
+def test_another_seed_gives_other_batches(photos):
+    first, second = (
+        batches(make_dataloaders(photos, image_size=16, num_workers=0, seed=seed)["train"])[0][0]
+        for seed in (0, 1)
+    )
+    assert not torch.equal(first, second)
+
+
+def test_loading_does_not_touch_the_default_generator(photos):
+    before = torch.get_rng_state()
+    batches(make_dataloaders(photos, image_size=16, num_workers=0)["train"])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_workers_can_be_spawned_as_on_windows_and_macos(photos):
+    loader = make_dataloaders(photos, image_size=8, num_workers=1)["val"]
+    loader.multiprocessing_context = multiprocessing.get_context("spawn")
+    assert sum(len(labels) for _, labels in loader) == 6
+
+
+def test_unreadable_files_are_left_out_counted_and_listed(photos):
+    (photos / "Train" / "red" / "broken.jpg").write_bytes(b"no image")
+    (photos / "Val" / "blue" / "empty.png").touch()
+    with pytest.warns(UserWarning, match=r"2 of 25 files cannot be read") as caught:
+        loaders = make_dataloaders(photos, image_size=8, num_workers=0)
+    assert "broken.jpg: not an image" in str(caught[0].message)
+    assert len(loaders["train"].dataset) == 17
+    assert len(loaders["val"].dataset) == 6
+    listed = loaders["train"].dataset.unreadable
+    assert listed["reason"].tolist() == [
+        "not an image in a format that can be read",
+        "the file is empty",
+    ]
+
+
+def test_a_class_without_a_readable_image_is_refused(photos):
+    for path in (photos / "Val" / "blue").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(DatasetError, match="not one image of class blue in val can be read"):
+        make_dataloaders(photos, num_workers=0)
+
+
+def test_transforms_of_ones_own_are_used_and_described(photos):
+    val = eval_transform(12, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    loaders = make_dataloaders(
+        photos, train=lambda image: torch.zeros(3, 7, 7), val=val, num_workers=0
+    )
+    assert next(iter(loaders["train"]))[0].shape == (17, 3, 7, 7)
+    assert next(iter(loaders["val"]))[0].shape == (6, 3, 12, 12)
+    assert loaders["train"].dataset.preprocessing["mean"] == [0.5] * 3
+    own = make_dataloaders(photos, val=lambda image: torch.zeros(3, 7, 7), num_workers=0)
+    assert own["val"].dataset.preprocessing is None
+
+
+def test_a_test_split_is_evaluated_like_validation(photos):
+    for name in ("blue", "red"):
+        write_image(photos / "Test" / name / "0.png")
+    loaders = make_dataloaders(photos, image_size=8, num_workers=0)
+    assert list(loaders) == ["train", "val", "test"]
+    assert loaders["test"].dataset.transform is loaders["val"].dataset.transform
+
+
+def test_too_little_shared_memory_means_fewer_workers(photos, monkeypatch):
+    usage = namedtuple("Usage", "free")
+    monkeypatch.setattr(loaders_module.shutil, "disk_usage", lambda _: usage(64 * 2**20))
+    batch_bytes = 32 * 3 * 224 * 224 * 4  # 18.4 MiB: six of them do not fit into 64 MiB
+    assert loaders_module._workers(None, batch_bytes=batch_bytes) == 0
+    with pytest.warns(UserWarning, match="shm-size"):
+        assert loaders_module._workers(4, batch_bytes=batch_bytes) == 0
+    assert loaders_module._workers(4, batch_bytes=2**20) == 4
+
+
+@pytest.mark.parametrize("wrong", [{"image_size": 0}, {"batch_size": 0}])
+def test_sizes_must_be_positive(photos, wrong):
+    with pytest.raises(ParameterError, match="must be positive"):
+        make_dataloaders(photos, **wrong)

@@ -1,0 +1,122 @@
+import io
+import tarfile
+import zipfile
+
+import pytest
+from conftest import write_image
+
+from resnet_ft import DatasetError, index_dataset, stage_dataset
+
+
+def make_archive(photos, path):
+    """`photos` as an archive of the kind that the name of `path` says."""
+    files = [file for file in photos.rglob("*") if file.is_file()]
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in files:
+                archive.write(file, file.relative_to(photos.parent))
+    else:
+        kind = path.suffix.removeprefix(".").replace("tgz", "gz").replace("tar", "")
+        with tarfile.open(path, f"w:{kind}") as archive:
+            for file in files:
+                archive.add(file, file.relative_to(photos.parent))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.tar.xz", "a.tar.bz2"])
+def test_an_archive_is_unpacked_once(photos, tmp_path, name):
+    archive = make_archive(photos, tmp_path / name)
+    staged = stage_dataset(archive, tmp_path / "local")
+    assert index_dataset(staged).counts().equals(index_dataset(photos).counts())
+    marker = staged / "marker"
+    marker.touch()
+    assert stage_dataset(archive, tmp_path / "local") == staged
+    assert marker.exists()
+    assert [path.name for path in (tmp_path / "local").iterdir()] == [staged.name]
+
+
+def test_a_changed_archive_of_the_same_name_is_staged_anew(photos, tmp_path):
+    first = stage_dataset(make_archive(photos, tmp_path / "a.zip"), tmp_path / "local")
+    write_image(photos / "Train" / "red" / "new.png")
+    second = stage_dataset(make_archive(photos, tmp_path / "a.zip"), tmp_path / "local")
+    assert second != first
+    assert index_dataset(second).counts()["train"]["red"] == 9
+
+
+def test_a_local_folder_is_used_where_it_is(photos, tmp_path):
+    assert stage_dataset(photos, tmp_path / "local") == photos
+    assert not (tmp_path / "local").exists()
+
+
+def test_a_folder_on_drive_is_copied_and_topped_up(photos, tmp_path):
+    on_drive = tmp_path / "MyDrive" / "photos"
+    on_drive.parent.mkdir()
+    photos.rename(on_drive)
+    staged = stage_dataset(on_drive, tmp_path / "local")
+    assert staged.parent == tmp_path / "local"
+    before = {path: path.stat().st_mtime_ns for path in staged.rglob("*.png")}
+    assert len(before) == 23
+    write_image(on_drive / "Train" / "red" / "new.png")
+    next(iter(before)).write_bytes(b"half a fi")
+    assert stage_dataset(on_drive, tmp_path / "local") == staged
+    assert len(list(staged.rglob("*.png"))) == 24
+    for file in on_drive.rglob("*.png"):
+        assert (staged / file.relative_to(on_drive)).read_bytes() == file.read_bytes()
+    unchanged = [path for path in list(before)[1:] if path.stat().st_mtime_ns == before[path]]
+    assert len(unchanged) == 22
+
+
+def test_the_sample_is_drawn_once(tmp_path):
+    staged = stage_dataset("sample", tmp_path)
+    time = staged.stat().st_mtime_ns
+    assert stage_dataset("sample", tmp_path).stat().st_mtime_ns == time
+    assert index_dataset(staged).classes == ["balloon", "fish", "flower", "mushroom"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../out.png", "/tmp/out.png", "a/../../out.png", "..\\out.png", "C:\\out.png"]
+)
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_entry_that_would_leave_the_folder_is_refused_by_name(tmp_path, kind, name):
+    archive = tmp_path / "in" / f"evil.{kind}"
+    archive.parent.mkdir()
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr(zipfile.ZipInfo(name), b"x")
+    else:
+        with tarfile.open(archive, "w") as file:
+            entry = tarfile.TarInfo(name)
+            entry.size = 1
+            file.addfile(entry, io.BytesIO(b"x"))
+    with pytest.raises(DatasetError, match="outside of the data") as raised:
+        stage_dataset(archive, tmp_path / "local" / "deep")
+    assert "evil" in str(raised.value)
+    assert not list((tmp_path / "local").rglob("*.png"))
+    assert list((tmp_path / "local" / "deep").iterdir()) == []
+
+
+def test_links_in_an_archive_are_left_out(photos, tmp_path):
+    archive = make_archive(photos, tmp_path / "a.tar")
+    with tarfile.open(archive, "a") as file:
+        link = tarfile.TarInfo("photos/Train/red/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(link)
+    staged = stage_dataset(archive, tmp_path / "local")
+    assert not list(staged.rglob("link.png"))
+
+
+def test_a_truncated_archive_is_refused_and_leaves_nothing(photos, tmp_path):
+    for name in ("a.zip", "a.tar.gz"):
+        archive = make_archive(photos, tmp_path / name)
+        archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+        with pytest.raises(DatasetError, match=r"could not be unpacked.*Upload it again"):
+            stage_dataset(archive, tmp_path / "local")
+        assert list((tmp_path / "local").iterdir()) == []
+
+
+def test_what_is_no_data_set_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(DatasetError, match=r"no data set at .*nowhere.*is Drive mounted"):
+        stage_dataset(tmp_path / "nowhere", tmp_path / "local")
+    (tmp_path / "photos.rar").touch()
+    with pytest.raises(DatasetError, match=r"photos.rar cannot be unpacked.*\.zip"):
+        stage_dataset(tmp_path / "photos.rar", tmp_path / "local")

@@ -1,0 +1,142 @@
+import urllib.error
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision import models
+
+from resnet_ft import ParameterError, WeightsError, architectures, build_model
+
+
+def saved_resnet18(path, num_classes=1000):
+    network = models.resnet18(num_classes=num_classes)
+    torch.save(network.state_dict(), path)
+    return network.eval()
+
+
+@pytest.mark.parametrize("arch", architectures())
+def test_every_architecture_of_the_family_builds(arch):
+    with torch.device("meta"):
+        model = build_model(arch, 7, weights=None)
+        assert model(torch.empty(2, 3, 64, 64)).shape == (2, 7)
+    assert model.arch == arch
+    assert model.pretrained is False
+
+
+def test_the_family_is_complete():
+    assert {f"resnet{depth}" for depth in (18, 34, 50, 101, 152)} < set(architectures())
+    assert {"resnext50_32x4d", "resnext101_64x4d", "wide_resnet101_2"} < set(architectures())
+
+
+def test_logits_are_those_of_torchvision_from_the_same_state_dict(tmp_path):
+    theirs = saved_resnet18(tmp_path / "a.pth")
+    ours = build_model("resnet18", 1000, weights=tmp_path / "a.pth").eval()
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(ours(images), theirs(images))
+    assert ours.pretrained is True
+
+
+@pytest.mark.parametrize("kind", ["pth", "wrapped", "data-parallel", "safetensors"])
+def test_weights_of_any_number_of_classes_are_read_from_a_file(tmp_path, kind):
+    theirs = saved_resnet18(tmp_path / "a.pth", num_classes=12)
+    state_dict, path = theirs.state_dict(), tmp_path / "a.pth"
+    if kind == "wrapped":
+        torch.save({"epoch": 3, "state_dict": state_dict}, path)
+    elif kind == "data-parallel":
+        torch.save({f"module.{name}": tensor for name, tensor in state_dict.items()}, path)
+    elif kind == "safetensors":
+        path = tmp_path / "a.safetensors"
+        save_file(state_dict, path)
+    ours = build_model("resnet18", 5, weights=str(path)).eval()
+    assert ours.fc.weight.shape == (5, 512)
+    assert torch.equal(ours.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
+    assert torch.equal(ours.bn1.running_var, theirs.bn1.running_var)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    saved_resnet18(tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"a\.pth.*another architecture"):
+        build_model("resnet34", 5, weights=tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"a\.pth"):
+        build_model("resnet50", 5, weights=tmp_path / "a.pth")
+
+
+def test_files_that_hold_no_weights_are_refused_with_the_remedy(tmp_path):
+    with pytest.raises(WeightsError, match="no weights file"):
+        build_model("resnet18", 5, weights=tmp_path / "missing.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(WeightsError, match="could not be read"):
+        build_model("resnet18", 5, weights=tmp_path / "text.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(WeightsError, match="no state dict"):
+        build_model("resnet18", 5, weights=tmp_path / "list.pth")
+    torch.save(models.resnet18(), tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match="could not be read"):
+        build_model("resnet18", 5, weights=tmp_path / "model.pth")
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """An empty cache and a network that refuses."""
+
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no network in this test")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    return tmp_path / "torch"
+
+
+def test_auto_warns_of_random_weights_where_none_can_be_had(no_network):
+    with pytest.warns(UserWarning, match="RANDOM weights") as caught:
+        model = build_model("resnet18", 3, weights="auto")
+    assert model.pretrained is False
+    assert "no network in this test" in str(caught[0].message)
+    assert caught[0].filename == __file__
+
+
+def test_default_fails_and_names_what_to_do(no_network):
+    with pytest.raises(WeightsError, match="TORCH_HOME") as raised:
+        build_model("resnet18", 3, weights="DEFAULT")
+    assert "https://" in str(raised.value)
+    assert str(no_network) in str(raised.value)
+
+
+def test_cached_weights_need_no_network(no_network, monkeypatch):
+    theirs = models.resnet18()
+    weights = models.ResNet18_Weights.DEFAULT
+    file = no_network / "hub" / "checkpoints" / weights.url.rsplit("/", 1)[1]
+    file.parent.mkdir(parents=True)
+    torch.save(theirs.state_dict(), file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = build_model("resnet18", 3, weights="auto")
+    assert model.pretrained is True
+    assert torch.equal(model.conv1.weight, theirs.conv1.weight)
+
+
+def test_timm_networks_build_and_take_weights(tmp_path):
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model("resnet10t", num_classes=9)
+    torch.save(theirs.state_dict(), tmp_path / "a.pth")
+    model = build_model("timm/resnet10t", 4, weights=tmp_path / "a.pth")
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 4)
+    assert torch.equal(model.conv1[0].weight, theirs.conv1[0].weight)
+    assert model.arch == "timm/resnet10t"
+    with pytest.raises(ParameterError, match="timm has no model"):
+        build_model("timm/resnet10000", 4, weights=None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnet", 3), "resnet18, "),
+        (("fcn_resnet50", 3), "is unknown"),
+        (("resnet18",), "dataset.classes"),
+        (("resnet18", 0), "not a number of classes"),
+    ],
+)
+def test_wrong_arguments_name_the_right_ones(arguments, message):
+    with pytest.raises(ParameterError, match=message):
+        build_model(*arguments, weights=None)

@@ -1,0 +1,108 @@
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from resnet_ft import CheckpointError, build_model, load_checkpoint, save_checkpoint
+
+PREPROCESSING = {"image_size": 64, "mean": [0.5] * 3, "std": [0.25] * 3}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = build_model("resnet18", 3, weights=None).eval()
+    path = save_checkpoint(
+        tmp_path / "best.pt",
+        model,
+        classes=["a", "b", "c"],
+        preprocessing=PREPROCESSING,
+        scores={"val_accuracy": 0.75},
+    )
+    return model, path
+
+
+def test_a_model_comes_back_as_it_was(saved):
+    model, path = saved
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.arch == "resnet18"
+    assert checkpoint.classes == ["a", "b", "c"]
+    assert checkpoint.preprocessing == PREPROCESSING
+    assert checkpoint.scores == {"val_accuracy": 0.75}
+    assert checkpoint.versions["torch"] == torch.__version__
+    images = torch.randn(2, 3, 64, 64)
+    loaded = checkpoint.load_into()
+    assert torch.equal(loaded(images), model(images))
+    assert loaded.classes == ["a", "b", "c"]
+    assert not loaded.training
+
+
+def test_a_checkpoint_is_plain_data_that_needs_no_class_of_this_library(saved):
+    code = (
+        "import sys, torch; content = torch.load(sys.argv[1], weights_only=True);"
+        "assert 'resnet_ft' not in sys.modules; print(content['arch'], content['classes'])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, saved[1]], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "resnet18 ['a', 'b', 'c']"
+
+
+def test_the_evaluation_transform_comes_back(saved):
+    steps = repr(load_checkpoint(saved[1]).transform())
+    assert "CenterCrop(size=(64, 64))" in steps and "mean=[0.5, 0.5, 0.5]" in steps
+
+
+def test_a_network_of_ones_own_is_handed_in(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    checkpoint = load_checkpoint(save_checkpoint(tmp_path / "own.pt", model))
+    assert checkpoint.class_names() == ["0", "1"]
+    with pytest.raises(CheckpointError, match="hand it in as model="):
+        checkpoint.load_into()
+    again = checkpoint.load_into(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
+    assert torch.equal(again[1].weight, model[1].weight)
+    with pytest.raises(CheckpointError, match="another network"):
+        checkpoint.load_into(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+    with pytest.raises(CheckpointError, match="transform"):
+        checkpoint.transform()
+
+
+def test_tensors_of_any_device_and_layout_are_saved_on_the_cpu(tmp_path):
+    model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    checkpoint = load_checkpoint(save_checkpoint(tmp_path / "a.pt", model))
+    assert checkpoint.state_dict["weight"].is_contiguous()
+    assert torch.equal(checkpoint.state_dict["weight"], model.weight)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("was-run",)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": Malicious()}, tmp_path / "evil.pt")
+    (tmp_path / "evil2.pt").write_bytes(pickle.dumps(Malicious()))
+    for name in ("evil.pt", "evil2.pt"):
+        with pytest.raises(CheckpointError, match=f"{name} cannot be read"):
+            load_checkpoint(tmp_path / name)
+    assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_named_with_the_remedy(saved, share):
+    content = saved[1].read_bytes()
+    saved[1].write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CheckpointError, match=r"best\.pt cannot be read.*Save it again"):
+        load_checkpoint(saved[1])
+
+
+def test_another_kind_of_file_is_named(tmp_path):
+    torch.save(nn.Linear(1, 1).state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(CheckpointError, match=r"weights=path"):
+        load_checkpoint(tmp_path / "bare.pth")
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_checkpoint(tmp_path / "missing.pt")
