@@ -2,7 +2,7 @@
 
 import math
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.training.state import TrainingState
@@ -18,9 +18,7 @@ def check_training(state: TrainingState) -> None:
             f"dataloaders lacks {' and '.join(missing)}. Give a dict of two loaders, as "
             "make_dataloaders returns it."
         )
-    trainable = {id(parameter) for parameter in state.model.parameters() if parameter.requires_grad}
-    if not trainable:
-        raise TrainingError("Every layer is frozen. Call unfreeze(model) or freeze(model, 'fc').")
+    trainable = {id(parameter) for parameter in trainable_parameters(state.model)}
     held = {
         id(parameter) for group in state.optimizer.param_groups for parameter in group["params"]
     }
@@ -29,6 +27,14 @@ def check_training(state: TrainingState) -> None:
             "The optimizer holds none of the layers that train. Make it after the model is built "
             "and frozen: Adam(p for p in model.parameters() if p.requires_grad)."
         )
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen. Raises TrainingError where there are none."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise TrainingError("Every layer is frozen. Call unfreeze(model) or freeze(model, 'fc').")
+    return parameters
 
 
 def check_batch(logits: Tensor, highest_label: int) -> None:

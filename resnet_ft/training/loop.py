@@ -16,7 +16,12 @@ from resnet_ft.evaluation.predictions import class_names
 from resnet_ft.models.freezing import train_mode
 from resnet_ft.training.best import BestModel
 from resnet_ft.training.callbacks import Callback, ProgressBar, notify
-from resnet_ft.training.checks import check_batch, check_finite, check_training
+from resnet_ft.training.checks import (
+    check_batch,
+    check_finite,
+    check_training,
+    trainable_parameters,
+)
 from resnet_ft.training.runs import describe_training, start_run
 from resnet_ft.training.state import TrainingState
 
@@ -48,7 +53,7 @@ def train_model(
     cannot start or a loss is not finite, RunError where `run_dir` holds another run.
     """
     criterion = (criterion or nn.CrossEntropyLoss()).to(engine.device())
-    optimizer = optimizer or Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    optimizer = optimizer or Adam(trainable_parameters(model), lr=1e-4)
     state = TrainingState(model, dataloaders, criterion, optimizer, scheduler, num_epochs)
     check_training(state)
     model.classes = class_names(dataloaders["train"])

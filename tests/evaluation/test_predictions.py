@@ -1,0 +1,89 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from resnet_ft import DatasetError, ParameterError, evaluate, make_dataloaders
+
+
+class Echo(nn.Module):
+    """Gives the first pixels back as logits."""
+
+    def forward(self, images):
+        return images.flatten(1)[:, : self.num_logits]
+
+    num_logits = 2
+
+
+def loader(logits, labels, classes=None, **options):
+    dataset = TensorDataset(torch.tensor(logits)[:, :, None, None], torch.tensor(labels))
+    if classes:
+        dataset.classes = classes
+    return DataLoader(dataset, batch_size=2, **options)
+
+
+LOGITS = [[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]
+
+
+def test_the_table_has_a_row_an_image_in_the_order_of_the_loader():
+    predictions = evaluate(Echo(), loader(LOGITS, [0, 0, 0], ["cat", "dog"]))
+    table = predictions.table
+    assert table["predicted"].tolist() == ["cat", "dog", "cat"]
+    assert table["label"].tolist() == ["cat"] * 3
+    assert predictions.accuracy == pytest.approx(2 / 3)
+    # softmax(2, 0) = e^2 / (e^2 + 1), and the loss is its negative logarithm
+    assert table["confidence"][0] == pytest.approx(np.exp(2) / (np.exp(2) + 1))
+    assert table["loss"][1] == pytest.approx(-np.log(1 / (np.exp(1) + 1)), rel=1e-5)
+    assert np.allclose(predictions.probabilities.sum(axis=1), 1)
+
+
+def test_classes_are_matched_by_name_and_not_by_position():
+    model = Echo()
+    model.classes = ["dog", "cat"]
+    predictions = evaluate(model, loader(LOGITS, [0, 1, 1], ["cat", "dog"]))
+    assert predictions.table["label"].tolist() == ["cat", "dog", "dog"]
+    assert predictions.table["predicted"].tolist() == ["dog", "cat", "dog"]
+    assert predictions.classes == ["dog", "cat"]
+    assert predictions.table["loss"][0] == pytest.approx(-np.log(1 / (np.exp(2) + 1)), rel=1e-5)
+
+
+def test_a_data_set_with_classes_that_the_model_does_not_know_is_refused():
+    model = Echo()
+    model.classes = ["cat", "dog"]
+    with pytest.raises(DatasetError, match="not trained on: horse"):
+        evaluate(model, loader(LOGITS, [0, 1, 1], ["cat", "horse"]))
+
+
+def test_a_model_of_another_number_of_classes_is_refused():
+    with pytest.raises(ParameterError, match="tells 2 classes apart, but 3 are named"):
+        evaluate(Echo(), loader(LOGITS, [0, 1, 1], ["a", "b", "c"]))
+
+
+def test_without_names_classes_are_numbers():
+    assert evaluate(Echo(), loader(LOGITS, [0, 1, 1])).table["label"].tolist() == ["0", "1", "1"]
+
+
+def test_the_model_is_left_in_the_mode_it_was_in(small_network):
+    small_network.train()
+    small_network[1].eval()
+    data = TensorDataset(torch.randn(5, 3, 8, 8), torch.zeros(5, dtype=torch.long))
+    first = evaluate(small_network, DataLoader(data, batch_size=5))
+    assert small_network.training and not small_network[1].training
+    again = evaluate(small_network, DataLoader(data, batch_size=1))  # dropout and BatchNorm are off
+    assert np.allclose(first.probabilities, again.probabilities, atol=1e-6)
+
+
+def test_paths_are_known_where_the_order_is(photos, small_network):
+    loaders = make_dataloaders(photos, image_size=8, batch_size=4, num_workers=0)
+    table = evaluate(small_network, loaders["val"]).table
+    assert [path.split("/")[-2] for path in table["path"]] == table["label"].tolist()
+    assert evaluate(small_network, loaders["train"]).table["path"].isna().all()
+
+
+def test_the_table_is_saved_with_every_probability(tmp_path):
+    predictions = evaluate(Echo(), loader(LOGITS, [0, 0, 0], ["cat", "dog"]))
+    table = pd.read_csv(predictions.save(tmp_path / "evaluation.csv"))
+    assert list(table)[-2:] == ["p(cat)", "p(dog)"]
+    assert np.allclose(table[["p(cat)", "p(dog)"]], predictions.probabilities)

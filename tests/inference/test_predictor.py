@@ -1,0 +1,119 @@
+import warnings
+
+import pandas as pd
+import pytest
+import torch
+from conftest import write_image
+from PIL import Image
+from torch import nn
+
+from resnet_ft import (
+    CheckpointError,
+    DatasetError,
+    ImageError,
+    Predictor,
+    build_model,
+    eval_transform,
+    evaluate,
+    make_dataloaders,
+    save_checkpoint,
+)
+
+PREPROCESSING = {"image_size": 16, "mean": [0.0] * 3, "std": [1.0] * 3}
+
+
+@pytest.fixture
+def predictor():
+    """Tells red, green and blue apart by their share of the image."""
+
+    class Colour(nn.Module):
+        def forward(self, images):
+            return 5 * images.mean(dim=(2, 3))
+
+    return Predictor(Colour(), ["red", "green", "blue"], eval_transform(**PREPROCESSING))
+
+
+def test_one_image_gives_its_most_probable_classes_in_order(predictor, tmp_path):
+    path = write_image(tmp_path / "a.png", colour=(20, 60, 220))
+    prediction = predictor.predict(path)
+    assert prediction["class_name"].tolist() == ["blue", "green", "red"]
+    assert prediction["probability"].sum() == pytest.approx(1)
+    assert prediction["probability"].is_monotonic_decreasing
+    assert len(predictor.predict(path, top_k=1)) == 1
+
+
+def test_paths_and_open_images_are_the_same(predictor, tmp_path):
+    path = write_image(tmp_path / "a.png")
+    pd.testing.assert_frame_equal(predictor.predict(str(path)), predictor.predict(Image.open(path)))
+
+
+def test_an_open_image_is_turned_upright_too(predictor):
+    seen = []
+    predictor.transform = lambda image: seen.append(image.size) or torch.zeros(3, 4, 4)
+    image = Image.new("RGBA", (6, 3))
+    image.getexif()[274] = 6
+    predictor.predict(image)
+    assert seen == [(3, 6)]
+
+
+def test_a_batch_is_the_same_as_one_by_one(predictor, tmp_path):
+    paths = [write_image(tmp_path / f"{i}.png", colour=(90 * i, 90, 90)) for i in range(3)]
+    for path, prediction in zip(paths, predictor.predict_batch(paths), strict=True):
+        pd.testing.assert_frame_equal(prediction, predictor.predict(path))
+
+
+def test_a_folder_gives_a_row_an_image_and_lists_what_cannot_be_read(predictor, tmp_path):
+    for i in range(5):
+        write_image(tmp_path / "in" / "deep" / f"{i}.png", colour=(220, 20, 20))
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"no image")
+    (tmp_path / "in" / "notes.txt").touch()
+    table = predictor.predict_folder(tmp_path / "in", tmp_path / "out.csv", batch_size=2)
+    assert len(table) == 6
+    broken = table[table["path"].str.endswith("broken.jpg")].iloc[0]
+    assert "not an image" in broken["error"] and pd.isna(broken["predicted"])
+    readable = table[table["error"].isna()]
+    assert readable["predicted"].tolist() == ["red"] * 5
+    saved = pd.read_csv(tmp_path / "out.csv")
+    assert list(saved) == ["path", "predicted", "confidence", "error"]
+    assert saved["confidence"].notna().sum() == 5
+
+
+def test_a_folder_with_nothing_readable_is_a_table_of_reasons(predictor, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    assert predictor.predict_folder(tmp_path)["error"].notna().all()
+
+
+def test_wrong_files_and_folders_are_named(predictor, tmp_path):
+    with pytest.raises(DatasetError, match="no images in"):
+        predictor.predict_folder(tmp_path)
+    with pytest.raises(ImageError, match=r"missing\.jpg"):
+        predictor.predict(tmp_path / "missing.jpg")
+
+
+def test_a_checkpoint_alone_predicts_as_evaluation_did(photos, tmp_path):
+    torch.manual_seed(1)
+    loaders = make_dataloaders(photos, image_size=32, num_workers=0)
+    model = build_model("resnet18", 2, weights=None)
+    dataset = loaders["val"].dataset
+    path = save_checkpoint(
+        tmp_path / "best.pt", model, classes=dataset.classes, preprocessing=dataset.preprocessing
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no complaint about random weights on loading
+        predictor = Predictor.load(path)
+    for row in evaluate(model, loaders["val"]).table.itertuples():
+        answer = predictor.predict(row.path).iloc[0]
+        assert answer["class_name"] == row.predicted
+        assert answer["probability"] == pytest.approx(row.confidence, abs=1e-5)
+
+
+def test_a_network_or_transform_of_ones_own_is_asked_for(tmp_path):
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    path = save_checkpoint(tmp_path / "own.pt", model)
+    with pytest.raises(CheckpointError, match="transform="):
+        Predictor.load(path, model)
+    with pytest.raises(CheckpointError, match="model="):
+        Predictor.load(path, transform=eval_transform(8))
+    predictor = Predictor.load(path, model, transform=eval_transform(8))
+    answer = predictor.predict(Image.new("RGB", (9, 9)))
+    assert set(answer["class_name"]) == {"0", "1"}

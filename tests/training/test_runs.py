@@ -1,0 +1,85 @@
+import json
+
+import pandas as pd
+import pytest
+from torch.utils.data import DataLoader, TensorDataset
+
+from resnet_ft import (
+    Run,
+    RunError,
+    build_model,
+    load_checkpoint,
+    load_run,
+    make_dataloaders,
+    start_run,
+    train_model,
+)
+
+
+@pytest.fixture
+def trained(photos, tmp_path):
+    loaders = make_dataloaders(photos, image_size=32, batch_size=6, num_workers=0)
+    model = build_model("resnet18", 2, weights=None)
+    start_run(tmp_path / "runs" / "first", data_source=str(photos), seed=0)
+    model, history = train_model(model, loaders, num_epochs=2, run_dir=tmp_path / "runs" / "first")
+    return tmp_path / "runs" / "first", model, history
+
+
+def test_a_run_leaves_what_a_later_notebook_needs(trained, photos):
+    folder, model, history = trained
+    assert {path.name for path in folder.iterdir()} == {"config.json", "history.csv", "best.pt"}
+    run = load_run(folder)
+    pd.testing.assert_frame_equal(run.history, history)
+    config = run.config
+    assert config["data_source"] == str(photos) and config["seed"] == 0
+    assert config["training"]["arch"] == "resnet18"
+    assert config["training"]["images"] == {"train": 17, "val": 6}
+    assert config["training"]["batch_size"] == 6
+    assert config["training"]["optimizer_defaults"]["lr"] == 1e-4
+    assert len(config["training"]["data_fingerprint"]) == 16
+    assert {"python", "torch", "torchvision"} < set(config["versions"])
+    checkpoint = load_checkpoint(run.best)
+    assert checkpoint.classes == ["blue", "red"] == model.classes
+    assert checkpoint.preprocessing["image_size"] == 32
+    assert checkpoint.scores["val_accuracy"] == history["val_accuracy"].max()
+
+
+def test_a_trained_run_is_never_overwritten(trained, photos):
+    folder, model, _ = trained
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    loaders = make_dataloaders(photos, image_size=32, num_workers=0)
+    with pytest.raises(RunError, match=r"first already holds a trained run.*another run_name"):
+        train_model(model, loaders, num_epochs=1, run_dir=folder)
+    with pytest.raises(RunError):
+        start_run(folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_missing_run_names_those_that_are_there(trained):
+    with pytest.raises(RunError, match=r"second is no trained run.*found beside it: first"):
+        load_run(trained[0].parent / "second")
+
+
+def test_a_run_of_a_network_of_ones_own_is_described(small_network, tmp_path):
+    data = TensorDataset(*map(_stack, zip(*[(i, i % 2) for i in range(4)], strict=True)))
+    loaders = {phase: DataLoader(data, batch_size=2) for phase in ("train", "val")}
+    train_model(small_network, loaders, num_epochs=1, run_dir=tmp_path / "own")
+    training = load_run(tmp_path / "own").config["training"]
+    assert training["arch"] == "Sequential"
+    assert training["classes"] is None and training["data_fingerprint"] is None
+
+
+def _stack(values):
+    import torch
+
+    tensor = torch.tensor(values)
+    return tensor if max(values) < 2 else torch.randn(len(values), 3, 9, 9)
+
+
+def test_the_configuration_is_readable_and_grows(tmp_path):
+    run = Run(tmp_path)
+    run.record(name="été", path=tmp_path)
+    run.record(more=[1, 2])
+    text = (tmp_path / "config.json").read_text(encoding="utf-8")
+    assert "été" in text
+    assert json.loads(text) == {"name": "été", "path": str(tmp_path), "more": [1, 2]}

@@ -1,0 +1,117 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import write_image
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from resnet_ft import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Predictions,
+    imshow,
+    make_dataloaders,
+    show_images,
+    show_mistakes,
+    visualize_model,
+)
+from resnet_ft.visualize.style import BLUE, RED
+
+
+def shown(ax):
+    return np.asarray(ax.images[0].get_array())
+
+
+def titles(figure):
+    return [ax.get_title() for ax in figure.axes if ax.get_title()]
+
+
+def test_a_float_tensor_is_shown_without_its_normalisation():
+    pixels = torch.rand(3, 5, 7)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    ax = imshow((pixels - mean) / std, "a title")
+    assert np.allclose(shown(ax), pixels.permute(1, 2, 0).numpy(), atol=1e-6)
+    assert ax.get_title() == "a title"
+
+
+def test_another_normalisation_is_undone_too():
+    pixels = torch.rand(3, 4, 4)
+    ax = imshow((pixels - 0.5) / 0.25, mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert np.allclose(shown(ax), pixels.permute(1, 2, 0).numpy(), atol=1e-6)
+
+
+def test_whole_numbers_pil_images_and_arrays_are_shown_as_they_are():
+    pixels = np.random.randint(0, 256, (4, 6, 3), dtype=np.uint8)
+    for image in (torch.from_numpy(pixels).permute(2, 0, 1), Image.fromarray(pixels), pixels):
+        assert np.array_equal(shown(imshow(image)), pixels)
+
+
+def test_an_image_is_drawn_into_axes_that_are_given():
+    _, ax = plt.subplots()
+    assert imshow(torch.zeros(3, 4, 4), ax=ax) is ax
+    assert len(plt.get_fignums()) == 1
+
+
+def test_a_grid_has_a_cell_an_image():
+    figure = show_images([torch.zeros(3, 4, 4)] * 5, list("abcde"), columns=3)
+    assert titles(figure) == list("abcde")
+    assert len(figure.axes) == 6
+    assert sum(bool(ax.images) for ax in figure.axes) == 5
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_as_they_were():
+    before = dict(plt.rcParams)
+    show_images([torch.zeros(3, 4, 4)])
+    assert dict(plt.rcParams) == before
+
+
+class RedOrBlue(torch.nn.Module):
+    """Tells red from blue images, and takes the classes to be in that order."""
+
+    def forward(self, images):
+        return images.mean(dim=(2, 3))[:, [2, 0]] * 9
+
+
+def test_the_model_is_shown_on_images_from_the_whole_data_set(photos):
+    loaders = make_dataloaders(photos, image_size=8, batch_size=4, num_workers=0)
+    figure = visualize_model(RedOrBlue(), loaders["val"], num_images=4)
+    assert [title.split("\n")[1] for title in titles(figure)] == ["is blue"] * 2 + ["is red"] * 2
+    assert figure.get_suptitle() == "4 of 4 are predicted right"
+    assert len(visualize_model(RedOrBlue(), loaders["val"], num_images=99).axes) == 6
+
+
+def test_wrong_answers_are_red(photos):
+    model = RedOrBlue()
+    model.classes = ["red", "blue"]  # so every answer is wrong
+    loaders = make_dataloaders(photos, image_size=8, num_workers=0)
+    figure = visualize_model(model, loaders["val"], num_images=2)
+    assert figure.get_suptitle() == "0 of 2 are predicted right"
+    assert {to_hex(ax.title.get_color()).upper() for ax in figure.axes} == {RED}
+
+
+@pytest.fixture
+def answers(tmp_path):
+    table = pd.DataFrame(
+        {
+            "path": [str(write_image(tmp_path / f"{i}.png")) for i in range(4)],
+            "label": ["a", "a", "b", "b"],
+            "predicted": ["a", "b", "a", "b"],
+            "confidence": [0.6, 0.7, 0.9, 0.95],
+        }
+    )
+    return Predictions(table, np.zeros((4, 2)), ["a", "b"])
+
+
+def test_mistakes_come_surest_first(answers):
+    figure = show_mistakes(answers, num_images=6)
+    assert titles(figure) == ["a (90%)\nis b", "b (70%)\nis a"]
+    assert figure.get_suptitle() == "The 2 surest of 2 mistakes"
+
+
+def test_without_mistakes_the_least_sure_answers_are_shown(answers):
+    answers.table["predicted"] = answers.table["label"]
+    figure = show_mistakes(answers, num_images=2)
+    assert titles(figure) == ["a (60%)\nis a", "a (70%)\nis a"]
+    assert {to_hex(ax.title.get_color()).upper() for ax in figure.axes} == {BLUE}

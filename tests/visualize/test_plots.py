@@ -1,0 +1,69 @@
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from resnet_ft import (
+    Predictions,
+    plot_class_counts,
+    plot_confusion_matrix,
+    plot_history,
+    plot_image_sizes,
+    plot_prediction,
+)
+
+
+@pytest.fixture
+def history():
+    return pd.DataFrame(
+        {
+            "epoch": [1, 2, 3],
+            "train_loss": [1.0, 0.5, 0.3],
+            "train_accuracy": [0.5, 0.7, 0.9],
+            "val_loss": [0.9, 0.7, 0.6],
+            "val_accuracy": [0.6, 0.8, 0.8],
+        }
+    )
+
+
+def test_the_history_marks_the_epoch_whose_weights_are_kept(history):
+    figure = plot_history(history)
+    left, right = figure.axes
+    assert right.get_title(loc="left") == "Best: 80.0% after epoch 3"  # a tie, by the lower loss
+    assert right.lines[-1].get_xdata()[0] == 3
+    assert left.get_xlabel() == right.get_xlabel() == "epoch"
+    assert left.get_ylabel() == "cross-entropy in nats"
+    assert np.array_equal(left.lines[1].get_ydata(), history["val_loss"])
+
+
+def test_a_history_of_one_epoch_can_be_drawn(history):
+    assert "epoch 1" in plot_history(history.head(1)).axes[1].get_title(loc="left")
+
+
+def test_the_confusion_matrix_shows_every_count():
+    table = pd.DataFrame({"label": list("aab"), "predicted": list("abb")})
+    ax = plot_confusion_matrix(Predictions(table, np.zeros((3, 2)), ["a", "b"]))
+    assert [text.get_text() for text in ax.texts] == ["1", "1", "0", "1"]
+    assert ax.get_title(loc="left") == "66.7% of 3 images are right"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true")
+
+
+def test_class_counts_have_a_bar_for_each_class_and_split():
+    counts = pd.DataFrame({"train": [5, 9], "val": [2, 3]}, index=["a", "b"])
+    ax = plot_class_counts(counts)
+    assert sorted(bar.get_width() for bar in ax.patches) == [2, 3, 5, 9]
+    assert ax.get_title(loc="left") == "2 classes of 5 to 9 training images"
+    assert ax.get_xlabel() == "images"
+
+
+def test_image_sizes_say_how_many_are_small():
+    sizes = pd.DataFrame({"width": [100, 300, 300, 300], "height": [300, 300, 300, 200]})
+    assert plot_image_sizes(sizes, 224).get_title(loc="left").startswith("50%")
+
+
+def test_a_prediction_is_drawn_with_the_most_probable_class_on_top():
+    prediction = pd.DataFrame({"class_name": ["bee", "ant"], "probability": [0.9, 0.1]})
+    figure = plot_prediction(Image.new("RGB", (20, 10)), prediction)
+    right = figure.axes[1]
+    assert right.get_title(loc="left") == "bee, with 90% probability"
+    assert [bar.get_width() for bar in right.patches] == [0.1, 0.9]
