@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from os import PathLike
 
 import pandas as pd
 import torch
@@ -34,7 +34,7 @@ def train_model(
     scheduler: LRScheduler | ReduceLROnPlateau | None = None,
     num_epochs: int = 25,
     *,
-    run_dir: str | Path | None = None,
+    run_dir: str | PathLike | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> tuple[nn.Module, pd.DataFrame]:
     """Train on `dataloaders["train"]`, validate on `dataloaders["val"]`, keep the best epoch.

@@ -1,6 +1,7 @@
 """A run directory: the parameters of a run, what it measured, and the model that it left."""
 
 import json
+import os
 import platform
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -16,10 +17,16 @@ _VERSIONS_OF = ("torch", "torchvision", "numpy", "pandas", "accelerate", "pillow
 
 
 class Run:
-    """The files of one run, in one folder: config.json, history.csv, best.pt, figures/."""
+    """The files of one run, in one folder: config.json, history.csv, best.pt, figures/.
 
-    def __init__(self, run_dir: str | Path):
+    It stands for its folder wherever a path is taken.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike):
         self.folder = Path(run_dir)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.folder)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -59,7 +66,7 @@ class Run:
             history.to_csv(temporary, index=False)
 
 
-def start_run(run_dir: str | Path, **parameters: object) -> Run:
+def start_run(run_dir: str | os.PathLike, **parameters: object) -> Run:
     """Begin a run: make its folder and note its parameters and the library versions.
 
     Raises RunError where a run has been trained there already, so that none is ever overwritten.
@@ -78,7 +85,7 @@ def start_run(run_dir: str | Path, **parameters: object) -> Run:
     return run
 
 
-def load_run(run_dir: str | Path) -> Run:
+def load_run(run_dir: str | os.PathLike) -> Run:
     """The run that training left in a folder. Raises RunError where there is none."""
     run = Run(run_dir)
     missing = [name for name in ("config.json", "best.pt") if not (run.folder / name).is_file()]

@@ -1,0 +1,263 @@
+"""The notebooks: their form, and the whole journey through papermill in fresh kernels."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from itertools import pairwise
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+from conftest import ROOT, shared_data
+from IPython.core.inputtransformer2 import TransformerManager
+
+from resnet_ft import load_checkpoint
+
+NAMES = ["01_mount_drive", "02_explore_data", "03_train", "04_visualize", "05_infer"]
+
+
+@pytest.fixture(params=NAMES)
+def notebook(request):
+    return nbformat.read(ROOT / "notebooks" / f"{request.param}.ipynb", as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def parsed(cell):
+    return ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+def test_there_are_five_notebooks():
+    assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == NAMES
+
+
+def test_notebooks_are_valid_and_hold_no_outputs(notebook):
+    nbformat.validate(notebook)
+    for cell in code_cells(notebook):
+        assert cell.outputs == [] and cell.execution_count is None
+
+
+def test_the_opening_is_the_same_everywhere(notebook):
+    title, setup, *rest = notebook.cells
+    assert title.source.startswith("# ") and "colab-badge.svg" in title.source
+    first = nbformat.read(ROOT / "notebooks" / "01_mount_drive.ipynb", as_version=4)
+    assert setup.source == code_cells(first)[0].source
+    imports, parameters, derived = code_cells(notebook)[1:4]
+    assert all(isinstance(node, ast.Import | ast.ImportFrom) for node in parsed(imports).body)
+    assert parameters.metadata.tags == ["parameters"]
+    assert derived.source.startswith("check_parameters()")
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in rest) == 1
+
+
+def test_parameters_are_literals_with_a_comment_each(notebook):
+    cell = next(cell for cell in code_cells(notebook) if cell.metadata.get("tags"))
+    for line in cell.source.splitlines():
+        statement, comment = line.split("  # ", 1)
+        (node,) = ast.parse(statement).body
+        ast.literal_eval(node.value)
+        assert comment
+
+
+def test_notebooks_define_nothing(notebook):
+    for cell in code_cells(notebook):
+        for node in ast.walk(parsed(cell)):
+            assert not isinstance(
+                node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
+            )
+
+
+def test_cells_are_short_and_each_is_led_in_by_prose(notebook):
+    kinds = [cell.cell_type for cell in notebook.cells]
+    assert kinds.count("markdown") >= kinds.count("code")
+    for cell in code_cells(notebook)[3:]:
+        assert len(cell.source.splitlines()) <= 10
+    for before, after in pairwise(kinds[1:]):
+        assert (before, after) != ("code", "code")
+
+
+def test_the_end_says_what_one_has_and_where_to_go(notebook):
+    last = notebook.cells[-1]
+    assert last.cell_type == "markdown" and last.source.startswith("## What you have now")
+    assert ".ipynb" in last.source
+
+
+def test_links_between_notebooks_lead_somewhere(notebook):
+    for cell in notebook.cells:
+        for name in NAMES:
+            if f"]({name}.ipynb)" in cell.source:
+                assert (ROOT / "notebooks" / f"{name}.ipynb").is_file()
+
+
+def test_ruff_is_content():
+    for command in (["check"], ["format", "--check"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, str(ROOT)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stdout
+
+
+def test_every_notebook_stages_the_data_itself_and_shares_only_the_run():
+    for name in NAMES:
+        text = (ROOT / "notebooks" / f"{name}.ipynb").read_text()
+        assert "mount_drive(mount_point)" in text and "stage_dataset(source" in text
+
+
+# What follows runs the notebooks.
+
+
+def execute(name, output, **parameters):
+    """Run a notebook in a fresh kernel, as the command line does, and return it executed."""
+    executed = papermill.execute_notebook(
+        ROOT / "notebooks" / f"{name}.ipynb",
+        output / f"{name}.ipynb",
+        parameters,
+        cwd=output,
+        progress_bar=False,
+    )
+    return nbformat.from_dict(executed)
+
+
+def figures(notebook):
+    return sum(
+        "image/png" in output.get("data", {})
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_misspelt_parameter_is_an_error(name, tmp_path):
+    with pytest.raises(
+        papermill.PapermillExecutionError, match="no parameter stagingdir"
+    ) as raised:
+        execute(name, tmp_path, stagingdir="x")
+    assert raised.value.ename == "ParameterError"
+
+
+@pytest.fixture
+def staged(tmp_path):
+    """Where a test stages data and keeps runs: all of it below its own folder."""
+    return {"runs_dir": str(tmp_path / "runs"), "staging_dir": str(tmp_path / "data")}
+
+
+@pytest.mark.slow
+def test_the_journey_on_real_photographs(tmp_path, staged):
+    photos = tmp_path / "photos"
+    shutil.copytree(shared_data("hymenoptera"), photos)
+    (photos / "Val" / "ants" / "broken.jpg").write_bytes(b"no image")
+    common = {**staged, "run_name": "ants"}
+    small = {"image_size": 64, "batch_size": 32}
+    staging = {"data_dir": str(photos), "staging_dir": staged["staging_dir"]}
+
+    assert figures(execute("01_mount_drive", tmp_path, **staging, runs_dir=staged["runs_dir"])) == 2
+    explored = execute("02_explore_data", tmp_path, **staging, **small)
+    assert figures(explored) >= 5
+    assert "broken.jpg" in json.dumps(explored) and "1 files cannot be read" in json.dumps(explored)
+    trained = execute(
+        "03_train",
+        tmp_path,
+        **common,
+        **small,
+        data_dir=str(photos),
+        arch="resnet18",
+        weights=None,
+        num_epochs=2,
+    )
+    assert figures(trained) == 1
+    run = tmp_path / "runs" / "ants"
+    checkpoint = load_checkpoint(run / "best.pt")
+    assert checkpoint.arch == "resnet18" and checkpoint.classes == ["ants", "bees"]
+    assert len(pd.read_csv(run / "history.csv")) == 2
+    assert json.loads((run / "config.json").read_text())["data_source"] == str(photos)
+
+    assert figures(execute("04_visualize", tmp_path, **common)) == 4
+    assert len(pd.read_csv(run / "evaluation.csv")) == 153
+    assert figures(execute("05_infer", tmp_path, **common)) == 2
+    predictions = pd.read_csv(run / "predictions.csv")
+    assert len(predictions) == 399
+    assert predictions["error"].notna().sum() == 1
+    names = {path.stem for path in (run / "figures").glob("*.png")}
+    assert names == {"history", "predictions", "confusion_matrix", "mistakes", "prediction"}
+
+    with pytest.raises(papermill.PapermillExecutionError, match="already holds a trained run"):
+        execute("03_train", tmp_path, **common, data_dir=str(photos))
+
+
+FAKE_COLAB = """
+import os, pathlib, sys, types
+
+drive = types.ModuleType("google.colab.drive")
+
+def mount(mountpoint, force_remount=False, timeout_ms=120000, readonly=False):
+    if os.environ["FAKE_DRIVE"] == "fails":
+        raise ValueError("mount failed: timeout")
+    os.makedirs(mountpoint, exist_ok=True)
+    my_drive = pathlib.Path(mountpoint, "MyDrive")
+    if not my_drive.exists():
+        my_drive.symlink_to(os.environ["FAKE_DRIVE"])
+    print("Mounted at", mountpoint)
+
+drive.mount = mount
+colab = types.ModuleType("google.colab")
+colab.drive = drive
+google = types.ModuleType("google")
+google.colab = colab
+sys.modules.update({"google": google, "google.colab": colab, "google.colab.drive": drive})
+"""
+
+
+@pytest.fixture
+def colab(tmp_path, monkeypatch):
+    """A google.colab in every new kernel, whose Drive is a folder of this test."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(textwrap.dedent(FAKE_COLAB))
+    drive = tmp_path / "drive"
+    drive.mkdir()
+    path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
+    monkeypatch.setenv("FAKE_DRIVE", str(drive))
+    return drive
+
+
+@pytest.mark.slow
+def test_the_journey_in_colab_with_everything_on_drive(tmp_path, colab, photos):
+    """Each notebook on a new machine: nothing but Drive is kept between them."""
+    shutil.move(photos, colab / "my photos")
+    small = {"image_size": 32, "batch_size": 4}
+
+    def run(name, **parameters):
+        machine = tmp_path / f"machine-{name}"
+        machine.mkdir()
+        parameters["mount_point"] = str(machine / "drive")
+        parameters["staging_dir"] = str(machine / "data")
+        executed = execute(name, machine, **parameters)
+        assert any((machine / "data").iterdir())
+        return json.dumps(executed)
+
+    source = {"data_dir": "my photos"}
+    assert "Mounted at" in run("01_mount_drive", **source)
+    run("02_explore_data", **source, **small)
+    run("03_train", **source, **small, run_name="one", arch="resnet18", weights=None, num_epochs=1)
+    assert (colab / "runs" / "one" / "best.pt").is_file()
+    run("04_visualize", run_name="one", data_dir="my photos")
+    run("05_infer", run_name="one", folder="my photos")
+    assert len(pd.read_csv(colab / "runs" / "one" / "predictions.csv")) == 23
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_drive_that_cannot_be_mounted_says_what_to_do(tmp_path, colab, monkeypatch, name):
+    monkeypatch.setenv("FAKE_DRIVE", "fails")
+    with pytest.raises(papermill.PapermillExecutionError, match="press Connect") as raised:
+        execute(name, tmp_path, mount_point=str(tmp_path / "drive"))
+    assert raised.value.ename == "DriveError"

@@ -1,0 +1,145 @@
+"""Every sentence of the README that can be checked, and every command that can be run."""
+
+import ast
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands():
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The project as a newcomer has it, with the virtual environment of this one."""
+    files = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    return tmp_path
+
+
+def test_the_commands_are_those_that_ci_and_the_tests_run():
+    ci = (ROOT / ".ci" / "run").read_text()
+    for command in commands():
+        if command[0] == "make":
+            assert " ".join(command) in ci or command == ["make", "lint"]  # test_ruff_is_content
+        else:
+            assert command[0] == ".venv/bin/papermill"
+
+
+@pytest.mark.slow
+def test_the_headless_commands_work_as_written(checkout):
+    for command in commands():
+        if command[0] != "make":
+            subprocess.run(command, cwd=checkout, check=True, capture_output=True)
+    made = {path.name for path in (checkout / "runs" / "first").iterdir()}
+    assert made == {
+        *("config.json", "history.csv", "best.pt"),
+        *("evaluation.csv", "predictions.csv", "figures"),
+    }
+    assert (checkout / "data" / "sample").is_dir()
+
+
+@pytest.mark.slow
+def test_the_five_lines_work_as_written(tmp_path):
+    (code,) = blocks("python")
+    assert len(code.strip().splitlines()) == 6  # the import, an empty line and four more
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "class_name" in run.stdout and "fish" in run.stdout
+
+
+@pytest.mark.slow
+def test_the_library_installs_without_the_checkout(tmp_path):
+    target = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target]
+    subprocess.run([*pip, ROOT], check=True, capture_output=True)
+    code = """
+import resnet_ft
+for name in resnet_ft.__all__:
+    getattr(resnet_ft, name)
+print(resnet_ft.__file__)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(target)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.startswith(str(target))
+
+
+def test_the_parameters_are_those_of_the_notebook():
+    notebook = nbformat.read(ROOT / "notebooks" / "03_train.ipynb", as_version=4)
+    cell = next(cell for cell in notebook.cells if cell.metadata.get("tags") == ["parameters"])
+    expected = []
+    for line in cell.source.splitlines():
+        assignment, comment = line.split("  # ", 1)
+        name, value = assignment.split(" = ", 1)
+        expected.append((name, value, comment))
+    found = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (.+) \|$", README, flags=re.MULTILINE)
+    assert found == expected
+    assert all(ast.literal_eval(value) is not ... for _, value, _ in found)
+
+
+def test_links_and_pictures_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+@pytest.mark.slow
+def test_the_widgets_work_with_ipywidgets_7(tmp_path):
+    """The version of Colab, laid over the one that is installed."""
+    packages = ["ipywidgets==7.7.1", "ipython_genutils==0.2.0"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", tmp_path]
+    subprocess.run([*pip, *packages], check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    check = "import ipywidgets; assert ipywidgets.__version__ == '7.7.1'"
+    subprocess.run([sys.executable, "-c", check], env=environment, check=True)
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            ROOT / "tests" / "widgets",
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
