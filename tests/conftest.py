@@ -1,11 +1,9 @@
 """What the tests share: seeds fixed once, tiny real data sets, and where the real ones lie."""
 
-import os
 import zlib
 from pathlib import Path
 
-os.environ["MPLBACKEND"] = "agg"
-
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+matplotlib.use("agg")  # for this process alone: the kernels of the notebooks draw inline
 
 
 @pytest.fixture(autouse=True)

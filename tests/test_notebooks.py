@@ -2,11 +2,9 @@
 
 import ast
 import json
-import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from itertools import pairwise
 
 import nbformat
@@ -193,10 +191,8 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
         execute("03_train", tmp_path, **common, data_dir=str(photos))
 
 
-FAKE_COLAB = """
-import os, pathlib, sys, types
-
-drive = types.ModuleType("google.colab.drive")
+FAKE_DRIVE = """
+import os, pathlib
 
 def mount(mountpoint, force_remount=False, timeout_ms=120000, readonly=False):
     if os.environ["FAKE_DRIVE"] == "fails":
@@ -206,25 +202,21 @@ def mount(mountpoint, force_remount=False, timeout_ms=120000, readonly=False):
     if not my_drive.exists():
         my_drive.symlink_to(os.environ["FAKE_DRIVE"])
     print("Mounted at", mountpoint)
-
-drive.mount = mount
-colab = types.ModuleType("google.colab")
-colab.drive = drive
-google = types.ModuleType("google")
-google.colab = colab
-sys.modules.update({"google": google, "google.colab": colab, "google.colab.drive": drive})
 """
 
 
 @pytest.fixture
 def colab(tmp_path, monkeypatch):
-    """A google.colab in every new kernel, whose Drive is a folder of this test."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(textwrap.dedent(FAKE_COLAB))
+    """A google.colab, imported in every new kernel, whose Drive is a folder of this test."""
+    package = tmp_path / "site" / "google" / "colab"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "drive.py").write_text(FAKE_DRIVE)
+    (tmp_path / "site" / "sitecustomize.py").write_text("import google.colab")
     drive = tmp_path / "drive"
     drive.mkdir()
-    path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
-    monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     monkeypatch.setenv("FAKE_DRIVE", str(drive))
     return drive
 
