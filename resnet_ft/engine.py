@@ -38,11 +38,21 @@ def prepared(
 ) -> Iterator[tuple[nn.Module, torch.optim.Optimizer]]:
     """Model and optimizer on the device and wrapped for training; unwrapped again at the end."""
     engine = accelerator()
+    own = set(model.__dict__)
     try:
         yield engine.prepare(model, optimizer)
     finally:
         engine.unwrap_model(model, keep_fp32_wrapper=False)
+        # What is left on the model would tell the next run that it is prepared already.
+        for name in {"forward", "_is_accelerate_prepared"} - own:
+            model.__dict__.pop(name, None)
         engine.free_memory()  # it would keep the model and optimizer alive from one run to the next
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of torch.compile and DataParallel, whose state dict has its own names."""
+    model = getattr(model, "_orig_mod", model)
+    return model.module if isinstance(model, nn.DataParallel) else model
 
 
 def describe_device() -> str:

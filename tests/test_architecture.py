@@ -14,8 +14,8 @@ import resnet_ft
 # A module imports only from those above it.
 ORDER = """
 errors files engine
-data.drive data.drawing data.sample data.staging data.images data.folders data.index
-data.transforms data.dataset data.loaders
+data.drive data.drawing data.sample data.images data.folders data.archives data.staging
+data.splitting data.index data.transforms data.dataset data.loaders
 models.weights models.build models.freezing models.checkpoint
 evaluation.predictions evaluation.scores
 visualize.style visualize.images visualize.plots

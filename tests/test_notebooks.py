@@ -241,8 +241,8 @@ def test_the_journey_in_colab_with_everything_on_drive(tmp_path, colab, photos):
     run("02_explore_data", **source, **small)
     run("03_train", **source, **small, run_name="one", arch="resnet18", weights=None, num_epochs=1)
     assert (colab / "runs" / "one" / "best.pt").is_file()
-    run("04_visualize", run_name="one", data_dir="my photos")
-    run("05_infer", run_name="one", folder="my photos")
+    run("04_visualize", run_name="one")
+    run("05_infer", run_name="one")
     assert len(pd.read_csv(colab / "runs" / "one" / "predictions.csv")) == 23
 
 

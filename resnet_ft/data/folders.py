@@ -21,6 +21,12 @@ def subfolders(folder: Path) -> list[Path]:
 
 def find_images(folder: Path) -> Iterator[Path]:
     """Every image file below a folder, in a stable order; a linked folder is entered once."""
+    for _, images in walk_images(folder):
+        yield from images
+
+
+def walk_images(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Each visible folder, from `folder` down, with the image files that lie in it."""
     entered = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -29,6 +35,12 @@ def find_images(folder: Path) -> Iterator[Path]:
             continue
         entered.add(real)
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        for name in sorted(names):
-            if not _is_hidden(name) and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
-                yield Path(parent, name)
+        visible = sorted(name for name in names if not _is_hidden(name))
+        yield (
+            Path(parent),
+            [
+                Path(parent, name)
+                for name in visible
+                if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+            ],
+        )

@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 import pandas as pd
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from resnet_ft.errors import ImageError
@@ -20,9 +20,19 @@ IMAGE_EXTENSIONS = _HEIC | {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 }
 
-_UNREADABLE = (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError)
+# What the EXIF standard's orientations (tag 274) ask for.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_READS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 
-if importlib.util.find_spec("pillow_heif"):
+if _READS_HEIC:
     from pillow_heif import register_heif_opener
 
     register_heif_opener()
@@ -39,7 +49,7 @@ def open_image(file: str | Path | IO[bytes]) -> Image.Image:
         with Image.open(file) as image:
             image.load()
             return upright_rgb(image)
-    except _UNREADABLE as error:
+    except Exception as error:  # a decoder can fail in any way on a broken file
         reason = _reason(file, error)
         raise ImageError(
             f"{file}: {reason}. Replace the file, or take it out of the data set.", reason
@@ -53,7 +63,7 @@ def _reason(file: str | Path | IO[bytes], error: BaseException) -> str:
     if is_path and os.path.isfile(file) and os.path.getsize(file) == 0:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
-        if is_path and Path(file).suffix.lower() in _HEIC:
+        if is_path and Path(file).suffix.lower() in _HEIC and not _READS_HEIC:
             return (
                 "HEIC needs the package pillow-heif (pip install pillow-heif), or save it as JPEG"
             )
@@ -63,15 +73,22 @@ def _reason(file: str | Path | IO[bytes], error: BaseException) -> str:
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """An image as `open_image` returns it, from one that is open already."""
-    # EXIF that cannot be parsed says nothing about the orientation.
-    with suppress(OSError, ValueError, SyntaxError, KeyError, TypeError, AttributeError):
-        image = ImageOps.exif_transpose(image)
+    turn = _TURNS.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode.startswith(("I", "F")):
         image = _eight_bit(image)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8. (Pillow's exif_transpose also rewrites EXIF: it can fail.)"""
+    with suppress(Exception):  # EXIF that cannot be parsed says nothing about the orientation
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    return 1
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -110,11 +127,11 @@ def verify_images(paths: Sequence[str | Path], *, progress: bool = True) -> pd.D
 def _unreadable_because(path: str | Path) -> str | None:
     try:
         with Image.open(path) as image:
-            image.draft(None, (image.width // 8, image.height // 8))
+            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
             if image.format != "JPEG":  # JPEGs are converted by what open_image does anyway
                 upright_rgb(image)
-    except _UNREADABLE as error:
+    except Exception as error:
         return _reason(path, error)
     return None
 
@@ -128,9 +145,8 @@ def image_sizes(paths: Sequence[str | Path]) -> pd.DataFrame:
     for path in paths:
         try:
             with Image.open(path) as image:
-                lies_on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-                size = image.size[::-1] if lies_on_its_side else image.size
-        except _UNREADABLE:
+                size = image.size[::-1] if _orientation(image) >= 5 else image.size
+        except Exception:
             continue
         rows.append((str(path), *size))
     return pd.DataFrame(rows, columns=["path", "width", "height"])

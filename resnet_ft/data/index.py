@@ -1,14 +1,15 @@
 """Which images, classes and splits a data folder holds."""
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
 
 from resnet_ft.data.folders import find_images, subfolders
+from resnet_ft.data.splitting import set_aside
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import fingerprint
 
@@ -17,7 +18,6 @@ _SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_VAL_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class DatasetIndex:
         """Images by class (rows) and split (columns)."""
         counts = pd.crosstab(self.table["class_name"], self.table["split"])
         splits = [name for name in ("train", "val", "test") if name in counts]
-        return counts.reindex(self.classes, columns=splits).rename_axis(index=None, columns=None)
+        counts = counts.reindex(index=self.classes, columns=splits, fill_value=0)
+        return counts.rename_axis(index=None, columns=None)
 
     def fingerprint(self) -> str:
         """A digest of every file's path, split and size: equal for equal data sets."""
@@ -84,7 +85,7 @@ def index_dataset(data_dir: str | Path) -> DatasetIndex:
     rows = [row for split, folder in folders.items() for row in _rows(root, folder, split)]
     table = pd.DataFrame(rows, columns=["path", "split", "class_name"])
     if "val" not in folders:
-        table = _set_aside(table)
+        table = set_aside(table)
     classes = sorted(table.loc[table["split"] == "train", "class_name"].unique())
     _check(root, classes, table)
     return DatasetIndex(root, classes, table)
@@ -123,31 +124,13 @@ def _rows(root: Path, folder: Path, split: str) -> Iterator[tuple[str, str, str]
             "own, named after the class."
         )
     for class_folder in class_folders:
+        # macOS writes accents as characters of their own: the same name in two spellings.
+        class_name = unicodedata.normalize("NFC", class_folder.name)
         images = list(find_images(class_folder))
         if not images:
             raise DatasetError(f"{class_folder} holds no images. Add some, or remove the folder.")
         for image in images:
-            yield image.relative_to(root).as_posix(), split, class_folder.name
-
-
-def _set_aside(table: pd.DataFrame) -> pd.DataFrame:
-    """Move about a fifth of each class to "val": at least one image of it, and never all."""
-    share = table["path"].map(_hash_share)
-    of_class = share.groupby(table["class_name"])
-    lowest, highest = of_class.transform("min"), of_class.transform("max")
-    alone = table.loc[lowest == highest, "class_name"].unique()
-    if alone.size:
-        raise DatasetError(
-            f"Class {alone[0]} has a single image: one is needed for training and one for "
-            "validation. Add images, or remove the class."
-        )
-    aside = ((share < _VAL_SHARE) | (share == lowest)) & (share < highest)
-    return table.assign(split=aside.map({True: "val", False: "train"}))
-
-
-def _hash_share(path: str) -> float:
-    """A number in [0, 1) that depends on the path alone."""
-    return int(sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:8], 16) / 2**32
+            yield image.relative_to(root).as_posix(), split, class_name
 
 
 def _check(root: Path, classes: list[str], table: pd.DataFrame) -> None:

@@ -37,6 +37,9 @@ def make_dataloaders(
     `eval_transform(image_size)`. `num_workers=None` takes one worker a core, as far as shared
     memory allows. A run gives the same batches for the same `seed`, whatever the number of workers.
 
+    In a script on Windows or macOS, where workers start as new processes, call this below
+    `if __name__ == "__main__":`, or with `num_workers=0`.
+
     Every file is read once first: what cannot be read is left out, counted in a warning and listed
     in `loader.dataset.unreadable`. Raises DatasetError for a data set that cannot be trained on.
     """
@@ -72,8 +75,9 @@ def _readable(index: DatasetIndex) -> tuple[DatasetIndex, pd.DataFrame]:
     if unreadable.empty:
         return index, unreadable
     kept = index.without(unreadable["path"])
-    for split, counts in kept.counts().items():
-        empty = [name for name in index.classes if not counts[name] and index.counts()[split][name]]
+    left = kept.counts().reindex(columns=list(index.counts()), fill_value=0)
+    for split, before in index.counts().items():
+        empty = [name for name in index.classes if before[name] and not left[split][name]]
         if empty:
             raise DatasetError(
                 f"{index.root}: not one image of class {empty[0]} in {split} can be read: "

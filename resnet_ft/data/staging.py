@@ -1,29 +1,19 @@
 """From where a data set is kept (a folder, an archive, Google Drive) to a folder on local disk."""
 
-import lzma
 import shutil
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from tempfile import mkdtemp
-from typing import IO
 
 from tqdm.auto import tqdm
 
+from resnet_ft.data.archives import ARCHIVES, archive_stem, unpack
 from resnet_ft.data.drive import is_on_drive
+from resnet_ft.data.folders import find_images, walk_images
 from resnet_ft.data.sample import make_sample_dataset
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import atomic_write, fingerprint
-
-_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
-_BROKEN = (
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError),
-    *(RuntimeError, NotImplementedError),  # zipfile's words for a password, an unknown compression
-)
 
 
 def stage_dataset(
@@ -33,9 +23,10 @@ def stage_dataset(
 
     `source` is a folder, a .zip or .tar(.gz, .xz, .bz2) archive, or "sample" for the data set that
     the library draws itself. A folder on local disk is used where it is. A folder on Google Drive
-    is copied below `destination` by `workers` threads, an archive is unpacked there. Running again
-    is cheap: what is there already is not fetched again. An archive that would write outside its
-    folder, or that cannot be read, is refused with a DatasetError and leaves nothing behind.
+    is copied below `destination` by `workers` threads: its folders and images, and the copy is kept
+    equal to what is on Drive. An archive is unpacked there. Running again is cheap: what is there
+    already is not fetched again. An archive that would write outside its folder, or that cannot be
+    read, is refused with a DatasetError and leaves nothing behind.
     """
     destination = Path(destination)
     if source == "sample":
@@ -46,89 +37,57 @@ def stage_dataset(
     if not source.exists():
         raise DatasetError(
             f"There is no data set at {source}. Check the path: it should be a folder, an archive "
-            f'({", ".join(_ARCHIVES)}) or "sample". If it is on Drive, is Drive mounted?'
+            f'({", ".join(ARCHIVES)}) or "sample". If it is on Drive, is Drive mounted?'
         )
-    stem = _archive_stem(source)
-    status = source.stat()
+    stem, status = archive_stem(source), source.stat()
     identity = fingerprint([source.absolute(), status.st_size, status.st_mtime_ns])
     return _stage_once(
-        destination / f"{stem}-{identity[:8]}", lambda folder: _unpack(source, folder)
+        destination / f"{stem}-{identity[:8]}", lambda folder: unpack(source, folder)
     )
 
 
-def _archive_stem(path: Path) -> str:
-    for suffix in _ARCHIVES:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    raise DatasetError(
-        f"{path} cannot be unpacked. Give a folder, or one of {', '.join(_ARCHIVES)}."
-    )
-
-
-def _stage_once(target: Path, fill) -> Path:
+def _stage_once(target: Path, fill: Callable[[Path], object]) -> Path:
     """Fill a temporary folder and rename it, so that `target` is complete as soon as it exists."""
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        unfinished = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
-            fill(partial)
-            partial.rename(target)
+            fill(unfinished)
+            unfinished.chmod(0o755)  # mkdtemp makes folders for one's own eyes
+            unfinished.rename(target)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
     return target
 
 
 def _copy_folder(source: Path, destination: Path, workers: int) -> Path:
+    """Make the copy hold the folders and images of `source`, and no image that it lacks."""
     target = destination / f"{source.name}-{fingerprint([source.absolute()])[:8]}"
-    files = [path for path in source.rglob("*") if path.is_file()]
-
-    def copy(path: Path) -> None:
-        copied = target / path.relative_to(source)
-        if not copied.exists() or copied.stat().st_size != path.stat().st_size:
-            with atomic_write(copied) as temporary:
-                shutil.copyfile(path, temporary)
-
+    images = {}
+    for folder, files in walk_images(source):
+        (target / folder.relative_to(source)).mkdir(parents=True, exist_ok=True)
+        images.update({target / path.relative_to(source): path for path in files})
     with ThreadPoolExecutor(workers) as pool:
-        progress = tqdm(pool.map(copy, files), total=len(files), desc="Copying", unit="file")
-        for _ in progress:
+        copies = pool.map(_copy, images.values(), images.keys())
+        for _ in tqdm(copies, total=len(images), desc="Copying", unit="image"):
             pass
+    for path in set(find_images(target)) - set(images):
+        path.unlink()  # moved or deleted at the source: a copy would be a wrong label or a leak
     return target
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def _copy(path: Path, copied: Path) -> None:
     try:
-        with _members(archive) as members:
-            for name, content in tqdm(members, desc=f"Unpacking {archive.name}", unit="file"):
-                target = _inside(folder, name, archive)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with content, target.open("xb") as file:
-                    shutil.copyfileobj(content, file, 1 << 20)
-    except _BROKEN as error:
+        if not copied.exists() or _size_and_time(copied) != _size_and_time(path):
+            with atomic_write(copied) as temporary:
+                shutil.copy2(path, temporary)
+    except OSError as error:
         raise DatasetError(
-            f"{archive} could not be unpacked: {error}. Is it whole? Upload it again, or make it "
-            "anew without a password."
+            f"{path} could not be copied to {copied.parent}: {error.strerror or error}. Run it "
+            "again; if it fails again, mount Drive anew, and see that the disk is not full."
         ) from error
 
 
-def _inside(folder: Path, name: str, archive: Path) -> Path:
-    """Where an entry goes, or DatasetError where that would be outside of `folder`."""
-    entry = PureWindowsPath(name)  # takes both kinds of slashes, and knows drive letters
-    if entry.anchor or ".." in entry.parts or not entry.parts:
-        raise DatasetError(
-            f"{archive} was not unpacked: its entry {name!r} would be written outside of the data "
-            "folder. Do not trust this archive; make one yourself from the photographs."
-        )
-    return folder.joinpath(*entry.parts)
-
-
-@contextmanager
-def _members(archive: Path) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
-    """The regular files of an archive, by name and open content; links and devices are left out."""
-    if archive.name.lower().endswith(".zip"):
-        with zipfile.ZipFile(archive) as file:
-            yield (
-                (info.filename, file.open(info)) for info in file.infolist() if not info.is_dir()
-            )
-    else:
-        with tarfile.open(archive) as file:
-            yield ((info.name, file.extractfile(info)) for info in file if info.isreg())
+def _size_and_time(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, round(status.st_mtime)

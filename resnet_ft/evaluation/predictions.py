@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 from tqdm.auto import tqdm
 
 from resnet_ft import engine
+from resnet_ft.data.dataset import EpochBatchSampler
 from resnet_ft.errors import DatasetError, ParameterError
 from resnet_ft.files import atomic_write
 from resnet_ft.models.freezing import evaluation_mode
@@ -108,8 +109,11 @@ def class_names(dataloader: DataLoader) -> list[str] | None:
 
 
 def _paths(dataloader: DataLoader, count: int) -> list[str | None]:
-    samples = getattr(dataloader.dataset, "samples", None)
-    shuffles = getattr(dataloader.batch_sampler, "shuffle", None)
-    if shuffles is None:
-        shuffles = not isinstance(dataloader.sampler, torch.utils.data.SequentialSampler)
-    return [None] * count if samples is None or shuffles else [path for path, _ in samples]
+    samples = getattr(dataloader.dataset, "samples", ())
+    sampler = dataloader.batch_sampler
+    if isinstance(sampler, EpochBatchSampler):
+        in_order = not sampler.shuffle
+    else:
+        in_order = isinstance(getattr(sampler, "sampler", None), SequentialSampler)
+    known = in_order and len(samples) == count
+    return [str(path) for path, _ in samples] if known else [None] * count

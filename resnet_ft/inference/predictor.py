@@ -1,5 +1,6 @@
 """A saved model put to use: one image, several, a folder."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -52,9 +53,7 @@ class Predictor:
 
     def predict_batch(self, images: Sequence[AnyFile], top_k: int = 5) -> list[pd.DataFrame]:
         """`predict` for several images at once."""
-        top = self._probabilities([_open(image) for image in images]).topk(
-            min(top_k, len(self.classes))
-        )
+        top = self._top([self.transform(_open(image)) for image in images], top_k)
         return [
             pd.DataFrame(
                 {"class_name": [self.classes[i] for i in indices], "probability": values.numpy()}
@@ -69,7 +68,7 @@ class Predictor:
 
         A file that cannot be read has its reason in `error` and no prediction. With `csv` the table
         is written there too, in place of an older one. Raises DatasetError for a folder without
-        images.
+        images, or without one that can be read.
         """
         paths = list(find_images(Path(folder)))
         if not paths:
@@ -77,31 +76,39 @@ class Predictor:
         batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
         progress = tqdm(batches, desc="Predicting", unit="batch", leave=False)
         table = pd.DataFrame([row for batch in progress for row in self._rows(batch)])
+        if table["error"].notna().all():
+            raise DatasetError(f"No image in {folder} can be read: {table['error'].iloc[0]}.")
         if csv is not None:
             with atomic_write(csv) as temporary:
                 table.to_csv(temporary, index=False)
         return table
 
     def _rows(self, paths: Sequence[Path]) -> Iterator[dict[str, object]]:
-        images, errors = {}, {}
+        tensors, errors = {}, {}
         for path in paths:
             try:
-                images[path] = open_image(path)
+                tensors[path] = self.transform(open_image(path))
             except ImageError as error:
                 errors[path] = error.reason
-        best = dict(zip(images, self.predict_batch(list(images.values()), top_k=1), strict=True))
+        confidences, labels = self._top(list(tensors.values()), top_k=1)
+        confidence_of = dict(zip(tensors, confidences[:, 0].tolist(), strict=True))
+        label_of = dict(zip(tensors, labels[:, 0].tolist(), strict=True))
         for path in paths:
-            name, confidence = best[path].iloc[0] if path in best else (None, None)
-            row = {"path": str(path), "predicted": name, "confidence": confidence}
-            yield {**row, "error": errors.get(path)}
+            yield {
+                "path": str(path),
+                "predicted": self.classes[label_of[path]] if path in label_of else None,
+                "confidence": confidence_of.get(path, math.nan),
+                "error": errors.get(path),
+            }
 
-    def _probabilities(self, images: Sequence[Image.Image]) -> Tensor:
-        """Probabilities (N, C), on the CPU."""
-        if not images:
-            return torch.empty(0, len(self.classes))
-        batch = torch.stack([self.transform(image) for image in images]).to(engine.device())
+    def _top(self, tensors: Sequence[Tensor], top_k: int) -> tuple[Tensor, Tensor]:
+        """The highest probabilities and their labels, each (N, k), on the CPU."""
+        if not tensors:
+            return torch.empty(0, 1), torch.empty(0, 1, dtype=torch.long)
+        batch = torch.stack(list(tensors)).to(engine.device())
         with torch.inference_mode(), engine.accelerator().autocast():
-            return self.model(batch).float().softmax(dim=1).cpu()
+            probabilities = self.model(batch).float().softmax(dim=1).cpu()
+        return probabilities.topk(min(top_k, len(self.classes)))
 
 
 def _open(image: AnyFile) -> Image.Image:

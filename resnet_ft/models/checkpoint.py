@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from resnet_ft.data.transforms import eval_transform
+from resnet_ft.engine import unwrapped
 from resnet_ft.errors import CheckpointError, ParameterError
 from resnet_ft.files import atomic_write
 from resnet_ft.models.build import build_model
@@ -45,11 +46,14 @@ class Checkpoint:
         Raises CheckpointError where `build_model` does not know the network and none is handed in,
         or where the one handed in is another network.
         """
-        model = model or self._build()
+        model = self._build() if model is None else model
         try:
             model.load_state_dict(self.state_dict)
         except RuntimeError as error:
-            raise CheckpointError(f"The checkpoint is of another network: {error}") from error
+            raise CheckpointError(
+                "The checkpoint is of another network. If its layers were changed after "
+                f"build_model, make it in the same way and hand it in as model=. {error}"
+            ) from error
         model.classes = self.classes
         return model.eval()
 
@@ -78,9 +82,15 @@ class Checkpoint:
 
     def class_names(self) -> list[str]:
         """What the outputs stand for; numbers where the data set named no classes."""
-        # The head comes last in a state dict, and its bias has one value a class.
-        num_classes = list(self.state_dict.values())[-1].shape[0]
-        return self.classes or [str(label) for label in range(num_classes)]
+        if self.classes:
+            return self.classes
+        if self.arch is None:
+            raise CheckpointError(
+                "The checkpoint holds no class names. Save it with save_checkpoint(..., "
+                "classes=...) or use Predictor(model, classes, transform) with names of your own."
+            )
+        # The head of the networks that build_model knows comes last: its bias has a value a class.
+        return [str(label) for label in range(len(list(self.state_dict.values())[-1]))]
 
 
 def save_checkpoint(
@@ -98,6 +108,7 @@ def save_checkpoint(
     the place of the model's own, where the best weights are not the present ones. A reader never
     sees half a file.
     """
+    model = unwrapped(model)
     checkpoint = Checkpoint(
         arch=getattr(model, "arch", None),
         classes=classes or getattr(model, "classes", None),

@@ -1,7 +1,7 @@
 """Pretrained weights: downloaded by torchvision or timm, or read from a file of one's own."""
 
+import pickle
 import textwrap
-import urllib.error
 import urllib.request
 import warnings
 from pathlib import Path
@@ -37,11 +37,12 @@ def pretrained_state_dict(arch: str) -> StateDict:
             # torch.hub waits without end for a server that does not answer.
             urllib.request.urlopen(weights.url, timeout=_TIMEOUT_S).close()
         return weights.get_state_dict(progress=True, check_hash=True)
-    except (TimeoutError, urllib.error.URLError, OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsError(
             f"The pretrained weights of {arch} could not be loaded ({error}). Connect to the "
-            f"internet; or download {weights.url} elsewhere and put it at {file} (the environment "
-            "variable TORCH_HOME moves that folder); or start from random weights: weights=None."
+            f"internet; or download {weights.url} elsewhere and put it at {file} in place of what "
+            "is there (the variable TORCH_HOME moves that folder); or start from random weights "
+            "with weights=None."
         ) from error
 
 

@@ -77,4 +77,5 @@ class LivePlot(Callback):
         if self.path is not None:
             figure.savefig(self.path)
         plt.close(figure)  # it is shown here, not once more at the end of the cell
-        self.display.update(figure)
+        if self.display is not None:  # there is no place to draw in outside of a notebook
+            self.display.update(figure)

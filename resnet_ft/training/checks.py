@@ -19,6 +19,12 @@ def check_training(state: TrainingState) -> None:
             "make_dataloaders returns it."
         )
     trainable = {id(parameter) for parameter in trainable_parameters(state.model)}
+    classes = [getattr(state.dataloaders[p].dataset, "classes", None) for p in ("train", "val")]
+    if None not in classes and list(classes[0]) != list(classes[1]):
+        raise TrainingError(
+            f"The training classes {classes[0]} and the validation classes {classes[1]} differ, so "
+            "their labels do not mean the same. Make both loaders with make_dataloaders."
+        )
     held = {
         id(parameter) for group in state.optimizer.param_groups for parameter in group["params"]
     }
@@ -50,8 +56,17 @@ def check_batch(logits: Tensor, highest_label: int) -> None:
 def check_finite(loss: float, state: TrainingState) -> None:
     """Raise TrainingError, with what to try, for a loss that is infinite or not a number."""
     if not math.isfinite(loss):
+        kept = "The model has its best weights so far." if state.rows else "No epoch was completed."
         raise TrainingError(
             f"The {state.phase} loss became {loss} in epoch {state.epoch}, step {state.step}. Try "
             f"a learning rate ten times lower (now {state.learning_rate:g}), and look for broken "
-            "images or labels with notebook 02. The model has its best weights so far."
+            f"images or labels with notebook 02. {kept}"
+        )
+
+
+def check_not_empty(num_samples: int, state: TrainingState) -> None:
+    """Raise TrainingError for a loader that delivered nothing."""
+    if not num_samples:
+        raise TrainingError(
+            f"The {state.phase} loader delivers nothing. Has it fewer than a batch, with drop_last?"
         )

@@ -1,7 +1,7 @@
 """train_model: the training loop, and nothing else."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 
 import pandas as pd
@@ -19,6 +19,7 @@ from resnet_ft.training.callbacks import Callback, ProgressBar, notify
 from resnet_ft.training.checks import (
     check_batch,
     check_finite,
+    check_not_empty,
     check_training,
     trainable_parameters,
 )
@@ -29,7 +30,7 @@ from resnet_ft.training.state import TrainingState
 def train_model(
     model: nn.Module,
     dataloaders: dict[str, DataLoader],
-    criterion: nn.Module | None = None,
+    criterion: Callable | None = None,
     optimizer: Optimizer | None = None,
     scheduler: LRScheduler | ReduceLROnPlateau | None = None,
     num_epochs: int = 25,
@@ -52,13 +53,16 @@ def train_model(
     However the run ends, the model has its best weights so far. Raises TrainingError where training
     cannot start or a loss is not finite, RunError where `run_dir` holds another run.
     """
-    criterion = (criterion or nn.CrossEntropyLoss()).to(engine.device())
+    criterion = criterion or nn.CrossEntropyLoss()
+    if isinstance(criterion, nn.Module):
+        criterion.to(engine.device())
     optimizer = optimizer or Adam(trainable_parameters(model), lr=1e-4)
     state = TrainingState(model, dataloaders, criterion, optimizer, scheduler, num_epochs)
     check_training(state)
-    model.classes = class_names(dataloaders["train"])
+    network = engine.unwrapped(model)
+    network.classes = class_names(dataloaders["train"])
     run = start_run(run_dir, training=describe_training(state)) if run_dir else None
-    best = BestModel(model, dataloaders["val"], run)
+    best = BestModel(network, dataloaders["val"], run)
     watchers = [ProgressBar(), *callbacks]
 
     notify(watchers, "on_fit_begin", state)
@@ -79,7 +83,7 @@ def train_model(
     finally:
         best.restore()
         notify(watchers, "on_fit_end", state)
-    return model, state.history
+    return network, state.history
 
 
 def _run_phase(
@@ -97,15 +101,17 @@ def _run_phase(
             check_batch(logits, highest_label=int(labels.max()))
             labels = labels.to(engine.device(), non_blocking=True)  # noqa: PLW2901
             loss = state.criterion(logits, labels)
-            check_finite(loss.item(), state)
+            loss_value = loss.item()
+            check_finite(loss_value, state)
             if training:
                 stepper.zero_grad()
                 engine.accelerator().backward(loss)
                 stepper.step()
-            loss_sum += loss.item() * len(labels)
+            loss_sum += loss_value * len(labels)
             correct += (logits.argmax(dim=1) == labels).sum().item()
             count += len(labels)
             notify(watchers, "on_step_end", state)
+    check_not_empty(count, state)
     return {f"{state.phase}_loss": loss_sum / count, f"{state.phase}_accuracy": correct / count}
 
 

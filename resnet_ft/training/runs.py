@@ -3,11 +3,13 @@
 import json
 import os
 import platform
+from collections.abc import Sized
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+from torch.utils.data import DataLoader
 
 from resnet_ft.errors import RunError
 from resnet_ft.files import atomic_write
@@ -107,7 +109,7 @@ def describe_training(state: TrainingState) -> dict[str, object]:
         "arch": getattr(state.model, "arch", type(state.model).__name__),
         "pretrained": getattr(state.model, "pretrained", None),
         "classes": getattr(dataset, "classes", None),
-        "images": {split: len(loader.dataset) for split, loader in state.dataloaders.items()},
+        "images": {split: _length(loader) for split, loader in state.dataloaders.items()},
         "data_fingerprint": getattr(dataset, "fingerprint", None),
         "preprocessing": getattr(dataset, "preprocessing", None),
         "batch_size": getattr(loader.batch_sampler, "batch_size", loader.batch_size),
@@ -117,3 +119,7 @@ def describe_training(state: TrainingState) -> dict[str, object]:
         "scheduler": state.scheduler and type(state.scheduler).__name__,
         "num_epochs": state.num_epochs,
     }
+
+
+def _length(loader: DataLoader) -> int | None:
+    return len(loader.dataset) if isinstance(loader.dataset, Sized) else None

@@ -1,5 +1,6 @@
 """Where a run stands: what trains on what, and how far it has come."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -15,7 +16,7 @@ class TrainingState:
 
     model: nn.Module
     dataloaders: dict[str, DataLoader]
-    criterion: nn.Module
+    criterion: Callable
     optimizer: Optimizer
     scheduler: LRScheduler | ReduceLROnPlateau | None
     num_epochs: int
@@ -36,6 +37,9 @@ class TrainingState:
         return max(group["lr"] for group in self.optimizer.param_groups)
 
     @property
-    def total_steps(self) -> int:
-        """Batches of the whole run, those of validation included."""
-        return self.num_epochs * sum(len(self.dataloaders[phase]) for phase in ("train", "val"))
+    def total_steps(self) -> int | None:
+        """Batches of the whole run, those of validation included, where the loaders know."""
+        try:
+            return self.num_epochs * sum(len(self.dataloaders[phase]) for phase in ("train", "val"))
+        except TypeError:  # a stream has no length
+            return None

@@ -12,12 +12,15 @@ from torch.utils.data import DataLoader, Subset
 
 from resnet_ft.data.images import open_image
 from resnet_ft.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.predictions import Predictions, class_names, evaluate
 from resnet_ft.visualize.style import BLUE, RED, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_CELL_PIXELS = 400
 
 AnyImage = Tensor | Image.Image | np.ndarray
 
@@ -56,6 +59,14 @@ def _pixels(image: AnyImage, mean: Sequence[float], std: Sequence[float]) -> np.
     return image.permute(1, 2, 0).numpy()
 
 
+def _small(image: AnyImage) -> AnyImage:
+    """A photograph of a telephone at the size of a grid's cell, which draws much faster."""
+    if isinstance(image, Image.Image) and max(image.size) > _CELL_PIXELS:
+        image = image.copy()
+        image.thumbnail((_CELL_PIXELS, _CELL_PIXELS))
+    return image
+
+
 def show_images(
     images: Sequence[AnyImage],
     titles: Sequence[str] | None = None,
@@ -76,7 +87,8 @@ def show_images(
         for ax in axes.flat:
             ax.axis("off")
         for i, image in enumerate(images):
-            imshow(image, titles[i] if titles else None, ax=axes.flat[i], mean=mean, std=std)
+            title_of_image = titles[i] if titles else None
+            imshow(_small(image), title_of_image, ax=axes.flat[i], mean=mean, std=std)
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
     return figure
@@ -102,6 +114,11 @@ def visualize_model(model: nn.Module, dataloader: DataLoader, *, num_images: int
 def show_mistakes(predictions: Predictions, *, num_images: int = 6) -> "Figure":
     """The mistakes of which the model was surest; where there are none, its least sure answers."""
     table = predictions.table
+    if table["path"].isna().any():
+        raise ParameterError(
+            "These predictions do not know their images: evaluate with a loader that does not "
+            'shuffle and has a dataset with samples, such as dataloaders["val"].'
+        )
     mistakes = table[table["predicted"] != table["label"]]
     if mistakes.empty:
         shown = table.nsmallest(num_images, "confidence")

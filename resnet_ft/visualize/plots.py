@@ -98,14 +98,15 @@ def plot_confusion_matrix(predictions: Predictions) -> "Axes":
     counts = confusion_matrix(predictions)
     shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0).to_numpy()
     with style():
-        side = 2.2 + 0.5 * len(counts)
+        side = min(2.2 + 0.5 * len(counts), 14)
         _, ax = plt.subplots(figsize=(side + 0.8, side))
         ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), share in np.ndenumerate(shares):
+        for (row, column), share in np.ndenumerate(shares if len(counts) <= 30 else ()):
             colour = "white" if share > 0.55 else "black" if share else GREY
             ax.text(column, row, counts.iat[row, column], ha="center", va="center", color=colour)
-        ax.set_xticks(range(len(counts)), counts.columns, rotation=45, ha="right")
-        ax.set_yticks(range(len(counts)), counts.index)
+        small = 11 if len(counts) <= 30 else 6
+        ax.set_xticks(range(len(counts)), counts.columns, rotation=45, ha="right", fontsize=small)
+        ax.set_yticks(range(len(counts)), counts.index, fontsize=small)
         ax.set(xlabel="predicted", ylabel="true")
         ax.grid(visible=False)
         ax.set_title(f"{predictions.accuracy:.1%} of {len(predictions.table)} images are right")

@@ -1,4 +1,5 @@
 import os
+import unicodedata
 
 import pytest
 from conftest import shared_data, write_image
@@ -85,6 +86,14 @@ def test_folders_that_only_wrap_the_data_are_stepped_into(tmp_path):
 def test_names_with_spaces_and_accents_work(tmp_path):
     layout = ["rosée d'été/a b.png", "rosée d'été/ü.png", "z/1.png", "z/2.png"]
     assert index_dataset(dataset(tmp_path, layout)).classes == ["rosée d'été", "z"]
+
+
+def test_a_name_with_accents_is_the_same_in_both_spellings(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    layout = [f"Train/{composed}/1.png", "Train/tea/1.png", f"Val/{decomposed}/1.png"]
+    index = index_dataset(dataset(tmp_path, layout))
+    assert index.classes == [composed, "tea"]
+    assert index.counts().loc[composed].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,17 @@ def test_a_class_without_a_readable_image_is_refused(photos):
         make_dataloaders(photos, num_workers=0)
 
 
+def test_a_split_or_class_that_is_lost_entirely_is_refused(photos):
+    for path in (photos / "Val").rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DatasetError, match="class blue in val can be read"):
+        make_dataloaders(photos, num_workers=0)
+    for split in ("Train", "Val"):
+        write_image(photos / split / "green" / "0.png").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match="class green in train can be read"):
+        make_dataloaders(photos, num_workers=0)
+
+
 def test_transforms_of_ones_own_are_used_and_described(photos):
     val = eval_transform(12, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     loaders = make_dataloaders(

@@ -1,4 +1,5 @@
 import io
+import os
 import tarfile
 import zipfile
 
@@ -64,6 +65,42 @@ def test_a_folder_on_drive_is_copied_and_topped_up(photos, tmp_path):
         assert (staged / file.relative_to(on_drive)).read_bytes() == file.read_bytes()
     unchanged = [path for path in list(before)[1:] if path.stat().st_mtime_ns == before[path]]
     assert len(unchanged) == 22
+
+
+def test_the_copy_follows_what_is_moved_deleted_or_replaced_on_drive(photos, tmp_path):
+    on_drive = tmp_path / "MyDrive" / "photos"
+    on_drive.parent.mkdir()
+    photos.rename(on_drive)
+    staged = stage_dataset(on_drive, tmp_path / "local")
+    (on_drive / "Train" / "red" / "0.png").rename(on_drive / "Train" / "blue" / "was red.png")
+    (on_drive / "Val" / "red" / "0.png").unlink()
+    replaced = on_drive / "Train" / "red" / "1.png"
+    replaced.write_bytes(bytes(reversed(replaced.read_bytes())))
+    os.utime(replaced, (2e9, 2e9))
+    assert stage_dataset(on_drive, tmp_path / "local") == staged
+    for folder, other in ((staged, on_drive), (on_drive, staged)):
+        for file in folder.rglob("*.png"):
+            assert (other / file.relative_to(folder)).read_bytes() == file.read_bytes()
+
+
+def test_an_empty_class_folder_on_drive_is_copied_so_that_it_can_be_refused(photos, tmp_path):
+    (tmp_path / "MyDrive").mkdir()
+    on_drive = photos.rename(tmp_path / "MyDrive" / "photos")
+    (on_drive / "Train" / "empty").mkdir()
+    with pytest.raises(DatasetError, match="empty holds no images"):
+        index_dataset(stage_dataset(on_drive, tmp_path / "local"))
+
+
+def test_a_repeated_and_a_linked_entry_of_a_tar_are_unpacked(photos, tmp_path):
+    archive = make_archive(photos, tmp_path / "a.tar")
+    with tarfile.open(archive, "a") as file:
+        file.add(photos / "Train" / "red" / "1.png", "photos/Train/red/0.png")
+        link = tarfile.TarInfo("photos/Train/red/hard.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "photos/Train/red/2.png"
+        file.addfile(link)
+    red = stage_dataset(archive, tmp_path / "local") / "photos" / "Train" / "red"
+    assert (red / "0.png").read_bytes() == (photos / "Train" / "red" / "1.png").read_bytes()
+    assert (red / "hard.png").read_bytes() == (photos / "Train" / "red" / "2.png").read_bytes()
 
 
 def test_the_sample_is_drawn_once(tmp_path):

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from resnet_ft import DatasetError, ParameterError, evaluate, make_dataloaders
 
@@ -80,6 +80,16 @@ def test_paths_are_known_where_the_order_is(photos, small_network):
     table = evaluate(small_network, loaders["val"]).table
     assert [path.split("/")[-2] for path in table["path"]] == table["label"].tolist()
     assert evaluate(small_network, loaders["train"]).table["path"].isna().all()
+
+
+def test_paths_are_not_guessed_for_batches_in_another_order(photos, small_network):
+    dataset = make_dataloaders(photos, image_size=8, num_workers=0)["val"].dataset
+    shuffled = DataLoader(dataset, batch_sampler=BatchSampler(RandomSampler(dataset), 4, False))
+    assert evaluate(small_network, shuffled).table["path"].isna().all()
+    shortened = DataLoader(dataset, batch_size=4, drop_last=True)
+    assert len(evaluate(small_network, shortened).table) == 4
+    in_order = evaluate(small_network, DataLoader(dataset, batch_size=4)).table
+    assert in_order["path"].tolist() == [path for path, _ in dataset.samples]
 
 
 def test_the_table_is_saved_with_every_probability(tmp_path):

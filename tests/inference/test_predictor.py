@@ -78,9 +78,10 @@ def test_a_folder_gives_a_row_an_image_and_lists_what_cannot_be_read(predictor, 
     assert saved["confidence"].notna().sum() == 5
 
 
-def test_a_folder_with_nothing_readable_is_a_table_of_reasons(predictor, tmp_path):
+def test_a_folder_with_nothing_readable_is_refused_with_the_reason(predictor, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    assert predictor.predict_folder(tmp_path)["error"].notna().all()
+    with pytest.raises(DatasetError, match=r"No image in .* can be read: not an image"):
+        predictor.predict_folder(tmp_path)
 
 
 def test_wrong_files_and_folders_are_named(predictor, tmp_path):
@@ -109,11 +110,14 @@ def test_a_checkpoint_alone_predicts_as_evaluation_did(photos, tmp_path):
 
 def test_a_network_or_transform_of_ones_own_is_asked_for(tmp_path):
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
-    path = save_checkpoint(tmp_path / "own.pt", model)
+    nameless = save_checkpoint(tmp_path / "nameless.pt", model)
+    with pytest.raises(CheckpointError, match="no class names"):
+        Predictor.load(nameless, model, transform=eval_transform(8))
+    path = save_checkpoint(tmp_path / "own.pt", model, classes=["a", "b"])
     with pytest.raises(CheckpointError, match="transform="):
         Predictor.load(path, model)
     with pytest.raises(CheckpointError, match="model="):
         Predictor.load(path, transform=eval_transform(8))
     predictor = Predictor.load(path, model, transform=eval_transform(8))
     answer = predictor.predict(Image.new("RGB", (9, 9)))
-    assert set(answer["class_name"]) == {"0", "1"}
+    assert set(answer["class_name"]) == {"a", "b"}

@@ -116,6 +116,18 @@ def test_cached_weights_need_no_network(no_network, monkeypatch):
     assert torch.equal(model.conv1.weight, theirs.conv1.weight)
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
+def test_a_damaged_cached_file_names_itself(no_network, content):
+    weights = models.ResNet18_Weights.DEFAULT
+    file = no_network / "hub" / "checkpoints" / weights.url.rsplit("/", 1)[1]
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=file.name):
+        build_model("resnet18", 3, weights="DEFAULT")
+    with pytest.warns(UserWarning, match="RANDOM weights"):
+        assert build_model("resnet18", 3, weights="auto").pretrained is False
+
+
 def test_timm_networks_build_and_take_weights(tmp_path):
     timm = pytest.importorskip("timm")
     theirs = timm.create_model("resnet10t", num_classes=9)

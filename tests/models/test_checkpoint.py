@@ -59,7 +59,6 @@ def test_the_evaluation_transform_comes_back(saved):
 def test_a_network_of_ones_own_is_handed_in(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     checkpoint = load_checkpoint(save_checkpoint(tmp_path / "own.pt", model))
-    assert checkpoint.class_names() == ["0", "1"]
     with pytest.raises(CheckpointError, match="hand it in as model="):
         checkpoint.load_into()
     again = checkpoint.load_into(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
@@ -68,6 +67,33 @@ def test_a_network_of_ones_own_is_handed_in(tmp_path):
         checkpoint.load_into(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
     with pytest.raises(CheckpointError, match="transform"):
         checkpoint.transform()
+
+
+def test_class_names_do_not_depend_on_the_order_of_layers(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))  # a counter without shape comes last
+    model.classes = ["a", "b"]
+    assert load_checkpoint(save_checkpoint(tmp_path / "a.pt", model)).class_names() == ["a", "b"]
+
+
+def test_without_names_the_classes_of_a_resnet_are_numbers(tmp_path):
+    path = save_checkpoint(tmp_path / "a.pt", build_model("resnet18", 3, weights=None))
+    assert load_checkpoint(path).class_names() == ["0", "1", "2"]
+
+
+def test_a_network_changed_after_it_was_built_names_the_remedy(tmp_path):
+    model = build_model("resnet18", 3, weights=None)
+    model.fc = nn.Sequential(nn.Dropout(), nn.Linear(512, 3))
+    path = save_checkpoint(tmp_path / "a.pt", model, classes=["a", "b", "c"])
+    with pytest.raises(CheckpointError, match=r"changed after build_model.*model="):
+        load_checkpoint(path).load_into()
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_a_wrapped_network_is_saved_like_the_one_inside(tmp_path, wrap):
+    model = build_model("resnet18", 3, weights=None)
+    checkpoint = load_checkpoint(save_checkpoint(tmp_path / "a.pt", wrap(model)))
+    assert list(checkpoint.state_dict) == list(model.state_dict())
+    assert checkpoint.load_into().arch == "resnet18"
 
 
 def test_tensors_of_any_device_and_layout_are_saved_on_the_cpu(tmp_path):

@@ -1,5 +1,4 @@
-import sys
-
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -42,4 +41,4 @@ def test_the_plot_grows_in_one_place_and_is_kept_as_a_file(
     assert len(shown) == 1
     assert updates == [1, 2, 3]
     assert (tmp_path / "history.png").read_bytes()[1:4] == b"PNG"
-    assert "matplotlib.pyplot" in sys.modules and not sys.modules["matplotlib.pyplot"].get_fignums()
+    assert not plt.get_fignums()

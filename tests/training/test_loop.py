@@ -1,12 +1,14 @@
 import copy
 import math
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from resnet_ft import (
     Callback,
@@ -281,6 +283,63 @@ def test_an_optimizer_of_another_model_is_refused(loaders, small_network):
 def test_a_number_of_epochs_that_is_none_is_refused(loaders, small_network, num_epochs):
     with pytest.raises(ParameterError, match="num_epochs"):
         train_model(small_network, loaders, num_epochs=num_epochs)
+
+
+def test_train_and_val_must_mean_the_same_classes(loaders, small_network):
+    loaders["train"].dataset.classes = ["a", "b"]
+    loaders["val"].dataset.classes = ["b", "a"]
+    with pytest.raises(TrainingError, match="differ"):
+        train_model(small_network, loaders, num_epochs=1)
+
+
+def test_a_loader_that_delivers_nothing_is_named(loaders, small_network):
+    loaders["train"] = DataLoader(tensors(3, 0), batch_size=4, drop_last=True)
+    with pytest.raises(TrainingError, match="train loader delivers nothing"):
+        train_model(small_network, loaders, num_epochs=1)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(tensors(6, 0))
+
+
+def test_streams_and_plain_functions_will_do(loaders, small_network, tmp_path):
+    loaders["train"] = DataLoader(Stream(), batch_size=3)
+    _, history = train_model(
+        small_network, loaders, nn.functional.cross_entropy, num_epochs=1, run_dir=tmp_path
+    )
+    assert history["train_loss"].notna().all()
+
+
+def test_a_compiled_network_comes_back_unwrapped(loaders, small_network):
+    wrapped = torch.compile(small_network, backend="eager")
+    model, _ = train_model(wrapped, loaders, num_epochs=1)
+    assert model is small_network
+
+
+def test_mixed_precision_is_on_in_a_second_run_too():
+    """bfloat16 on a processor stands for a GPU here, in a process of its own."""
+    code = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from resnet_ft import engine, train_model
+
+engine._precision = lambda: "bf16"
+data = TensorDataset(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]))
+loaders = {phase: DataLoader(data, batch_size=2) for phase in ("train", "val")}
+model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+seen = []
+model[0].register_forward_hook(lambda module, inputs, output: seen.append(str(output.dtype)))
+forward = model.forward
+for _ in range(2):
+    train_model(model, loaders, num_epochs=1)
+    print(set(seen), "forward" in model.__dict__)
+    seen.clear()
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
+    assert lines == ["{'torch.bfloat16'} False"] * 2
 
 
 def test_a_missing_loader_is_named(loaders, small_network):

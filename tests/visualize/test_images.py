@@ -10,6 +10,7 @@ from PIL import Image
 from resnet_ft import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    ParameterError,
     Predictions,
     imshow,
     make_dataloaders,
@@ -108,6 +109,19 @@ def test_mistakes_come_surest_first(answers):
     figure = show_mistakes(answers, num_images=6)
     assert titles(figure) == ["a (90%)\nis b", "b (70%)\nis a"]
     assert figure.get_suptitle() == "The 2 surest of 2 mistakes"
+
+
+def test_predictions_without_paths_cannot_show_their_mistakes(answers):
+    answers.table["path"] = None
+    with pytest.raises(ParameterError, match="does not shuffle"):
+        show_mistakes(answers)
+
+
+def test_large_photographs_are_shrunk_before_they_are_drawn():
+    image = Image.new("RGB", (4000, 3000))
+    figure = show_images([image])
+    assert shown(figure.axes[0]).shape == (300, 400, 3)
+    assert image.size == (4000, 3000)
 
 
 def test_without_mistakes_the_least_sure_answers_are_shown(answers):

@@ -48,6 +48,13 @@ def test_the_confusion_matrix_shows_every_count():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true")
 
 
+def test_a_confusion_matrix_of_many_classes_stays_a_page():
+    names = [f"class {i}" for i in range(100)]
+    table = pd.DataFrame({"label": names, "predicted": names})
+    ax = plot_confusion_matrix(Predictions(table, np.zeros((100, 100)), names))
+    assert len(ax.texts) == 0 and ax.figure.get_size_inches().max() <= 15
+
+
 def test_class_counts_have_a_bar_for_each_class_and_split():
     counts = pd.DataFrame({"train": [5, 9], "val": [2, 3]}, index=["a", "b"])
     ax = plot_class_counts(counts)

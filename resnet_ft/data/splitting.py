@@ -1,0 +1,33 @@
+"""A validation split for a data set that has none."""
+
+from hashlib import sha256
+
+import pandas as pd
+
+from resnet_ft.errors import DatasetError
+
+_VAL_SHARE = 0.2
+
+
+def set_aside(table: pd.DataFrame) -> pd.DataFrame:
+    """Move about a fifth of each class to "val": at least one image of it, and never all.
+
+    `table` has the columns `path`, `split` and `class_name`. A hash of each path decides, so that
+    an image stays where it is when others are added. Raises DatasetError for a class of one image.
+    """
+    share = table["path"].map(_hash_share)
+    of_class = share.groupby(table["class_name"])
+    lowest, highest = of_class.transform("min"), of_class.transform("max")
+    alone = table.loc[lowest == highest, "class_name"].unique()
+    if alone.size:
+        raise DatasetError(
+            f"Class {alone[0]} has a single image: one is needed for training and one for "
+            "validation. Add images, or remove the class."
+        )
+    aside = ((share < _VAL_SHARE) | (share == lowest)) & (share < highest)
+    return table.assign(split=aside.map({True: "val", False: "train"}))
+
+
+def _hash_share(path: str) -> float:
+    """A number in [0, 1) that depends on the path alone."""
+    return int(sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:8], 16) / 2**32
