@@ -42,7 +42,11 @@ def main() -> None:
         print(f"Running {name}", file=sys.stderr)
         executed = pages / f"{name}.ipynb"
         papermill.execute_notebook(
-            ROOT / "notebooks" / f"{name}.ipynb", executed, parameters, cwd=ROOT, log_output=False
+            ROOT / "notebooks" / f"{name}.ipynb",
+            executed,
+            parameters,
+            cwd=ROOT,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no word about its network sockets
         )
         html, _ = HTMLExporter().from_notebook_node(nbformat.read(executed, as_version=4))
         executed.with_suffix(".html").write_text(html, encoding="utf-8")

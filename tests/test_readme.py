@@ -1,12 +1,17 @@
 """Every sentence of the README that can be checked, and every command that can be run."""
 
 import ast
+import json
 import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 
 import nbformat
 import pytest
@@ -47,13 +52,13 @@ def test_the_commands_are_those_that_ci_and_the_tests_run():
         if command[0] == "make":
             assert " ".join(command) in ci or command == ["make", "lint"]  # test_ruff_is_content
         else:
-            assert command[0] == ".venv/bin/papermill"
+            assert command[0] in {".venv/bin/papermill", ".venv/bin/jupyter"}
 
 
 @pytest.mark.slow
 def test_the_headless_commands_work_as_written(checkout):
     for command in commands():
-        if command[0] != "make":
+        if command[0] == ".venv/bin/papermill":
             subprocess.run(command, cwd=checkout, check=True, capture_output=True)
     made = {path.name for path in (checkout / "runs" / "first").iterdir()}
     assert made == {
@@ -61,6 +66,35 @@ def test_the_headless_commands_work_as_written(checkout):
         *("evaluation.csv", "predictions.csv", "figures"),
     }
     assert (checkout / "data" / "sample").is_dir()
+
+
+@pytest.mark.slow
+def test_jupyter_lab_serves_the_notebooks(checkout):
+    (command,) = (command for command in commands() if command[0] == ".venv/bin/jupyter")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    server = subprocess.Popen([*command, *options, "--IdentityProvider.token=test"], cwd=checkout)
+    try:
+        names = listed(f"http://127.0.0.1:{port}/api/contents?token=test", deadline_s=60)
+        assert "03_train.ipynb" in names
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def listed(url, deadline_s):
+    """The names of the files that a Jupyter server lists, as soon as it answers."""
+    end = time.monotonic() + deadline_s
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return {entry["name"] for entry in json.load(answer)["content"]}
+        except urllib.error.URLError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
 
 
 @pytest.mark.slow

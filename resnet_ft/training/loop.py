@@ -60,7 +60,7 @@ def train_model(
     state = TrainingState(model, dataloaders, criterion, optimizer, scheduler, num_epochs)
     check_training(state)
     network = engine.unwrapped(model)
-    network.classes = class_names(dataloaders["train"])
+    network.classes = class_names(dataloaders["train"]) or getattr(network, "classes", None)
     run = start_run(run_dir, training=describe_training(state)) if run_dir else None
     best = BestModel(network, dataloaders["val"], run)
     watchers = [ProgressBar(), *callbacks]
