@@ -21,7 +21,7 @@ evaluation.predictions evaluation.scores
 visualize.style visualize.images visualize.plots
 training.state training.runs training.checks training.best training.callbacks training.loop
 inference.predictor
-widgets.picture widgets.browse widgets.augmentation widgets.upload
+widgets.picture widgets.browse widgets.augmentation widgets.drop widgets.upload
 notebook
 """.split()  # noqa: SIM905
 

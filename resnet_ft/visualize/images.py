@@ -95,7 +95,7 @@ def show_images(
 
 
 def visualize_model(model: nn.Module, dataloader: DataLoader, *, num_images: int = 6) -> "Figure":
-    """Images spread evenly over a data set, with predicted and true class; wrong ones in red."""
+    """Images from all over a data set, with predicted and true class, in orange where wrong."""
     dataset = dataloader.dataset
     chosen = torch.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).long().tolist()
     subset = Subset(dataset, chosen)

@@ -41,14 +41,21 @@ def _count_title(counts: pd.DataFrame) -> str:
 def plot_image_sizes(sizes: pd.DataFrame, image_size: int) -> "Axes":
     """Width and height of every image, in pixels, from columns `width` and `height`."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import ScalarFormatter
 
+    sides = sizes[["width", "height"]]
+    small = (sides.min(axis=1) < image_size).sum()
     with style():
         _, ax = plt.subplots(figsize=(5.5, 4.5))
         ax.scatter(sizes["width"], sizes["height"], s=22, alpha=0.5, color=BLUE, linewidths=0)
-        ax.plot([0, image_size, image_size], [image_size, image_size, 0], color=ORANGE)
-        small = (sizes[["width", "height"]].min(axis=1) < image_size).mean()
-        ax.set(xlabel="width in pixels", ylabel="height in pixels", xlim=0, ylim=0)
-        ax.set_title(f"{small:.0%} of the images are smaller than {image_size} px")
+        ax.plot([1, image_size, image_size], [image_size, image_size, 1], color=ORANGE)
+        if sides.max(axis=None) > 8 * sides.min(axis=None):
+            ax.set(xscale="log", yscale="log")
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_formatter(ScalarFormatter())
+        lowest = 0 if ax.get_xscale() == "linear" else 0.7 * sides.min(axis=None)
+        ax.set(xlabel="width in pixels", ylabel="height in pixels", xlim=lowest, ylim=lowest)
+        ax.set_title(f"{small} of {len(sizes)} images are smaller than {image_size} px")
     return ax
 
 
@@ -79,7 +86,7 @@ def _plot_curves(ax: "Axes", history: pd.DataFrame, measure: str, best: float) -
         values = history[f"{phase}_{measure}"]
         ax.plot(history["epoch"], values, "o-", markersize=4, color=colour, label=phase)
     ax.axvline(best, color=GREY, linestyle=":", linewidth=1.5, zorder=0)
-    ax.set_xlabel("epoch")
+    ax.set(xlabel="epoch", xlim=(0.5, history["epoch"].max() + 0.5))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

@@ -10,12 +10,19 @@ from resnet_ft.data.images import open_image
 from resnet_ft.errors import ImageError
 from resnet_ft.inference.predictor import Predictor
 from resnet_ft.visualize.plots import plot_prediction
+from resnet_ft.widgets.drop import accept_drops
 from resnet_ft.widgets.picture import picture
 
 
 def upload_and_predict(predictor: Predictor, *, top_k: int = 5) -> ipywidgets.VBox:
     """A widget that predicts each image that is uploaded; works with ipywidgets 7 and 8."""
-    upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Photographs")
+    upload = ipywidgets.FileUpload(
+        accept="image/*",
+        multiple=True,
+        description="Drop photographs here, or choose them",
+        layout={"width": "100%", "height": "72px"},
+    )
+    accept_drops(upload)
     results = ipywidgets.VBox()
 
     def predict(_) -> None:

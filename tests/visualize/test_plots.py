@@ -65,7 +65,7 @@ def test_class_counts_have_a_bar_for_each_class_and_split():
 
 def test_image_sizes_say_how_many_are_small():
     sizes = pd.DataFrame({"width": [100, 300, 300, 300], "height": [300, 300, 300, 200]})
-    assert plot_image_sizes(sizes, 224).get_title(loc="left").startswith("50%")
+    assert plot_image_sizes(sizes, 224).get_title(loc="left").startswith("2 of 4")
 
 
 def test_a_prediction_is_drawn_with_the_most_probable_class_on_top():

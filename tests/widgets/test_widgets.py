@@ -96,6 +96,12 @@ def test_what_is_dropped_is_predicted(predictor, tmp_path):
     assert png_size(shown)[0] > 100
 
 
+def test_the_upload_button_is_a_place_to_drop_files_on(predictor, capsys):
+    upload, _ = upload_and_predict(predictor).children
+    assert "resnet-ft-drop" in upload._dom_classes  # what the script looks for
+    assert "Javascript object" in capsys.readouterr().out  # display() outside of a notebook
+
+
 def test_an_upload_that_cannot_be_read_is_named(predictor):
     upload, results = upload_and_predict(predictor).children
     upload.set_trait("value", uploaded("<b>.jpg", b"no image"))
