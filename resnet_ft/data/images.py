@@ -129,7 +129,7 @@ def _unreadable_because(path: str | Path) -> str | None:
         with Image.open(path) as image:
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
-            if image.format != "JPEG":  # JPEGs are converted by what open_image does anyway
+            if image.format != "JPEG":  # every mode of a JPEG can be converted
                 upright_rgb(image)
     except Exception as error:
         return _reason(path, error)

@@ -5,7 +5,7 @@ read with `weights_only=True`, so that opening one runs no code and needs no cla
 """
 
 import pickle
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -109,9 +109,10 @@ def save_checkpoint(
     sees half a file.
     """
     model = unwrapped(model)
+    classes = classes or getattr(model, "classes", None)
     checkpoint = Checkpoint(
         arch=getattr(model, "arch", None),
-        classes=classes or getattr(model, "classes", None),
+        classes=[str(name) for name in classes] if classes is not None else None,
         preprocessing=preprocessing,
         state_dict={},
         scores={name: float(score) for name, score in (scores or {}).items()},
@@ -140,7 +141,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{path} cannot be read as a checkpoint: it is damaged, or holds more than plain data "
             f"({error}). Save it again with save_checkpoint, or fetch it again from where it came."
         ) from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    expected = {one.name for one in fields(Checkpoint)}
+    if (
+        not isinstance(content, dict)
+        or content.get("format") != _FORMAT
+        or set(content) != expected
+    ):
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(
             f"{path} is not in the format {_FORMAT!r} (found {found!r}). For bare weights use "

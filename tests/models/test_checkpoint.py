@@ -3,6 +3,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -124,6 +125,19 @@ def test_a_truncated_checkpoint_is_named_with_the_remedy(saved, share):
     saved[1].write_bytes(content[: int(len(content) * share)])
     with pytest.raises(CheckpointError, match=r"best\.pt cannot be read.*Save it again"):
         load_checkpoint(saved[1])
+
+
+def test_a_checkpoint_with_parts_missing_is_named(saved):
+    content = torch.load(saved[1], weights_only=True)
+    del content["classes"]
+    torch.save(content, saved[1])
+    with pytest.raises(CheckpointError, match="not in the format"):
+        load_checkpoint(saved[1])
+
+
+def test_class_names_of_other_types_are_saved_as_plain_text(tmp_path):
+    path = save_checkpoint(tmp_path / "a.pt", nn.Linear(1, 2), classes=list(np.array(["a", "b"])))
+    assert load_checkpoint(path).classes == ["a", "b"]
 
 
 def test_another_kind_of_file_is_named(tmp_path):
