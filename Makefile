@@ -24,7 +24,7 @@ lint: .venv/test.stamp
 	$(BIN)/ruff format --check .
 
 template:
-	$(PYTHON) scripts/template.py $(REPO) $(SOURCE)
+	$(PYTHON) scripts/template.py "$(REPO)" "$(SOURCE)"
 
 .venv/%.stamp: pyproject.toml | .venv/bin/python
 	@echo "Installing what 'make $(MAKECMDGOALS)' needs into .venv (several GB, once) ..."
@@ -34,4 +34,5 @@ template:
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; \
+		echo "Python's venv module is needed: on Debian and Ubuntu, apt install python3-venv"; exit 1; }

@@ -14,7 +14,7 @@ import resnet_ft
 # A module imports only from those above it.
 ORDER = """
 errors files engine
-data.drive data.drawing data.sample data.images data.folders data.archives data.staging
+data.drive data.drawing data.sample data.images data.survey data.folders data.archives data.staging
 data.splitting data.index data.transforms data.dataset data.loaders
 models.weights models.build models.freezing models.checkpoint
 evaluation.predictions evaluation.scores
@@ -36,6 +36,10 @@ def imported_modules(path: Path) -> set[str]:
     """The modules of this library that a file imports, as they stand in ORDER."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("resnet_ft")}
+        if isinstance(node, ast.ImportFrom) and node.level:
+            found.add("a relative import")
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("resnet_ft"):
             module = node.module.removeprefix("resnet_ft").lstrip(".")
             found |= {module} if module else {alias.name for alias in node.names}

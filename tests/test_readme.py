@@ -1,6 +1,5 @@
 """Every sentence of the README that can be checked, and every command that can be run."""
 
-import ast
 import json
 import os
 import re
@@ -50,7 +49,7 @@ def test_the_commands_are_those_that_ci_and_the_tests_run():
     ci = (ROOT / ".ci" / "run").read_text()
     for command in commands():
         if command[0] == "make":
-            assert " ".join(command) in ci or command == ["make", "lint"]  # test_ruff_is_content
+            assert " ".join(command) in ci.splitlines()
         else:
             assert command[0] in {".venv/bin/papermill", ".venv/bin/jupyter"}
 
@@ -143,7 +142,6 @@ def test_the_parameters_are_those_of_the_notebook():
         expected.append((name, value, comment))
     found = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (.+) \|$", README, flags=re.MULTILINE)
     assert found == expected
-    assert all(ast.literal_eval(value) is not ... for _, value, _ in found)
 
 
 def test_links_and_pictures_lead_somewhere():

@@ -25,13 +25,14 @@ def test_every_file_names_the_repository(path):
     assert template["sources"](path.read_text())
 
 
-@pytest.mark.parametrize("source", [None, "/content/drive/MyDrive/resnet_ft"])
+@pytest.mark.parametrize("source", [None, "/content/drive/MyDrive/Colab Notebooks/resnet_ft"])
 def test_one_command_rewrites_them_all(tmp_path, source):
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     shutil.copy(ROOT / "README.md", tmp_path)
-    command = [sys.executable, "scripts/template.py", "ada/flowers", *([source] if source else [])]
-    subprocess.run(command, cwd=tmp_path, check=True)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    command = ["make", "template", "REPO=ada/flowers", *([f"SOURCE={source}"] if source else [])]
+    subprocess.run([*command, f"PYTHON={sys.executable}"], cwd=tmp_path, check=True)
     expected = {"ada/flowers", source or "git+https://github.com/ada/flowers"}
     for path in FILES:
         text = (tmp_path / path.relative_to(ROOT)).read_text()

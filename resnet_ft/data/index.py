@@ -69,8 +69,7 @@ def index_dataset(data_dir: str | Path) -> DatasetIndex:
 
     Understands `Train`/`Val`(/`Test`) folders of class folders, in any case and under their usual
     other names, and class folders alone. Without `Val`, `Test` takes its place; without both, about
-    a fifth of each class is set aside, chosen by a hash of each path, so that a file stays in its
-    split when others are added. Hidden and system files are left out.
+    a fifth of each class is set aside (see `set_aside`). Hidden and system files are left out.
     Raises DatasetError, naming folder and remedy, for a data set that cannot be trained on.
     """
     root = _unwrap(Path(data_dir))

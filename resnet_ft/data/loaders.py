@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from resnet_ft.data.dataset import EpochBatchSampler, ImageDataset
-from resnet_ft.data.images import verify_images
 from resnet_ft.data.index import DatasetIndex, index_dataset
+from resnet_ft.data.survey import verify_images
 from resnet_ft.data.transforms import describe_preprocessing, eval_transform, train_transform
 from resnet_ft.errors import DatasetError, ParameterError
 

@@ -13,7 +13,8 @@ def set_aside(table: pd.DataFrame) -> pd.DataFrame:
     """Move about a fifth of each class to "val": at least one image of it, and never all.
 
     `table` has the columns `path`, `split` and `class_name`. A hash of each path decides, so that
-    an image stays where it is when others are added. Raises DatasetError for a class of one image.
+    an image stays where it is when others are added; only in a class so small that no hash is low
+    enough, the lowest is taken, and may change. Raises DatasetError for a class of one image.
     """
     share = table["path"].map(_hash_share)
     of_class = share.groupby(table["class_name"])

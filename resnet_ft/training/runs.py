@@ -51,6 +51,17 @@ class Run:
         return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
 
     @property
+    def data_source(self) -> str:
+        """Where the run's data set is kept, as notebook 03 noted it."""
+        source = self.config.get("data_source")
+        if source is None:
+            raise RunError(
+                f"{self.folder} was trained from Python and does not say where its data set is. "
+                "Give it as a parameter: data_dir in notebook 04, folder in notebook 05."
+            )
+        return source
+
+    @property
     def history(self) -> pd.DataFrame:
         """A row an epoch, as `train_model` returns it."""
         return pd.read_csv(self.folder / "history.csv")

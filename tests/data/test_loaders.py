@@ -1,12 +1,12 @@
 import multiprocessing
-from collections import namedtuple
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import write_image
 
 from resnet_ft import DatasetError, ParameterError, eval_transform, make_dataloaders
-from resnet_ft.data import loaders as loaders_module
 
 
 def batches(loader):
@@ -112,14 +112,17 @@ def test_a_test_split_is_evaluated_like_validation(photos):
     assert loaders["test"].dataset.transform is loaders["val"].dataset.transform
 
 
-def test_too_little_shared_memory_means_fewer_workers(photos, monkeypatch):
-    usage = namedtuple("Usage", "free")
-    monkeypatch.setattr(loaders_module.shutil, "disk_usage", lambda _: usage(64 * 2**20))
-    batch_bytes = 32 * 3 * 224 * 224 * 4  # 18.4 MiB: six of them do not fit into 64 MiB
-    assert loaders_module._workers(None, batch_bytes=batch_bytes) == 0
+def test_too_little_shared_memory_means_fewer_workers(photos):
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        pytest.skip("this system has no /dev/shm")
+    # Batches of 768 bytes an image, of which six a worker are in shared memory at a time.
+    too_large = shutil.disk_usage(memory).free // 768
+    loaders = make_dataloaders(photos, image_size=8, batch_size=too_large)
+    assert loaders["train"].num_workers == 0
     with pytest.warns(UserWarning, match="shm-size"):
-        assert loaders_module._workers(4, batch_bytes=batch_bytes) == 0
-    assert loaders_module._workers(4, batch_bytes=2**20) == 4
+        loaders = make_dataloaders(photos, image_size=8, batch_size=too_large // 12, num_workers=9)
+    assert 0 < loaders["train"].num_workers < 9
 
 
 @pytest.mark.parametrize("wrong", [{"image_size": 0}, {"batch_size": 0}])

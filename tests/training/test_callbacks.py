@@ -1,6 +1,8 @@
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from torch.utils.data import DataLoader, TensorDataset
 
 from resnet_ft import LivePlot, train_model
@@ -19,26 +21,29 @@ def test_progress_says_every_epoch_in_a_line(loaders, small_network, capsys):
     assert "val: loss" in lines[0] and lines[0].endswith("best so far")
 
 
+@pytest.fixture
+def notebook():
+    """IPython as a notebook has it, and what it displays."""
+    InteractiveShell.instance()
+    yield capture_output()
+    InteractiveShell.clear_instance()
+
+
 def test_the_plot_grows_in_one_place_and_is_kept_as_a_file(
-    loaders, small_network, tmp_path, monkeypatch
+    notebook, loaders, small_network, tmp_path
 ):
-    import IPython.display
-
-    shown, updates = [], []
-
-    class Handle:
-        def update(self, figure):
-            updates.append(len(figure.axes[0].lines[0].get_xdata()))
-
-    def display(content, display_id=False):
-        shown.append(content)
-        return Handle()
-
-    monkeypatch.setattr(IPython.display, "display", display)
-    train_model(
-        small_network, loaders, num_epochs=3, callbacks=[LivePlot(tmp_path / "history.png")]
-    )
-    assert len(shown) == 1
-    assert updates == [1, 2, 3]
+    plot = LivePlot(tmp_path / "history.png")
+    with notebook as captured:
+        train_model(small_network, loaders, num_epochs=3, callbacks=[plot])
+    assert [shown.update for shown in captured.outputs] == [False, True, True, True]
+    assert len({shown.transient["display_id"] for shown in captured.outputs}) == 1
     assert (tmp_path / "history.png").read_bytes()[1:4] == b"PNG"
     assert not plt.get_fignums()
+
+
+def test_outside_of_a_notebook_the_plot_is_kept_as_a_file_all_the_same(
+    loaders, small_network, tmp_path
+):
+    plot = LivePlot(tmp_path / "history.png")
+    train_model(small_network, loaders, num_epochs=1, callbacks=[plot])
+    assert (tmp_path / "history.png").exists()

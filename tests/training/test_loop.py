@@ -207,6 +207,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_best_weights(loaders, small_ne
 class Interrupt(Callback):
     ended = False
 
+    def on_epoch_end(self, state):
+        self.after_first_epoch = copy.deepcopy(state.model.state_dict())
+
     def on_step_end(self, state):
         if (state.epoch, state.phase, state.step) == (2, "train", 2):
             raise KeyboardInterrupt
@@ -217,11 +220,12 @@ class Interrupt(Callback):
 
 def test_an_interrupted_run_leaves_the_best_weights_and_ends_its_callbacks(loaders, small_network):
     interrupt = Interrupt()
-    keep = PoisonAfter(99)
     with pytest.raises(KeyboardInterrupt):
-        train_model(small_network, loaders, num_epochs=3, callbacks=[interrupt, keep])
+        train_model(small_network, loaders, num_epochs=3, callbacks=[interrupt])
     assert interrupt.ended
     assert not small_network.training
+    for name, tensor in small_network.state_dict().items():
+        assert torch.equal(tensor, interrupt.after_first_epoch[name])
 
 
 class Record(Callback):

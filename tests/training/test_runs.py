@@ -55,6 +55,13 @@ def test_a_trained_run_is_never_overwritten(trained, photos):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_run_that_does_not_know_its_data_says_what_to_give(trained, tmp_path):
+    assert load_run(trained[0]).data_source == load_run(trained[0]).config["data_source"]
+    run = start_run(tmp_path / "from-python")
+    with pytest.raises(RunError, match=r"data_dir in notebook 04, folder in notebook 05"):
+        run.data_source  # noqa: B018
+
+
 def test_a_missing_run_names_those_that_are_there(trained):
     with pytest.raises(RunError, match=r"second is no trained run.*found beside it: first"):
         load_run(trained[0].parent / "second")

@@ -1,0 +1,38 @@
+"""What `make demo` leaves behind, where it has been run: CI runs it before the slow tests."""
+
+import re
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+from resnet_ft import load_checkpoint, load_run
+
+DEMO = ROOT / "runs" / "demo"
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_a_page_that_links_all_it_made():
+    if not (DEMO / "index.html").is_file():
+        pytest.skip("run make demo first")
+    page = (DEMO / "index.html").read_text()
+    targets = re.findall(r'(?:href|src)="([^"]+)"', page)
+    assert all((DEMO / target).is_file() for target in targets)
+    assert sum(target.endswith(".ipynb") for target in targets) == 5
+    assert sum(target.endswith(".html") for target in targets) == 5
+    assert sum(target.endswith(".png") for target in targets) == 5
+    assert {"best.pt", "config.json", "history.csv", "predictions.csv"} < set(targets)
+    assert f"validation accuracy {load_run(DEMO).history['val_accuracy'].max():.1%}" in page
+
+
+@pytest.mark.slow
+def test_the_demo_trains_a_resnet101_that_has_learned():
+    if not (DEMO / "best.pt").is_file():
+        pytest.skip("run make demo first")
+    checkpoint = load_checkpoint(DEMO / "best.pt")
+    assert checkpoint.arch == "resnet101"
+    assert checkpoint.scores["val_accuracy"] > 0.75  # guessing among four classes gives 0.25
+    for path in (DEMO / "notebooks").glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                assert output.output_type != "error"
