@@ -31,6 +31,8 @@ def test_in_colab_the_library_is_installed_and_nothing_else(tmp_path, place):
     subprocess.run(["git", "clone", "-q", ROOT, tmp_path / "a copy"], check=True)
     # A new environment that sees all packages of this one but the library, as Colab's does.
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    pip = [tmp_path / "venv/bin/python", "-m", "pip"]
+    subprocess.run([*pip, "uninstall", "-q", "-y", "setuptools"], check=True)  # it would hide ours
     (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
     (packages / "colab.pth").write_text(sysconfig.get_path("purelib"))
     before = {path.name for path in packages.iterdir()}
