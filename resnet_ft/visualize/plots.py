@@ -53,7 +53,8 @@ def plot_image_sizes(sizes: pd.DataFrame, image_size: int) -> "Axes":
             ax.set(xscale="log", yscale="log")
             for axis in (ax.xaxis, ax.yaxis):
                 axis.set_major_formatter(ScalarFormatter())
-        lowest = 0 if ax.get_xscale() == "linear" else 0.7 * sides.min(axis=None)
+        smallest = min(image_size, sides.min(axis=None))
+        lowest = 0 if ax.get_xscale() == "linear" else 0.7 * smallest
         ax.set(xlabel="width in pixels", ylabel="height in pixels", xlim=lowest, ylim=lowest)
         ax.set_title(f"{small} of {len(sizes)} images are smaller than {image_size} px")
     return ax

@@ -68,6 +68,12 @@ def test_image_sizes_say_how_many_are_small():
     assert plot_image_sizes(sizes, 224).get_title(loc="left").startswith("2 of 4")
 
 
+def test_image_sizes_far_apart_are_drawn_with_the_square_in_sight():
+    sizes = pd.DataFrame({"width": [130, 3000], "height": [130, 2000]})
+    ax = plot_image_sizes(sizes, 64)
+    assert ax.get_xscale() == "log" and ax.get_xlim()[0] < 64 < 3000 < ax.get_xlim()[1]
+
+
 def test_a_prediction_is_drawn_with_the_most_probable_class_on_top():
     prediction = pd.DataFrame({"class_name": ["bee", "ant"], "probability": [0.9, 0.1]})
     figure = plot_prediction(Image.new("RGB", (20, 10)), prediction)
