@@ -93,8 +93,8 @@ def start_run(run_dir: str | os.PathLike, **parameters: object) -> Run:
             )
     versions = {name: version(name) for name in _VERSIONS_OF}
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    run.record(created=now, versions={"python": platform.python_version(), **versions})
-    run.record(**parameters)
+    versions = {"python": platform.python_version(), **versions}
+    run.record(**{"created": now, "versions": versions, **parameters})
     return run
 
 
