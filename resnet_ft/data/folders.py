@@ -9,14 +9,14 @@ from resnet_ft.data.images import IMAGE_EXTENSIONS
 _SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin"})
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Whether an entry is hidden or made by a system: .DS_Store, __MACOSX, Thumbs.db, ..."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The visible folders in a folder, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
 def find_images(folder: Path) -> Iterator[Path]:
@@ -34,8 +34,8 @@ def walk_images(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
             folders.clear()
             continue
         entered.add(real)
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        visible = sorted(name for name in names if not _is_hidden(name))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        visible = sorted(name for name in names if not is_hidden(name))
         yield (
             Path(parent),
             [

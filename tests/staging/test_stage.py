@@ -1,4 +1,3 @@
-import io
 import os
 import tarfile
 import zipfile
@@ -107,48 +106,8 @@ def test_the_sample_is_drawn_once(tmp_path):
     staged = stage_dataset("sample", tmp_path)
     time = staged.stat().st_mtime_ns
     assert stage_dataset("sample", tmp_path).stat().st_mtime_ns == time
+    assert [path.name for path in tmp_path.iterdir()] == ["sample"]
     assert index_dataset(staged).classes == ["balloon", "fish", "flower", "mushroom"]
-
-
-@pytest.mark.parametrize(
-    "name", ["../out.png", "/tmp/out.png", "a/../../out.png", "..\\out.png", "C:\\out.png"]
-)
-@pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_an_entry_that_would_leave_the_folder_is_refused_by_name(tmp_path, kind, name):
-    archive = tmp_path / "in" / f"evil.{kind}"
-    archive.parent.mkdir()
-    if kind == "zip":
-        with zipfile.ZipFile(archive, "w") as file:
-            file.writestr(zipfile.ZipInfo(name), b"x")
-    else:
-        with tarfile.open(archive, "w") as file:
-            entry = tarfile.TarInfo(name)
-            entry.size = 1
-            file.addfile(entry, io.BytesIO(b"x"))
-    with pytest.raises(DatasetError, match="outside of the data") as raised:
-        stage_dataset(archive, tmp_path / "local" / "deep")
-    assert "evil" in str(raised.value)
-    assert not list((tmp_path / "local").rglob("*.png"))
-    assert list((tmp_path / "local" / "deep").iterdir()) == []
-
-
-def test_links_in_an_archive_are_left_out(photos, tmp_path):
-    archive = make_archive(photos, tmp_path / "a.tar")
-    with tarfile.open(archive, "a") as file:
-        link = tarfile.TarInfo("photos/Train/red/link.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        file.addfile(link)
-    staged = stage_dataset(archive, tmp_path / "local")
-    assert not list(staged.rglob("link.png"))
-
-
-def test_a_truncated_archive_is_refused_and_leaves_nothing(photos, tmp_path):
-    for name in ("a.zip", "a.tar.gz"):
-        archive = make_archive(photos, tmp_path / name)
-        archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
-        with pytest.raises(DatasetError, match=r"could not be unpacked.*Upload it again"):
-            stage_dataset(archive, tmp_path / "local")
-        assert list((tmp_path / "local").iterdir()) == []
 
 
 def test_what_is_no_data_set_is_named_with_the_remedy(tmp_path):
@@ -157,3 +116,9 @@ def test_what_is_no_data_set_is_named_with_the_remedy(tmp_path):
     (tmp_path / "photos.rar").touch()
     with pytest.raises(DatasetError, match=r"photos.rar cannot be unpacked.*\.zip"):
         stage_dataset(tmp_path / "photos.rar", tmp_path / "local")
+
+
+def test_a_destination_that_cannot_be_written_is_named(photos, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetError, match=r"could not be staged in .*file.*Is the disk full"):
+        stage_dataset(make_archive(photos, tmp_path / "a.zip"), tmp_path / "file")

@@ -1,0 +1,106 @@
+"""A data set as one file: Drive hands out one large file much faster than many small ones."""
+
+import hashlib
+import os
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from resnet_ft.data.folders import walk_images
+from resnet_ft.errors import DatasetError
+from resnet_ft.files import fingerprint
+from resnet_ft.staging.unfinished import unfinished
+
+_KEY = "RESNET_FT.fingerprint"  # in a header for the whole archive: POSIX.1-2001, pax format
+
+
+def pack_dataset(data_dir: str | Path, archive: str | Path) -> Path:
+    """Write the images of a folder, in their folders, to one uncompressed .tar; return its path.
+
+    Hidden files and whatever is not an image stay out; links become what they lead to.
+    `stage_dataset` makes an equal data set of it, and equal data sets make equal files. Where
+    `archive` holds this data set already, it is left as it is. Raises DatasetError where it holds
+    anything else, where there are no images, and where it cannot be written.
+    """
+    data_dir, archive = Path(data_dir), Path(archive)
+    if archive.suffix.lower() != ".tar":
+        raise DatasetError(f"{archive} should be called something.tar: it is written uncompressed.")
+    try:
+        with unfinished(archive) as work:
+            folders = _folders(data_dir)
+            identity = _identity(data_dir, folders)
+            if archive.exists():
+                _check_same(data_dir, archive, identity)
+            else:
+                _write(work / archive.name, data_dir, folders, identity)
+                os.replace(work / archive.name, archive)
+    except OSError as error:
+        raise DatasetError(
+            f"{data_dir} could not be packed to {archive}: {error.strerror or error}. Is the disk "
+            "or Drive full, may nothing be written there, or did the images change meanwhile?"
+        ) from error
+    return archive
+
+
+def _folders(data_dir: Path) -> list[tuple[Path, list[Path]]]:
+    folders = sorted(walk_images(data_dir)) if data_dir.is_dir() else []
+    if not any(images for _, images in folders):
+        raise DatasetError(
+            f"There are no images in {data_dir} to pack. Give the folder that stage_dataset "
+            "returned."
+        )
+    return folders
+
+
+def _identity(data_dir: Path, folders: list[tuple[Path, list[Path]]]) -> str:
+    """A fingerprint of all names and contents."""
+    images = [path for _, images in folders for path in images]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = list(tqdm(pool.map(_digest, images), "Reading", len(images), unit="image"))
+    names = [path.relative_to(data_dir).as_posix() for path, _ in folders]
+    contents = zip((path.relative_to(data_dir).as_posix() for path in images), digests, strict=True)
+    return fingerprint([*names, *(part for pair in contents for part in pair)])
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_same(data_dir: Path, archive: Path, identity: str) -> None:
+    try:
+        with tarfile.open(archive, "r:") as file:  # reads no more than the first header
+            found = file.pax_headers.get(_KEY)
+    except tarfile.TarError:
+        found = None
+    if found != identity:
+        raise DatasetError(
+            f"{archive} exists and holds something other than {data_dir}. Delete it if you do not "
+            "need it, or give another name."
+        )
+    print(f"{archive} already holds the images of {data_dir}: nothing to do.")
+
+
+def _write(
+    path: Path, data_dir: Path, folders: list[tuple[Path, list[Path]]], identity: str
+) -> None:
+    size = sum(image.stat().st_size for _, images in folders for image in images)
+    bar = tqdm(desc=f"Packing {path.name}", total=size, unit="B", unit_scale=True)
+    headers = {_KEY: identity}
+    with bar, tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers=headers) as file:
+        for folder, images in folders:
+            if folder != data_dir:
+                entry = tarfile.TarInfo(folder.relative_to(data_dir).as_posix())
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                file.addfile(entry)
+            for image in images:
+                with image.open("rb") as content:
+                    entry = tarfile.TarInfo(image.relative_to(data_dir).as_posix())
+                    entry.size = os.fstat(content.fileno()).st_size
+                    file.addfile(entry, content)
+                bar.update(entry.size)

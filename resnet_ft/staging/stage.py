@@ -1,0 +1,126 @@
+"""From where a data set is kept (a folder, an archive, Google Drive, the web) to local disk."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from resnet_ft.data.drive import is_on_drive
+from resnet_ft.data.sample import make_sample_dataset
+from resnet_ft.errors import DatasetError, ParameterError
+from resnet_ft.files import fingerprint
+from resnet_ft.staging.archives import unpack
+from resnet_ft.staging.copying import copy_folder
+from resnet_ft.staging.download import download
+from resnet_ft.staging.entries import ARCHIVES, archive_stem
+from resnet_ft.staging.shrinking import shrink_folder
+from resnet_ft.staging.unfinished import KEPT, is_unfinished, unfinished
+
+
+def stage_dataset(
+    source: str | Path,
+    destination: str | Path = "data",
+    *,
+    relative_to: str | Path = ".",
+    workers: int = 32,
+    max_side: int | None = None,
+) -> Path:
+    """Bring a data set to local disk and return the folder that holds it.
+
+    `source` is a folder, an archive (.zip or .tar, also .gz, .xz, .bz2), the http(s) address of an
+    archive, or "sample" for the data set that the library draws itself; a path that is not absolute
+    begins at `relative_to`. A folder on local disk is used where it is. A folder on Google Drive is
+    copied below `destination` by `workers` threads: its folders and images, and the copy is kept
+    equal to what is on Drive. An archive is unpacked there. Running again is cheap: what is there
+    already is not fetched again, and what was interrupted is continued; an address is not asked
+    again once its archive is unpacked.
+
+    With `max_side`, images whose longer side has more pixels are shrunk to it, upright, in a copy
+    of their own: the source is never changed. Files that cannot be copied are named in a warning.
+    Raises DatasetError for a source that cannot be read at all or is not to be trusted, and for a
+    full disk; an archive that is refused leaves nothing behind.
+    """
+    for name, number in (("workers", workers), ("max_side", max_side)):
+        if number is not None and number < 1:
+            raise ParameterError(f"{name} is {number}. Give a whole number from 1 up.")
+    if source != "sample" and not _is_address(source):
+        source = Path(relative_to, source)
+    try:
+        return _stage(source, Path(destination), workers, max_side)
+    except OSError as error:
+        raise DatasetError(
+            f"{source} could not be staged in {destination}: {error}. Is the disk full, or may "
+            "nothing be written there?"
+        ) from error
+
+
+def _stage(source: str | Path, destination: Path, workers: int, max_side: int | None) -> Path:
+    size = f"-{max_side}px" if max_side else ""
+    if source == "sample":
+        return _stage_once(destination / f"sample{size}", make_sample_dataset, max_side)
+    if _is_address(source):
+        target = destination / f"{_name_of(source)}-{fingerprint([source])[:8]}{size}"
+        return _stage_once(target, lambda folder: _from_web(source, folder), max_side)
+    if source.is_dir():
+        if not max_side and not is_on_drive(source):
+            return source
+        target = destination / f"{source.name}-{fingerprint([source.absolute()])[:8]}{size}"
+        return _copy(source, target, workers, max_side)
+    if not source.exists():
+        raise DatasetError(
+            f"There is no data set at {source}. Check the path: it should be a folder, an archive "
+            f'({", ".join(ARCHIVES)}), the address of one, or "sample". If it is on Drive, is '
+            "Drive mounted?"
+        )
+    stem, status = archive_stem(source.name) or source.stem, source.stat()
+    identity = fingerprint([source.absolute(), status.st_size, status.st_mtime_ns])
+    return _stage_once(
+        destination / f"{stem}-{identity[:8]}{size}",
+        lambda folder: unpack(source, folder, name=str(source)),
+        max_side,
+    )
+
+
+def _stage_once(target: Path, fill: Callable[[Path], object], max_side: int | None) -> Path:
+    """Fill a temporary folder and rename it, so that `target` is complete as soon as it exists."""
+    if not target.exists() or is_unfinished(target):
+        with unfinished(target) as work:
+            if not target.exists():
+                (work / "files").mkdir()
+                fill(work / "files")
+                if max_side:
+                    shrink_folder(work / "files", max_side)
+                (work / "files").rename(target)
+            shutil.rmtree(work / KEPT, ignore_errors=True)
+    return target
+
+
+def _copy(source: Path, target: Path, workers: int, max_side: int | None) -> Path:
+    if target.resolve().is_relative_to(source.resolve()):
+        raise DatasetError(
+            f"{source} would be copied into itself, to {target}. Give a destination outside of it."
+        )
+    with unfinished(target) as work:
+        copy_folder(source, target, work, workers=workers, max_side=max_side)
+    return target
+
+
+def _from_web(url: str, folder: Path) -> None:
+    archive = download(url, folder.parent / KEPT)
+    try:
+        unpack(archive, folder, name=url)
+    except DatasetError:
+        shutil.rmtree(archive.parent)  # the next call shall not try the same bytes again
+        raise
+
+
+def _is_address(source: str | Path) -> bool:
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
+def _name_of(url: str) -> str:
+    """A name for a folder, from the last part of an address."""
+    parts = urlsplit(url)
+    name = unquote(parts.path).rstrip("/").rpartition("/")[2] or parts.netloc
+    return re.sub(r"[^\w.-]+", "_", archive_stem(name) or name).strip("._")[:60] or "download"
