@@ -1,5 +1,6 @@
 """The one Accelerator: every other module asks it for the device and the precision."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +26,11 @@ def _precision() -> str:
         return "no"
     # Ampere and newer compute in bfloat16; older cards, Colab's T4 among them, only emulate it.
     return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+
+
+def cpu_cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def device() -> torch.device:

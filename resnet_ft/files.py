@@ -29,3 +29,8 @@ def fingerprint(parts: Iterable[object]) -> str:
     for part in parts:
         digest.update(f"{part}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
+
+
+def default_cache_dir() -> Path:
+    """Where the library keeps what it can make again: `resnet_ft` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet_ft"

@@ -1,14 +1,16 @@
 """A sample: an image, its label, and the randomness that belongs to it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from resnet_ft.data.images import open_image
+from resnet_ft.data.decoded import DecodedImages
+from resnet_ft.data.transforms import prepare
 from resnet_ft.files import fingerprint
 
 # Which sample to deliver: the epoch decides about its augmentation.
@@ -18,16 +20,18 @@ SampleKey = tuple[int, int]
 class ImageDataset(Dataset):
     """Images of one split as (tensor of shape (3, H, W), label) pairs.
 
+    `images` are paths or `DecodedImages`, `labels` their positions in `classes`.
     `dataset[i]` is image i as epoch 0 sees it, `dataset[epoch, i]` as another epoch does: its
     augmentation depends on (seed, epoch, i) alone, whoever asks for it and in which order.
-    `classes`, `samples` (path and label) and `targets` are as in torchvision's ImageFolder;
-    `preprocessing` describes the evaluation transform for a checkpoint, `unreadable` lists files
-    of the data folder that were left out, and `fingerprint` tells one data set from another.
+    `samples` (path and label) and `targets` are as in torchvision's ImageFolder, made when asked
+    for; `preprocessing` describes the evaluation transform for a checkpoint, `unreadable` lists
+    files of the data folder that were left out, `fingerprint` tells one data set from another.
     """
 
     def __init__(
         self,
-        samples: Sequence[tuple[str | Path, int]],
+        images: DecodedImages | Iterable[str | Path],
+        labels: Sequence[int] | np.ndarray,
         classes: Sequence[str],
         transform: Callable,
         *,
@@ -36,7 +40,8 @@ class ImageDataset(Dataset):
         unreadable: pd.DataFrame | None = None,
         fingerprint: str | None = None,
     ):
-        self.samples = list(samples)
+        self.images = images if isinstance(images, DecodedImages) else DecodedImages(images)
+        self.labels = np.asarray(labels, dtype=np.int64)
         self.classes = list(classes)
         self.transform = transform
         self.seed = seed
@@ -45,21 +50,24 @@ class ImageDataset(Dataset):
         self.fingerprint = fingerprint
 
     @property
+    def samples(self) -> list[tuple[str, int]]:
+        return list(zip(self.images.paths, self.targets, strict=True))
+
+    @property
     def targets(self) -> list[int]:
-        return [label for _, label in self.samples]
+        return self.labels.tolist()
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.labels)
 
     def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, int]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        path, label = self.samples[index]
-        image = open_image(path)
+        pixels = self.images[index]
         # The transforms draw from the default generator of the CPU: lend it to this sample.
         state = torch.default_generator.get_state()
         torch.default_generator.manual_seed(_seed(self.seed, epoch, index))
         try:
-            return self.transform(image), label
+            return prepare(pixels, self.transform), int(self.labels[index])
         finally:
             torch.default_generator.set_state(state)
 
@@ -93,14 +101,15 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        epoch, order = 0, range(self.num_samples)
+        epoch, order = 0, torch.arange(self.num_samples)
         if self.shuffle:
             epoch, self.epoch = self.epoch, self.epoch + 1
             generator = torch.Generator().manual_seed(_seed(self.seed, epoch))
-            order = torch.randperm(self.num_samples, generator=generator).tolist()
-        starts = [batch * self.batch_size for batch in range(len(self))]
-        for start, stop in zip(starts, [*starts[1:], self.num_samples], strict=True):
-            yield [(epoch, index) for index in order[start:stop]]
+            order = torch.randperm(self.num_samples, generator=generator)
+        for batch in range(len(self)):
+            start, is_last = batch * self.batch_size, batch == len(self) - 1
+            stop = self.num_samples if is_last else start + self.batch_size
+            yield [(epoch, index) for index in order[start:stop].tolist()]
 
     def __len__(self) -> int:
         batches, rest = divmod(self.num_samples, self.batch_size)

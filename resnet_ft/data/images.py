@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
-from contextlib import suppress
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -43,15 +45,29 @@ def open_image(file: str | Path | IO[bytes]) -> Image.Image:
     their tones kept, transparent ones are laid on white, an animation gives its first frame.
     Raises ImageError, which names the file and the reason, for whatever cannot be read whole.
     """
+    with opened_image(file) as image:
+        image.load()
+        return upright_rgb(image)
+
+
+@contextmanager
+def opened_image(file: str | Path | IO[bytes]) -> Iterator[Image.Image]:
+    """The image of a file; whatever goes wrong while it is open becomes an ImageError."""
     try:
+        _refuse_special(file)
         with Image.open(file) as image:
-            image.load()
-            return upright_rgb(image)
+            yield image
     except Exception as error:  # a decoder can fail in any way on a broken file
         reason = unreadable_because(file, error)
         raise ImageError(
             f"{file}: {reason}. Replace the file, or take it out of the data set.", reason
         ) from error
+
+
+def _refuse_special(file: str | Path | IO[bytes]) -> None:
+    """Opening a pipe or a device could wait for ever."""
+    if isinstance(file, str | Path) and not stat.S_ISREG(os.stat(file).st_mode):
+        raise IsADirectoryError("not a file") if os.path.isdir(file) else OSError("not a file")
 
 
 def unreadable_because(file: str | Path | IO[bytes], error: Exception) -> str:
@@ -78,9 +94,16 @@ def _is_heic(file: str | Path | IO[bytes]) -> bool:
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """An image as `open_image` returns it, from one that is open already."""
-    turn = _TURNS.get(orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
+    return turned_upright(to_rgb(image), orientation(image))
+
+
+def turned_upright(image: Image.Image, turn: int) -> Image.Image:
+    """The image turned as its `orientation` asks for."""
+    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in 8-bit RGB, on white where it is transparent."""
     if image.mode.startswith(("I", "F")):
         image = _eight_bit(image)
     if image.has_transparency_data:

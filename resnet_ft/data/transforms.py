@@ -1,8 +1,11 @@
 """Pixels for training, varied, and pixels for evaluation, always the same."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from PIL import Image
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from resnet_ft.errors import ParameterError
@@ -13,7 +16,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # The smallest share of the image that a random crop keeps, and what else happens to it.
 _STRENGTHS = {
     "light": (0.6, ()),
-    "medium": (0.35, (v2.ColorJitter(0.2, 0.2, 0.2, 0.02),)),
+    "medium": (0.35, (v2.ColorJitter(0.2, 0.2, 0.2),)),
     "strong": (0.2, (v2.TrivialAugmentWide(),)),
 }
 STRENGTHS = tuple(_STRENGTHS)
@@ -38,10 +41,11 @@ def train_transform(
     smallest_crop, more = _STRENGTHS[strength]
     return v2.Compose(
         [
+            v2.ToImage(),
             v2.RandomResizedCrop(image_size, scale=(smallest_crop, 1.0), antialias=True),
             v2.RandomHorizontalFlip(),
             *more,
-            *_to_normalised_tensor(mean, std),
+            *_normalised(mean, std),
         ]
     )
 
@@ -54,15 +58,32 @@ def eval_transform(
 ) -> v2.Compose:
     """Resize and centre crop: an RGB image to a normalised (3, size, size) float tensor.
 
-    The short side becomes 256/224 of `image_size` before the crop, as in torchvision's references.
+    The short side becomes `side_before_crop(image_size)` pixels first.
     """
-    resize = v2.Resize(round(image_size * 256 / 224), antialias=True)
-    return v2.Compose([resize, v2.CenterCrop(image_size), *_to_normalised_tensor(mean, std)])
+    resize = v2.Resize(side_before_crop(image_size), antialias=True)
+    crop = v2.CenterCrop(image_size)
+    return v2.Compose([v2.ToImage(), resize, crop, *_normalised(mean, std)])
 
 
-def _to_normalised_tensor(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
-    to_float = v2.ToDtype(torch.float32, scale=True)
-    return [v2.ToImage(), to_float, v2.Normalize(mean=list(mean), std=list(std))]
+def side_before_crop(image_size: int) -> int:
+    """The short side that `eval_transform` crops from: 256/224, as in torchvision's references."""
+    return round(image_size * 256 / 224)
+
+
+def _normalised(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean=list(mean), std=list(std))]
+
+
+def prepare(pixels: np.ndarray, transform: Callable) -> object:
+    """What a transform makes of an RGB image, a uint8 array of shape (H, W, 3).
+
+    A transform that turns its image into a tensor first, as those above do, gets a tensor at once;
+    any other gets a PIL image, as the transforms of torchvision's tutorials expect.
+    """
+    steps = getattr(transform, "transforms", ())
+    if steps and isinstance(steps[0], v2.ToImage):
+        return transform(tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)))
+    return transform(Image.fromarray(pixels))
 
 
 def describe_preprocessing(transform: object) -> dict[str, object] | None:
@@ -82,3 +103,12 @@ def describe_preprocessing(transform: object) -> dict[str, object] | None:
         "std": [float(value) for value in steps[-1].std],
     }
     return described if repr(eval_transform(**described)) == repr(transform) else None
+
+
+def side_for(transform: object) -> int | None:
+    """The short side that photographs for this evaluation transform are decoded to.
+
+    None for a transform that is not `eval_transform`'s: it gets the whole image.
+    """
+    described = describe_preprocessing(transform)
+    return side_before_crop(described["image_size"]) if described else None

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
@@ -11,8 +12,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from resnet_ft import engine
+from resnet_ft.data.decoded import DecodedImages
+from resnet_ft.data.filling import decode_once
 from resnet_ft.data.folders import find_images
-from resnet_ft.data.images import open_image, upright_rgb
+from resnet_ft.data.images import upright_rgb
+from resnet_ft.data.resizing import resized
+from resnet_ft.data.transforms import prepare, side_for
 from resnet_ft.errors import DatasetError, ImageError
 from resnet_ft.files import atomic_write
 from resnet_ft.models.checkpoint import load_checkpoint
@@ -30,6 +35,7 @@ class Predictor:
         self.model = model.to(engine.device()).eval()
         self.classes = list(classes)
         self.transform = transform
+        self._side = side_for(transform)
 
     @classmethod
     def load(
@@ -53,7 +59,7 @@ class Predictor:
 
     def predict_batch(self, images: Sequence[AnyFile], top_k: int = 5) -> list[pd.DataFrame]:
         """`predict` for several images at once."""
-        top = self._top([self.transform(_open(image)) for image in images], top_k)
+        top = self._top([prepare(self._pixels(image), self.transform) for image in images], top_k)
         return [
             pd.DataFrame(
                 {"class_name": [self.classes[i] for i in indices], "probability": values.numpy()}
@@ -62,20 +68,34 @@ class Predictor:
         ]
 
     def predict_folder(
-        self, folder: str | Path, csv: str | Path | None = None, *, batch_size: int = 32
+        self,
+        folder: str | Path,
+        csv: str | Path | None = None,
+        *,
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        cache_dir: str | Path | None = None,
     ) -> pd.DataFrame:
         """Every image below a folder: columns `path`, `predicted`, `confidence`, `error`.
 
         A file that cannot be read has its reason in `error` and no prediction. With `csv` the table
-        is written there too, in place of an older one. Raises DatasetError for a folder without
-        images, or without one that can be read.
+        is written there too, in place of an older one. Images are decoded by a worker a core, and
+        kept in `cache_dir` as `make_dataloaders` keeps them. Raises DatasetError for a folder
+        without images, or without one that can be read.
         """
         paths = list(find_images(Path(folder)))
         if not paths:
             raise DatasetError(f"There are no images in {folder}. Check the path.")
-        batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+        images, errors = DecodedImages(paths), {}
+        if self._side:
+            workers = engine.cpu_cores() if num_workers is None else num_workers
+            images, errors = decode_once(
+                paths, self._side, cache_dir=cache_dir, num_workers=workers
+            )
+        starts = range(0, len(paths), batch_size)
+        batches = [range(start, min(start + batch_size, len(paths))) for start in starts]
         progress = tqdm(batches, desc="Predicting", unit="batch", leave=False)
-        table = pd.DataFrame([row for batch in progress for row in self._rows(batch)])
+        table = pd.DataFrame([row for rows in progress for row in self._rows(images, rows, errors)])
         if table["error"].notna().all():
             raise DatasetError(f"No image in {folder} can be read: {table['error'].iloc[0]}.")
         if csv is not None:
@@ -83,23 +103,34 @@ class Predictor:
                 table.to_csv(temporary, index=False)
         return table
 
-    def _rows(self, paths: Sequence[Path]) -> Iterator[dict[str, object]]:
-        tensors, errors = {}, {}
-        for path in paths:
+    def _rows(
+        self, images: DecodedImages, rows: Sequence[int], errors: dict[int, str]
+    ) -> Iterator[dict[str, object]]:
+        tensors = {}
+        for row in rows:
             try:
-                tensors[path] = self.transform(open_image(path))
+                if row not in errors:
+                    tensors[row] = prepare(images[row], self.transform)
             except ImageError as error:
-                errors[path] = error.reason
+                errors[row] = error.reason
         confidences, labels = self._top(list(tensors.values()), top_k=1)
-        confidence_of = dict(zip(tensors, confidences[:, 0].tolist(), strict=True))
-        label_of = dict(zip(tensors, labels[:, 0].tolist(), strict=True))
-        for path in paths:
+        answers = zip(tensors, labels[:, 0].tolist(), confidences[:, 0].tolist(), strict=True)
+        answer_of = {row: (self.classes[label], sure) for row, label, sure in answers}
+        for row in rows:
+            predicted, confidence = answer_of.get(row, (None, math.nan))
             yield {
-                "path": str(path),
-                "predicted": self.classes[label_of[path]] if path in label_of else None,
-                "confidence": confidence_of.get(path, math.nan),
-                "error": errors.get(path),
+                "path": images.paths[row],
+                "predicted": predicted,
+                "confidence": confidence,
+                "error": errors.get(row),
             }
+
+    def _pixels(self, image: AnyFile) -> np.ndarray:
+        """One image as the data loaders read it: (H, W, 3), uint8."""
+        if not isinstance(image, Image.Image):
+            return DecodedImages([image], self._side)[0]
+        image = upright_rgb(image)
+        return np.array(resized(image, self._side) if self._side else image)
 
     def _top(self, tensors: Sequence[Tensor], top_k: int) -> tuple[Tensor, Tensor]:
         """The highest probabilities and their labels, each (N, k), on the CPU."""
@@ -109,7 +140,3 @@ class Predictor:
         with torch.inference_mode(), engine.accelerator().autocast():
             probabilities = self.model(batch).float().softmax(dim=1).cpu()
         return probabilities.topk(min(top_k, len(self.classes)))
-
-
-def _open(image: AnyFile) -> Image.Image:
-    return upright_rgb(image) if isinstance(image, Image.Image) else open_image(image)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 from collections.abc import Sized
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -51,6 +52,12 @@ class Run:
         return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
 
     @property
+    def decisions(self) -> Path | None:
+        """The decisions about single images that the run follows, where there are any."""
+        file = self.folder / "decisions.csv"
+        return file if file.exists() else None
+
+    @property
     def data_source(self) -> str:
         """Where the run's data set is kept, as notebook 03 noted it."""
         source = self.config.get("data_source")
@@ -79,9 +86,13 @@ class Run:
             history.to_csv(temporary, index=False)
 
 
-def start_run(run_dir: str | os.PathLike, **parameters: object) -> Run:
+def start_run(
+    run_dir: str | os.PathLike, *, decisions: str | os.PathLike | None = None, **parameters: object
+) -> Run:
     """Begin a run: make its folder and note its parameters and the library versions.
 
+    A file of `decisions` about single images is copied into the folder, if there is one: whoever
+    looks at the run later needs the data that it saw.
     Raises RunError where a run has been trained there already, so that none is ever overwritten.
     """
     run = Run(run_dir)
@@ -93,6 +104,9 @@ def start_run(run_dir: str | os.PathLike, **parameters: object) -> Run:
             )
     versions = {name: version(name) for name in _VERSIONS_OF}
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    if decisions is not None and Path(decisions).exists():
+        run.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(decisions, run.folder / "decisions.csv")
     versions = {"python": platform.python_version(), **versions}
     run.record(**{"created": now, "versions": versions, **parameters})
     return run

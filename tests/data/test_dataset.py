@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import write_image
@@ -8,8 +10,8 @@ from resnet_ft.data.dataset import EpochBatchSampler
 
 @pytest.fixture
 def dataset(tmp_path):
-    samples = [(write_image(tmp_path / f"{i}.png"), i % 2) for i in range(5)]
-    return ImageDataset(samples, ["a", "b"], train_transform(16), seed=3)
+    images = [write_image(tmp_path / f"{i}.png") for i in range(5)]
+    return ImageDataset(images, [0, 1, 0, 1, 0], ["a", "b"], train_transform(16), seed=3)
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_alone(dataset):
@@ -19,7 +21,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(dataset):
     assert torch.equal(dataset[2, 1][0], first)
     assert torch.equal(dataset[0, 1][0], dataset[1][0])
     assert not torch.equal(dataset[3, 1][0], first)
-    other_seed = ImageDataset(dataset.samples, dataset.classes, dataset.transform, seed=4)
+    other_seed = ImageDataset(dataset.images, dataset.labels, ["a", "b"], dataset.transform, seed=4)
     assert not torch.equal(other_seed[2, 1][0], first)
 
 
@@ -30,7 +32,7 @@ def test_reading_a_sample_leaves_the_generator_as_it_was(dataset):
 
 
 def test_a_file_that_fails_later_is_an_image_error_and_keeps_the_generator(dataset):
-    dataset.samples[1][0].write_bytes(b"")
+    Path(dataset.samples[1][0]).write_bytes(b"")
     before = torch.get_rng_state()
     with pytest.raises(ImageError, match=r"1\.png.*empty"):
         dataset[1]

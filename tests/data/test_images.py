@@ -1,14 +1,19 @@
 import io
+import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_image
+from conftest import shared_data, write_image
 from PIL import Image
+from torchvision.transforms import v2
 
-from resnet_ft import ImageError, image_sizes, open_image, verify_images
+from resnet_ft import ImageError, eval_transform, image_sizes, open_image, verify_images
+from resnet_ft.data.resizing import open_resized, resized
+from resnet_ft.data.transforms import side_before_crop
 
 
 def pixel(path, x=0, y=0):
@@ -204,3 +209,70 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(lines) == 4
     assert all("pip install pillow-heif" in line for line in lines)
+
+
+@pytest.fixture
+def photograph(tmp_path) -> Path:
+    """A JPEG of 1600x1200 pixels with soft shapes and the grain of a sensor."""
+    rng = np.random.default_rng(0)
+    soft = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((1600, 1200))
+    grain = rng.normal(0, 6, (1200, 1600, 3))
+    pixels = np.clip(np.asarray(soft) + grain, 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photograph.jpg", quality=90)
+    return tmp_path / "photograph.jpg"
+
+
+def test_a_reduced_jpeg_is_as_large_as_torchvision_would_make_the_whole(photograph):
+    whole = open_image(photograph)
+    for side in (37, 107, 150, 151, 599, 1200, 1300):
+        expected = v2.functional.resize(whole, side).size if side < 1200 else whole.size
+        assert open_resized(photograph, side).size == resized(whole, side).size == expected
+
+
+@pytest.mark.parametrize("image_size", [48, 64, 96, 224, 320])
+def test_what_evaluation_sees_of_a_reduced_jpeg_is_what_it_sees_of_the_whole(
+    photograph, image_size
+):
+    assert difference(photograph, image_size) < 2 / 255
+
+
+def test_that_holds_for_real_photographs_too():
+    folder = shared_data("hymenoptera") / "Val" / "ants"
+    differences = [difference(path, 96) for path in sorted(folder.glob("*.jpg"))]
+    assert len(differences) > 50
+    assert max(differences) > 0  # some of them are decoded at a reduced scale
+    assert max(differences) < 2 / 255
+
+
+def difference(path: Path, image_size: int) -> float:
+    """The mean absolute difference between reduced and whole, on a scale from 0 to 1."""
+    transform = eval_transform(image_size, mean=(0, 0, 0), std=(1, 1, 1))
+    reduced = transform(open_resized(path, side_before_crop(image_size)))
+    return (reduced - transform(open_image(path))).abs().mean().item()
+
+
+def test_an_image_that_is_small_already_is_not_enlarged(tmp_path):
+    assert open_resized(write_image(tmp_path / "a.png", size=(30, 20)), 64).size == (30, 20)
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_reduced_images_are_turned_upright_too(photograph, turn):
+    exif = Image.Exif()
+    exif[274] = turn
+    image = Image.open(photograph)
+    image.save(photograph, exif=exif, quality=95)
+    assert difference(photograph, 64) < 2 / 255
+
+
+def test_of_a_very_long_image_the_middle_is_kept(tmp_path):
+    ramp = np.repeat(np.linspace(0, 255, 4000).astype(np.uint8)[None], 10, axis=0)
+    Image.fromarray(ramp).save(tmp_path / "long.png")
+    image = open_resized(tmp_path / "long.png", 64)
+    assert image.size == (160, 10)
+    assert np.asarray(image).mean() == pytest.approx(127, abs=2)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match="not a file"):
+        open_image(tmp_path / "pipe.jpg")

@@ -1,0 +1,98 @@
+"""What a person decides about single images, in a small CSV file; their own files stay as they are.
+
+Columns: `path` (below the data folder), `decision`, `value`, `reason`. "exclude" leaves an image
+out, "relabel" gives it to the class `value`, "move" to the split `value`; "keep" says that it was
+looked at and is right.
+"""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from resnet_ft.data.index import DatasetIndex
+from resnet_ft.errors import DatasetError
+from resnet_ft.files import atomic_write
+
+DECISIONS = ("keep", "exclude", "relabel", "move")
+_COLUMNS = ["path", "decision", "value", "reason"]
+
+
+def read_decisions(file: str | Path) -> pd.DataFrame:
+    """The decisions in a CSV file, one for each path (the last one counts).
+
+    Raises DatasetError, naming the line, for a file that cannot be read as one.
+    """
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"The decisions in {file} cannot be read: {error}. Give a CSV file with the columns "
+            f"{', '.join(_COLUMNS)}, such as Audit.write_decisions makes."
+        ) from error
+    if not {"path", "decision"} <= set(table):
+        raise DatasetError(
+            f"{file} has the columns {', '.join(table)}, but decisions need path and decision."
+        )
+    table = table.reindex(columns=_COLUMNS, fill_value="")
+    for line, row in enumerate(table.itertuples(), start=2):
+        if row.decision not in DECISIONS:
+            raise DatasetError(
+                f"{file}, line {line}: {row.decision!r} is no decision about {row.path}. Write one "
+                f"of {', '.join(DECISIONS)}."
+            )
+    return table.drop_duplicates("path", keep="last").reset_index(drop=True)
+
+
+def write_decisions(table: pd.DataFrame, file: str | Path) -> Path:
+    """Write decisions in place of those in the file."""
+    with atomic_write(file) as temporary:
+        table.reindex(columns=_COLUMNS, fill_value="").to_csv(temporary, index=False)
+    return Path(file)
+
+
+def apply_decisions(index: DatasetIndex, decisions: str | Path | pd.DataFrame) -> DatasetIndex:
+    """The index as it is after these decisions, a table or a CSV file of them.
+
+    Decisions about images that are no longer there are counted in a warning. Raises DatasetError
+    for a class or split that there is not, and where what is left cannot be trained on.
+    """
+    is_table = isinstance(decisions, pd.DataFrame)
+    name = "The decisions" if is_table else str(decisions)
+    decisions = decisions if is_table else read_decisions(decisions)
+    decisions = decisions[decisions["decision"] != "keep"].set_index("path")
+    unknown = decisions.index.difference(index.table["path"])
+    if len(unknown):
+        warnings.warn(
+            f"{name}: {len(unknown)} of {len(decisions)} are about images that are not in "
+            f"{index.root}, such as {unknown[0]}. They are passed over.",
+            stacklevel=3,
+        )
+    _check_values(decisions, name, {"relabel": index.classes, "move": list(index.counts())})
+    table = index.table.astype({"split": object, "class_name": object}).set_index("path")
+    for decision, column in (("relabel", "class_name"), ("move", "split")):
+        values = decisions.loc[decisions["decision"] == decision, "value"]
+        values = values[values.index.isin(table.index)]
+        table.loc[values.index, column] = values
+    table = table.drop(decisions.index[decisions["decision"] == "exclude"], errors="ignore")
+    decided = replace(index, table=table.reset_index().astype(index.table.dtypes.to_dict()))
+    for split, before in index.counts().items():
+        after = decided.counts().get(split, 0 * before)
+        lost = before.index[(before > 0) & (after == 0)]
+        if len(lost):
+            raise DatasetError(
+                f"{name}: no image of class {lost[0]} is left in {split}. Keep at least one."
+            )
+    return decided
+
+
+def _check_values(decisions: pd.DataFrame, name: str, known: dict[str, list[str]]) -> None:
+    for decision, values in known.items():
+        chosen = decisions[decisions["decision"] == decision]
+        for path, value in chosen["value"].items():
+            if value not in values:
+                raise DatasetError(
+                    f"{name}: {path} is to {decision} to {value!r}, which there is not. Choose one "
+                    f"of {', '.join(values)}."
+                )

@@ -1,0 +1,33 @@
+from resnet_ft.data.decision_log import DecisionLog
+from resnet_ft.data.decisions import read_decisions
+
+
+def test_every_decision_is_on_disk_at_once(tmp_path):
+    log = DecisionLog(tmp_path / "d.csv")
+    assert not log.file.exists()
+    log.decide("a.png", "exclude", reason="blurred")
+    log.decide("b.png", "relabel", "red")
+    rows = read_decisions(log.file).to_numpy().tolist()
+    assert rows == [["a.png", "exclude", "", "blurred"], ["b.png", "relabel", "red", ""]]
+    assert DecisionLog(log.file)["b.png"] == ("relabel", "red")
+
+
+def test_decisions_are_taken_back_one_by_one(tmp_path):
+    log = DecisionLog(tmp_path / "d.csv")
+    log.decide("a.png", "exclude")
+    log.decide("a.png", "keep")
+    log.decide("b.png", "keep")
+    assert (log.undo(), log["b.png"], log["a.png"]) == ("b.png", ("", ""), ("keep", ""))
+    assert (log.undo(), log["a.png"]) == ("a.png", ("exclude", ""))
+    assert (log.undo(), log["a.png"]) == ("a.png", ("", ""))
+    assert log.undo() is None
+    assert read_decisions(log.file).empty
+
+
+def test_what_others_decided_before_is_kept(tmp_path):
+    DecisionLog(tmp_path / "d.csv").decide("a.png", "exclude")
+    log = DecisionLog(tmp_path / "d.csv")
+    log.decide("b.png", "keep")
+    assert log["a.png"] == ("exclude", "")
+    log.decide("a.png", "")
+    assert read_decisions(log.file)["path"].tolist() == ["b.png"]

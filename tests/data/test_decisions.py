@@ -1,0 +1,103 @@
+import pandas as pd
+import pytest
+
+from resnet_ft import DatasetError, apply_decisions, index_dataset, make_dataloaders
+from resnet_ft.data.decisions import read_decisions, write_decisions
+
+
+def decide(*rows: tuple[str, str, str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["path", "decision", "value"])
+
+
+def where(index) -> dict[str, tuple[str, str]]:
+    return {row.path: (row.split, row.class_name) for row in index.table.itertuples()}
+
+
+def test_images_are_excluded_relabelled_moved_and_kept(photos):
+    before = where(index_dataset(photos))
+    index = apply_decisions(
+        index_dataset(photos),
+        decide(
+            ("Train/red/0.png", "exclude", ""),
+            ("Train/red/1.png", "relabel", "blue"),
+            ("Train/red/2.png", "move", "val"),
+            ("Train/red/3.png", "keep", ""),
+        ),
+    )
+    expected = {
+        **before,
+        "Train/red/1.png": ("train", "blue"),
+        "Train/red/2.png": ("val", "red"),
+    }
+    del expected["Train/red/0.png"]
+    assert where(index) == expected
+    assert sorted(path.name for path in (photos / "Train/red").iterdir()) == [
+        f"{i}.png" for i in range(8)
+    ]
+
+
+def test_loaders_follow_the_decisions_of_a_file(photos, tmp_path):
+    file = write_decisions(
+        decide(("Train/red/0.png", "exclude", ""), ("Val/blue/1.png", "relabel", "red")),
+        tmp_path / "decisions.csv",
+    )
+    loaders = make_dataloaders(photos, image_size=16, num_workers=0, decisions=file)
+    assert len(loaders["train"].dataset) == 16
+    assert loaders["val"].dataset.targets == [0, 1, 0, 1, 1, 1]
+
+
+def test_decisions_change_the_fingerprint_of_the_data(photos):
+    plain = make_dataloaders(photos, image_size=16, num_workers=0)
+    decided = make_dataloaders(
+        photos, image_size=16, num_workers=0, decisions=decide(("Train/red/1.png", "exclude", ""))
+    )
+    assert plain["train"].dataset.fingerprint != decided["train"].dataset.fingerprint
+
+
+def test_what_is_written_is_read_again_even_with_newlines_and_commas(tmp_path):
+    table = decide(('Train/a, b\n"c".png', "relabel", "x,y"))
+    read = read_decisions(write_decisions(table, tmp_path / "decisions.csv"))
+    assert read.iloc[0].tolist() == ['Train/a, b\n"c".png', "relabel", "x,y", ""]
+
+
+def test_the_last_decision_about_an_image_counts(tmp_path):
+    table = decide(("a.png", "exclude", ""), ("a.png", "keep", ""))
+    read = read_decisions(write_decisions(table, tmp_path / "decisions.csv"))
+    assert read["decision"].tolist() == ["keep"]
+
+
+def test_a_decision_about_a_file_that_has_gone_is_passed_over_with_a_warning(photos):
+    with pytest.warns(UserWarning, match=r"1 of 1 are about images that are not in .*gone\.png"):
+        index = apply_decisions(index_dataset(photos), decide(("gone.png", "exclude", "")))
+    assert len(index.table) == 23
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("Train/red/0.png", "relabel", "green")], r"'green'.*blue, red"),
+        ([("Train/red/0.png", "move", "test")], r"'test'.*train, val"),
+        ([(f"Val/red/{i}.png", "exclude", "") for i in range(3)], "class red is left in val"),
+        ([(f"Train/red/{i}.png", "relabel", "blue") for i in range(8)], "class red .* in train"),
+    ],
+)
+def test_decisions_that_cannot_be_followed_are_refused(photos, rows, message):
+    with pytest.raises(DatasetError, match=message):
+        apply_decisions(index_dataset(photos), decide(*rows))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,decision\na.png,keep\nb.png,drop\n", r"line 3: 'drop'.*exclude"),
+        ("file,verdict\na.png,keep\n", "need path and decision"),
+        ("", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_list_of_decisions_is_refused(tmp_path, text, message):
+    file = tmp_path / "decisions.csv"
+    file.write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        read_decisions(file)
+    with pytest.raises(DatasetError, match=r"missing\.csv"):
+        read_decisions(tmp_path / "missing.csv")
