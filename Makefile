@@ -2,13 +2,15 @@
 # make test       the tests, in under ten minutes
 # make test-slow  the tests that take longer
 # make lint       ruff
+# make bench-speed  this library beside others, in about ten minutes: FRESH=1 starts anew
 # make template   REPO=owner/name writes your repository into badges and setup cells
-# Each installs what it needs into .venv. PYTHON=python3.12 chooses another interpreter.
+# Each installs what it needs into .venv, bench-speed into .venv-bench.
+# PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint template
+.PHONY: demo test test-slow lint bench-speed template
 
 demo: .venv/notebooks.stamp
 	$(BIN)/python scripts/demo.py
@@ -23,6 +25,9 @@ lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+bench-speed: .venv-bench/bench.stamp
+	.venv-bench/bin/python benchmarks/speed.py $(if $(FRESH),--fresh) $(if $(PHOTOS),--photos "$(PHOTOS)")
+
 template:
 	$(PYTHON) scripts/template.py "$(REPO)" "$(SOURCE)"
 
@@ -31,8 +36,14 @@ template:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
 	@touch $@
 
-.venv/bin/python:
+.venv-bench/bench.stamp: benchmarks/requirements.txt pyproject.toml | .venv-bench/bin/python
+	@echo "Installing what this library is measured beside into .venv-bench (several GB, once) ..."
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check \
+		--requirement benchmarks/requirements.txt --editable .
+	@touch $@
+
+.venv/bin/python .venv-bench/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
-	$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	$(PYTHON) -m venv $(@:/bin/python=) || { rm -rf $(@:/bin/python=); \
 		echo "Python's venv module is needed: on Debian and Ubuntu, apt install python3-venv"; exit 1; }

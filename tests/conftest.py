@@ -40,7 +40,7 @@ def figures_closed():
 def write_image(path: Path, size=(48, 40), colour=(200, 60, 40)) -> Path:
     """A small real image: one colour with a little noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(zlib.crc32(path.name.encode()))
+    rng = np.random.default_rng(zlib.crc32("/".join(path.parts[-3:]).encode()))
     pixels = np.array(colour) + rng.integers(-20, 21, (size[1], size[0], 3))
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
     return path

@@ -49,16 +49,25 @@ def test_the_commands_are_those_that_ci_and_the_tests_run():
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     ci = [line.split(" #")[0] for line in lines]
     for command in commands():
-        if command[0] == "make":
+        if command == ["make", "bench-speed"]:
+            assert (ROOT / "benchmarks" / "results" / "speed.json").exists()  # it has been run
+        elif command[0] == "make":
             assert " ".join(command) in ci
         else:
-            assert command[0] in {".venv/bin/papermill", ".venv/bin/jupyter"}
+            assert command[0] in {".venv/bin/papermill", ".venv/bin/jupyter", ".venv/bin/python"}
+
+
+def test_the_table_of_speeds_is_the_one_that_was_measured(checkout):
+    run = [sys.executable, "benchmarks/table.py"]
+    subprocess.run(run, cwd=checkout, check=True, capture_output=True)
+    assert (checkout / "README.md").read_text() == README
+    assert "later epochs" in README
 
 
 @pytest.mark.slow
 def test_the_headless_commands_work_as_written(checkout):
     for command in commands():
-        if command[0] == ".venv/bin/papermill":
+        if command[0] in {".venv/bin/papermill", ".venv/bin/python"}:
             subprocess.run(command, cwd=checkout, check=True, capture_output=True)
     made = {path.name for path in (checkout / "runs" / "first").iterdir()}
     assert made == {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,20 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from resnet_ft.data.decoded import DecodedImages
-from resnet_ft.data.transforms import prepare
+from resnet_ft.data.transforms import prepare, split_transform
 from resnet_ft.files import fingerprint
 
-# Which sample to deliver: the epoch decides about its augmentation.
-SampleKey = tuple[int, int]
+
+class SampleKey(NamedTuple):
+    """Which sample to deliver: the epoch decides about its augmentation.
+
+    With a `slot` it is one of a batch: it lacks what `ImageDataset.finish` does to the whole, and
+    says which slot of the loader's memory the batch goes to.
+    """
+
+    epoch: int
+    index: int
+    slot: int | None = None
 
 
 class ImageDataset(Dataset):
@@ -60,20 +70,36 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: int | SampleKey) -> tuple[Tensor, int]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        pixels = self.images[index]
+    @property
+    def transform(self) -> Callable:
+        return self._transform
+
+    @transform.setter
+    def transform(self, transform: Callable) -> None:
+        self._transform = transform
+        self._of_image, self._of_batch = split_transform(transform)
+
+    def finish(self, images: Tensor, empty: Callable[..., Tensor] = torch.empty) -> Tensor:
+        """What is left to do to a batch of unfinished images, in memory that `empty` makes."""
+        return images if self._of_batch is None else self._of_batch(images, empty)
+
+    def __getitem__(self, key: int | tuple[int, int] | SampleKey) -> tuple:
+        epoch, index, slot = SampleKey(*key) if isinstance(key, tuple) else SampleKey(0, key)
+        pixels, label = self.images[index], int(self.labels[index])
         # The transforms draw from the default generator of the CPU: lend it to this sample.
         state = torch.default_generator.get_state()
         torch.default_generator.manual_seed(_seed(self.seed, epoch, index))
         try:
-            return prepare(pixels, self.transform), int(self.labels[index])
+            image = prepare(pixels, self.transform if slot is None else self._of_image)
         finally:
             torch.default_generator.set_state(state)
+        if slot is None:
+            return image, label
+        return image if self._of_batch is None else image.permute(1, 2, 0), label, slot
 
 
 class EpochBatchSampler(Sampler[list[SampleKey]]):
-    """Batches of (epoch, index), shuffled anew each epoch by (seed, epoch).
+    """Batches of sample keys, shuffled anew each epoch by (seed, epoch), in `slots` in turn.
 
     The epoch moves on with each pass, or is what `set_epoch` says. Without `shuffle` every pass is
     epoch 0, in order. With `join_last`, a last batch of one joins the batch before it, since batch
@@ -87,12 +113,14 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         *,
         shuffle: bool = False,
         join_last: bool = False,
+        slots: int = 1,
         seed: int = 0,
     ):
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.join_last = join_last
+        self.slots = slots
         self.seed = seed
         self.epoch = 0
 
@@ -109,7 +137,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         for batch in range(len(self)):
             start, is_last = batch * self.batch_size, batch == len(self) - 1
             stop = self.num_samples if is_last else start + self.batch_size
-            yield [(epoch, index) for index in order[start:stop].tolist()]
+            yield [SampleKey(epoch, i, batch % self.slots) for i in order[start:stop].tolist()]
 
     def __len__(self) -> int:
         batches, rest = divmod(self.num_samples, self.batch_size)

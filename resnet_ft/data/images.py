@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -30,6 +31,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_STRIP = 2**22  # pixels that are converted at a time: as float64, 32 MB
 _READS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 
 if _READS_HEIC:
@@ -55,13 +57,20 @@ def opened_image(file: str | Path | IO[bytes]) -> Iterator[Image.Image]:
     """The image of a file; whatever goes wrong while it is open becomes an ImageError."""
     try:
         _refuse_special(file)
-        with Image.open(file) as image:
+        with Image.open(file, formats=readable_formats()) as image:
             yield image
     except Exception as error:  # a decoder can fail in any way on a broken file
         reason = unreadable_because(file, error)
         raise ImageError(
             f"{file}: {reason}. Replace the file, or take it out of the data set.", reason
         ) from error
+
+
+@cache
+def readable_formats() -> list[str]:
+    """What Pillow reads but EPS: it would hand that to Ghostscript, to run as a program."""
+    Image.init()
+    return [name for name in Image.OPEN if name != "EPS"]
 
 
 def _refuse_special(file: str | Path | IO[bytes]) -> None:
@@ -81,7 +90,7 @@ def unreadable_because(file: str | Path | IO[bytes], error: Exception) -> str:
         if not _READS_HEIC and _is_heic(file):
             return "HEIC needs pillow-heif (pip install pillow-heif); or save it as JPEG"
         return "not an image in a format that can be read"
-    return str(error) or type(error).__name__
+    return str(error) or f"it cannot be decoded ({type(error).__name__})"
 
 
 def _is_heic(file: str | Path | IO[bytes]) -> bool:
@@ -107,16 +116,27 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         image = _eight_bit(image)
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+        image = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")  # a copy takes memory
 
 
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8. (Pillow's exif_transpose also rewrites EXIF: it can fail.)"""
     with suppress(Exception):  # EXIF that cannot be parsed says nothing about the orientation
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return found if found in range(1, 9) else 1
     return 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an open image once it is upright; its header is enough."""
+    size = image.size
+    if image.format == "TIFF":  # some versions of Pillow turn the size of these alone
+        size = image.tag_v2[256], image.tag_v2[257]
+    return size[::-1] if orientation(image) >= 5 else size
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -125,8 +145,16 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     Integers up to 65535 are taken as 16-bit and floats up to 1 as a share of white; whatever is
     brighter is scaled by its own maximum.
     """
-    values = np.asarray(image, dtype=np.float64)
     usual = 1.0 if image.mode == "F" else 65535.0
-    white = max(usual, float(np.nanmax(values, initial=0.0)))
-    scaled = np.nan_to_num(values / white) * 255
-    return Image.fromarray(np.clip(scaled.round(), 0, 255).astype(np.uint8))
+    rows = max(1, _STRIP // image.width)
+    strips = [
+        (0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)
+    ]
+    white = max(
+        usual, *(float(np.nanmax(np.asarray(image.crop(strip)), initial=0.0)) for strip in strips)
+    )
+    grey = Image.new("L", image.size)
+    for strip in strips:
+        scaled = np.nan_to_num(np.asarray(image.crop(strip), dtype=np.float64) / white) * 255
+        grey.paste(Image.fromarray(np.clip(scaled.round(), 0, 255).astype(np.uint8)), strip)
+    return grey

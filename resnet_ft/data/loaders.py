@@ -1,7 +1,6 @@
 """From a data folder to data loaders."""
 
 import os
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,10 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from resnet_ft import engine
 from resnet_ft.data.dataset import EpochBatchSampler, ImageDataset
 from resnet_ft.data.decisions import apply_decisions
 from resnet_ft.data.decoded import DecodedImages
+from resnet_ft.data.exchange import PREFETCH, ImageLoader, fitting_workers
 from resnet_ft.data.filling import decode_once
 from resnet_ft.data.index import DatasetIndex, index_dataset
 from resnet_ft.data.transforms import (
@@ -25,9 +24,6 @@ from resnet_ft.data.transforms import (
     train_transform,
 )
 from resnet_ft.errors import DatasetError, ParameterError
-
-_PREFETCH = 2
-_SHARED_MEMORY = Path("/dev/shm")
 
 
 def make_dataloaders(
@@ -67,7 +63,7 @@ def make_dataloaders(
         )
     val = val or eval_transform(image_size)
     transforms = {"train": train or train_transform(image_size), "val": val, "test": val}
-    workers = _workers(num_workers, batch_bytes=batch_size * 3 * image_size**2 * 4)
+    workers = fitting_workers(num_workers, batch_bytes=batch_size * 3 * image_size**2 * 4)
     index = index_dataset(data_dir)
     if decisions is not None:
         index = apply_decisions(index, decisions)
@@ -78,25 +74,38 @@ def make_dataloaders(
         cache_size_gb=cache_size_gb,
         num_workers=workers,
     )
+    datasets = _datasets(index, images, reasons, transforms, seed)
+    return {split: _loader(split, data, batch_size, workers) for split, data in datasets.items()}
+
+
+def _datasets(
+    index: DatasetIndex,
+    images: DecodedImages,
+    reasons: dict[int, str],
+    transforms: dict[str, Callable],
+    seed: int,
+) -> dict[str, ImageDataset]:
+    """A data set for each split, of the images that can be read."""
     unreadable = _table(images, reasons)
     readable = index.without(unreadable["path"])
     if reasons:
         _report(index, readable, unreadable)
-    labels = pd.Categorical(index.table["class_name"], index.classes).codes
-    is_readable = ~np.isin(np.arange(len(images)), list(reasons))
     shared = {
         "classes": index.classes,
         "seed": seed,
-        "preprocessing": describe_preprocessing(val),
+        "preprocessing": describe_preprocessing(transforms["val"]),
         "unreadable": unreadable,
         "fingerprint": readable.fingerprint(),
     }
-    loaders = {}
+    labels = pd.Categorical(index.table["class_name"], index.classes).codes
+    is_readable = ~np.isin(np.arange(len(images)), list(reasons))
+    datasets = {}
     for split in index.counts():
         rows = np.flatnonzero((index.table["split"] == split) & is_readable)
-        data = ImageDataset(images.take(rows), labels[rows], transform=transforms[split], **shared)
-        loaders[split] = _loader(data, batch_size, workers, training=split == "train")
-    return loaders
+        datasets[split] = ImageDataset(
+            images.take(rows), labels[rows], transform=transforms[split], **shared
+        )
+    return datasets
 
 
 def _table(images: DecodedImages, reasons: dict[int, str]) -> pd.DataFrame:
@@ -119,36 +128,25 @@ def _report(index: DatasetIndex, readable: DatasetIndex, unreadable: pd.DataFram
     warnings.warn(
         f"{len(unreadable)} of {len(index.table)} files cannot be read and are left out "
         f"(all of them in loader.dataset.unreadable):\n{listing}{more}",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 
-def _loader(dataset: ImageDataset, batch_size: int, workers: int, *, training: bool) -> DataLoader:
+def _loader(split: str, dataset: ImageDataset, batch_size: int, workers: int) -> DataLoader:
     batches = EpochBatchSampler(
-        len(dataset), batch_size, shuffle=training, join_last=training, seed=dataset.seed
+        len(dataset),
+        batch_size,
+        shuffle=split == "train",
+        join_last=split == "train",
+        slots=PREFETCH * workers + 1,  # so many are on their way, and one is just being taken
+        seed=dataset.seed,
     )
-    return DataLoader(
+    return ImageLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
-        prefetch_factor=_PREFETCH if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(dataset.seed),
     )
-
-
-def _workers(wanted: int | None, *, batch_bytes: int) -> int:
-    """How many workers, so that their batches fit into shared memory: Docker often gives 64 MB."""
-    workers = engine.cpu_cores() if wanted is None else wanted
-    if workers and _SHARED_MEMORY.is_dir():
-        # Training and validation workers live side by side and keep a batch in the making as well.
-        fitting = shutil.disk_usage(_SHARED_MEMORY).free // (2 * (_PREFETCH + 1) * batch_bytes)
-        if wanted and fitting < wanted:
-            warnings.warn(
-                f"num_workers={wanted} does not fit into {_SHARED_MEMORY}: using {fitting}. Give "
-                "the machine more shared memory (docker run --shm-size=2g), or take less a batch.",
-                stacklevel=3,
-            )
-        workers = min(workers, fitting)
-    return workers

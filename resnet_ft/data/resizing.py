@@ -20,9 +20,12 @@ def open_resized(file: str | Path | IO[bytes], side: int) -> Image.Image:
     resize makes nearly the same of it. Raises ImageError like `open_image`.
     """
     with opened_image(file) as image:
-        turn, whole = orientation(image), image.size
+        whole = image.size
         image.draft(None, (round(_SPARE * side),) * 2)
         image.load()
+        if image.format == "TIFF":  # Pillow turns these upright as it loads them
+            whole = image.size
+        turn = orientation(image)
         return turned_upright(_resized(to_rgb(image), side, whole), turn)
 
 

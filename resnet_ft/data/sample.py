@@ -1,31 +1,46 @@
 """A small data set that the library draws itself, so that everything runs without a network."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from resnet_ft.data.drawing import SUBJECTS, Pen
+from resnet_ft.data.flaws import add_flaws
 
 _COUNTS = {"Train": 40, "Val": 16, "Test": 12}
+_FLAWED_COUNTS = {"Train": 24, "Val": 8}
+_RARE_COUNTS = {"Train": 4, "Val": 2}  # of mushrooms, in the flawed data set
 _SUPERSAMPLE = 3  # drawn this much larger and shrunk, which smooths every edge
 
 
-def make_sample_dataset(destination: str | Path, *, seed: int = 0) -> Path:
+def make_sample_dataset(destination: str | Path, *, flawed: bool = False, seed: int = 0) -> Path:
     """Draw balloons, fish, flowers and mushrooms in `Train`, `Val` and `Test` folders.
 
-    JPEGs between 160 and 256 pixels a side; the same `seed` draws the same images. Files that are
-    there already under the same names are overwritten. Returns `destination`.
+    JPEGs between 160 and 256 pixels a side; the same `seed` draws the same images. A `flawed` one
+    is smaller, has hardly any mushrooms, no `Test`, and one of each flaw that real data sets have,
+    in a file named after it: `flaw_blurred.jpg`. Give it a folder of its own: files that are there
+    already under the same names are overwritten. Returns `destination`.
     """
     destination = Path(destination)
     for class_number, class_name in enumerate(SUBJECTS):
-        for split_number, (split, count) in enumerate(_COUNTS.items()):
+        for split_number, (split, count) in enumerate(_counts(class_name, flawed).items()):
             folder = destination / split / class_name
             folder.mkdir(parents=True, exist_ok=True)
             for i in range(count):
                 rng = np.random.default_rng([seed, class_number, split_number, i])
                 _draw(class_name, rng).save(folder / f"{class_name}_{i:03d}.jpg", quality=90)
+    if flawed:
+        rng = np.random.default_rng([seed, len(SUBJECTS)])
+        add_flaws(destination, partial(_draw, rng=rng))
     return destination
+
+
+def _counts(class_name: str, flawed: bool) -> dict[str, int]:
+    if not flawed:
+        return _COUNTS
+    return _RARE_COUNTS if class_name == "mushroom" else _FLAWED_COUNTS
 
 
 def _draw(class_name: str, rng: np.random.Generator) -> Image.Image:

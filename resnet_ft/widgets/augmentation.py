@@ -19,7 +19,7 @@ def explore_augmentation(
 
     def draw(_=None) -> None:
         transform = train_transform(image_size, strength=chosen.value)
-        dataset = ImageDataset([(path, 0)], [""], transform)
+        dataset = ImageDataset([path], [0], [""], transform)
         views = [dataset[epoch, 0][0] for epoch in range(6)]
         images.value = to_png(show_images(views, [f"epoch {i}" for i in range(1, 7)]))
 

@@ -41,7 +41,7 @@ def _contact_sheet(root: Path, paths: list[str], total: int) -> bytes:
             shown.append(open_image(root / path))
             titles.append(Path(path).name[-18:])
         except ImageError:
-            continue  # listed by verify_images, which the notebook shows above
+            continue  # listed by the audit, which the notebook shows above
     if not shown:
         return to_png(plt.figure(figsize=(4, 1)))
     return to_png(show_images(shown, titles, title=f"{len(shown)} of {total} images"))

@@ -7,6 +7,7 @@ import ipywidgets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 
 def to_png(figure: "Figure") -> bytes:
@@ -22,3 +23,10 @@ def to_png(figure: "Figure") -> bytes:
 def picture(figure: "Figure") -> ipywidgets.Image:
     """A widget that shows the figure."""
     return ipywidgets.Image(value=to_png(figure), format="png", layout={"max_width": "100%"})
+
+
+def to_jpeg(image: "Image") -> bytes:
+    """A PIL image as a JPEG file."""
+    file = BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()

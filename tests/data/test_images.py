@@ -11,7 +11,8 @@ from conftest import shared_data, write_image
 from PIL import Image
 from torchvision.transforms import v2
 
-from resnet_ft import ImageError, eval_transform, image_sizes, open_image, verify_images
+from resnet_ft import ImageError, eval_transform, open_image
+from resnet_ft.data.filling import decode_once
 from resnet_ft.data.resizing import open_resized, resized
 from resnet_ft.data.transforms import side_before_crop
 
@@ -57,8 +58,6 @@ def test_images_stand_upright_by_their_exif(tmp_path, orientation, corner):
     upright = open_image(tmp_path / "a.png")
     assert upright.size == ((4, 2) if orientation < 5 else (2, 4))
     assert upright.getpixel(corner) == (255, 255, 255)
-    sizes = image_sizes([tmp_path / "a.png"])
-    assert (sizes["width"][0], sizes["height"][0]) == upright.size
 
 
 def test_an_orientation_that_can_be_read_counts_even_if_the_rest_of_exif_is_broken(tmp_path):
@@ -68,12 +67,10 @@ def test_an_orientation_that_can_be_read_counts_even_if_the_rest_of_exif_is_brok
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
     Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
     assert open_image(tmp_path / "a.jpg").size == (30, 40)
-    assert image_sizes([tmp_path / "a.jpg"])["width"].tolist() == [30]
 
 
 def test_a_very_small_jpeg_is_read(tmp_path):
     Image.new("RGB", (3, 2)).save(tmp_path / "a.jpg")
-    assert verify_images([tmp_path / "a.jpg"]).empty
     assert open_image(tmp_path / "a.jpg").size == (3, 2)
 
 
@@ -87,7 +84,7 @@ def test_a_decoder_that_fails_in_its_own_way_is_an_image_error(tmp_path):
                 open_image(tmp_path / name)
             except ImageError as error:
                 assert name in str(error)
-            verify_images([tmp_path / name])
+            decode_once([tmp_path / name], 32)
 
 
 def test_broken_exif_does_not_stop_an_image(tmp_path):
@@ -176,12 +173,12 @@ def test_what_cannot_be_read_is_an_error_with_file_and_reason(tmp_path):
         assert raised.value.reason in str(raised.value)
 
 
-def test_verify_lists_exactly_what_cannot_be_read(tmp_path):
+def test_decoding_lists_exactly_what_cannot_be_read(tmp_path):
     broken = broken_files(tmp_path)
     good = [tmp_path / "whole.jpg", tmp_path / "whole.png"]
-    listed = verify_images([*good, *(tmp_path / name for name in broken)])
-    assert listed["path"].tolist() == [str(tmp_path / name) for name in broken]
-    for reason, word in zip(listed["reason"], broken.values(), strict=True):
+    _, reasons = decode_once([*good, *(tmp_path / name for name in broken)], 32)
+    assert list(reasons) == [number + len(good) for number in range(len(broken))]
+    for reason, word in zip(reasons.values(), broken.values(), strict=True):
         assert word in reason
 
 

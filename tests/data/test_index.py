@@ -143,3 +143,9 @@ def test_files_can_be_left_out(photos):
 def test_real_folders_with_junk_are_counted_right():
     index = index_dataset(shared_data("hymenoptera"))
     assert index.counts().to_dict("list") == {"train": [124, 121], "val": [70, 83]}
+
+
+def test_splits_and_classes_are_stored_once_and_not_for_each_image(photos):
+    table = index_dataset(photos).table
+    assert table["split"].cat.categories.tolist() == ["train", "val", "test"]
+    assert table["class_name"].cat.categories.tolist() == ["blue", "red"]

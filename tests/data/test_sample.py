@@ -27,3 +27,19 @@ def test_images_differ_in_size_and_from_one_another(tmp_path, monkeypatch):
     assert len(sizes) > 15
     assert all(160 <= side <= 256 for size in sizes for side in size)
     assert len({path.read_bytes() for path in paths}) == len(paths)
+
+
+def test_the_flawed_sample_is_accepted_and_one_class_is_rare(tmp_path):
+    index = index_dataset(make_sample_dataset(tmp_path, flawed=True))
+    counts = index.counts()
+    assert index.classes == ["balloon", "fish", "flower", "mushroom"]
+    assert counts["train"].drop("mushroom").min() > 5 * counts["train"]["mushroom"]
+    assert counts["val"].min() >= 2
+
+
+def test_only_the_flawed_sample_has_flaws(tmp_path, monkeypatch):
+    for counts in ("_COUNTS", "_FLAWED_COUNTS"):
+        monkeypatch.setattr(f"resnet_ft.data.sample.{counts}", {"Train": 1, "Val": 1})
+    for flawed in (False, True):
+        folder = make_sample_dataset(tmp_path / str(flawed), flawed=flawed)
+        assert any(folder.rglob("flaw_*")) == flawed

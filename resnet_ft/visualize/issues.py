@@ -1,0 +1,92 @@
+"""The findings of an audit as a table with thumbnails, to be sorted by a click on its head."""
+
+import base64
+from html import escape
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+
+from resnet_ft.data.images import IMAGE_EXTENSIONS
+from resnet_ft.data.resizing import open_resized
+from resnet_ft.errors import ImageError
+
+_SIDE = 72
+_LONGEST_PATH = 48  # characters
+_COLUMNS = ("severity", "issue", "path", "detail")
+_COLOURS = {"error": "#D55E00", "warning": "#B37400", "info": "#0072B2"}  # Okabe and Ito
+_ORDER = {"error": 0, "warning": 1, "info": 2}
+
+# Sorts the rows by the text of a cell, or by its data-order; the other way round when it is sorted.
+_SORT = """
+(function (head) {
+  const table = head.closest("table"), body = table.tBodies[0];
+  const column = [...head.parentNode.children].indexOf(head);
+  const key = (row) => row.cells[column].dataset.order || row.cells[column].textContent;
+  const rows = [...body.rows];
+  const sorted = [...rows].sort((a, b) => key(a).localeCompare(key(b), undefined, {numeric: true}));
+  if (sorted.every((row, i) => row === rows[i])) sorted.reverse();
+  body.append(...sorted);
+})(this)
+"""
+
+
+class _IssueTable:
+    """What `show_issues` returns: a notebook shows it as a table."""
+
+    def __init__(self, html: str):
+        self._html = html
+
+    def _repr_html_(self) -> str:
+        return self._html
+
+
+def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60) -> _IssueTable:
+    """A table of findings with a thumbnail each; a click on a column's name sorts by it.
+
+    `root` and `issues` are those of an `Audit`; `issues` may be a part of them.
+    """
+    shown = issues.head(num_issues)
+    heads = "".join(
+        f"<th style='text-align:left;cursor:pointer' onclick='{escape(_SORT)}' "
+        f"title='sort by {name}'>{name} ⇅</th>"
+        for name in _COLUMNS
+    )
+    rows = "".join(_row(Path(root), issue) for issue in shown.itertuples())
+    note = "" if len(shown) == len(issues) else f"<p>{len(shown)} of {len(issues)} findings.</p>"
+    return _IssueTable(
+        f"<table style='font-size:13px'><thead><tr><th></th>{heads}</tr></thead>"
+        f"<tbody>{rows}</tbody></table>{note}"
+    )
+
+
+def _row(root: Path, issue: tuple) -> str:
+    cells = {
+        "severity": f"<b style='color:{_COLOURS[issue.severity]}'>{issue.severity}</b>",
+        "issue": escape(issue.issue),
+        "path": f"<code style='white-space:nowrap'>{escape(_short(issue.path))}</code>",
+        "detail": escape(issue.detail),
+    }
+    orders = {"severity": f" data-order='{_ORDER[issue.severity]}'"}
+    text = "".join(
+        f"<td style='text-align:left'{orders.get(name, '')}>{cells[name]}</td>" for name in _COLUMNS
+    )
+    return f"<tr><td style='width:{_SIDE}px'>{_thumbnail(root / issue.path)}</td>{text}</tr>"
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= _LONGEST_PATH else f"…{path[-_LONGEST_PATH:]}"
+
+
+def _thumbnail(path: Path) -> str:
+    if path.suffix.lower() not in IMAGE_EXTENSIONS:
+        return ""
+    try:
+        image = open_resized(path, _SIDE)
+    except ImageError:
+        return "<span style='color:#6B7280'>cannot be shown</span>"
+    image.thumbnail((_SIDE, _SIDE))
+    file = BytesIO()
+    image.save(file, "JPEG", quality=80)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f"<img alt='' src='data:image/jpeg;base64,{data}'>"

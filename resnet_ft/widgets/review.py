@@ -1,0 +1,146 @@
+"""Go through the findings of an audit, picture by picture, and decide; every decision is kept."""
+
+from collections.abc import Callable
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ipywidgets
+import pandas as pd
+
+from resnet_ft.data.decision_log import DecisionLog
+from resnet_ft.data.resizing import open_resized
+from resnet_ft.errors import ImageError
+from resnet_ft.widgets.picture import to_jpeg
+
+if TYPE_CHECKING:
+    from resnet_ft.audit.audit import Audit
+
+_SIDE = 260
+_ALL = "all findings"
+_MENUS = (("Class", "class_name", "relabel"), ("Split", "split", "move"))
+
+
+def review_dataset(audit: "Audit", file: str | Path) -> ipywidgets.VBox:
+    """A widget that shows the findings of an audit one by one, copies as pairs.
+
+    Each picture can be kept, excluded, given to another class or moved to another split; what is
+    decided is in the CSV file at once, for `make_dataloaders(decisions=file)`, and can be taken
+    back. Works with ipywidgets 7 and 8; every control can be reached with the keyboard.
+    """
+    return _Review(audit, DecisionLog(file)).widget
+
+
+class _Review:
+    def __init__(self, audit: "Audit", log: DecisionLog):
+        self.audit, self.log = audit, log
+        self.items = _items(audit)
+        counts = self.items["issue"].value_counts(sort=False)
+        names = [(f"{name} ({count})", name) for name, count in counts.items()]
+        self.issue = ipywidgets.Dropdown(options=[(f"{_ALL} ({len(self.items)})", _ALL), *names])
+        self.place = ipywidgets.BoundedIntText(value=1, min=1, layout={"width": "80px"})
+        self.heading, self.status = ipywidgets.HTML(), ipywidgets.HTML()
+        self.pictures = ipywidgets.HBox()
+        self.issue.observe(self._choose, names="value")
+        self.place.observe(lambda _: self._draw(), names="value")
+        steps = [
+            _button("Back", lambda: self._step(-1), "arrow-left"),
+            self.place,
+            _button("Next", lambda: self._step(1), "arrow-right"),
+            _button("Undo", self._undo, "undo"),
+        ]
+        self.widget = ipywidgets.VBox(
+            [ipywidgets.HBox([self.issue, *steps]), self.heading, self.pictures, self.status]
+        )
+        self._choose()
+
+    @property
+    def shown(self) -> pd.DataFrame:
+        chosen = self.issue.value
+        return self.items if chosen == _ALL else self.items[self.items["issue"] == chosen]
+
+    def _choose(self, _=None) -> None:
+        self.place.max = max(1, len(self.shown))
+        self.place.value = 1
+        self._draw()
+
+    def _step(self, by: int) -> None:
+        self.place.value = min(max(1, self.place.value + by), self.place.max)
+
+    def _undo(self) -> None:
+        path = self.log.undo()
+        self._draw(f"Taken back: {path}" if path else "There is nothing to take back.")
+
+    def _draw(self, message: str = "") -> None:
+        if self.shown.empty:
+            self.heading.value = "The audit found nothing about single images."
+            return
+        item = self.shown.iloc[self.place.value - 1]
+        number = f"{self.place.value} of {len(self.shown)}"
+        detail = f": {escape(item['detail'])}" if item["detail"] else ""
+        self.heading.value = f"<b>{number} · {escape(item['issue'])}</b>{detail}"
+        self.pictures.children = [self._picture(path, item["issue"]) for path in item["paths"]]
+        decided = sum(any(self.log[path][0] for path in paths) for paths in self.shown["paths"])
+        self.status.value = (
+            f"{decided} of {len(self.shown)} decided, in <code>{escape(str(self.log.file))}</code>"
+            f"<br>{escape(message)}"
+        )
+
+    def _picture(self, path: str, reason: str) -> ipywidgets.VBox:
+        def decide(decision: str, value: str = "") -> None:
+            self.log.decide(path, decision, value, reason=reason)
+            self._draw()
+
+        images, (decision, value) = self.audit.images, self.log[path]
+        place = images.set_index("path").loc[path]
+        now = f"{decision} {value}".strip() or "undecided"
+        buttons = [
+            _button("Keep", lambda: decide("keep"), "check"),
+            _button("Exclude", lambda: decide("exclude"), "times"),
+        ]
+        menus = []
+        for name, column, choice in _MENUS:
+            chosen, options = place[column], sorted(images[column].unique())
+            chosen = value if decision == choice else chosen
+            menus.append(_menu(name, options, chosen, partial(decide, choice)))
+        caption = f"<code>{escape(path)}</code><br>decision: <b>{escape(now)}</b>"
+        shown = [_image(self.audit.root / path), ipywidgets.HTML(caption)]
+        return ipywidgets.VBox(
+            [*shown, ipywidgets.HBox(buttons), *menus], layout={"margin": "0 16px 0 0"}
+        )
+
+
+def _items(audit: "Audit") -> pd.DataFrame:
+    """What there is to decide: `issue`, `detail`, and the one or two `paths` that it is about."""
+    originals = audit.pairs.set_index("path")["other"]
+    known = set(audit.images["path"])
+    issues = audit.issues[audit.issues["path"].isin(known)]
+    paths = [
+        [path, originals[path]] if issue in ("leakage", "label conflict", "duplicate") else [path]
+        for path, issue in zip(issues["path"], issues["issue"], strict=True)
+    ]
+    return issues[["issue", "detail"]].assign(paths=paths)
+
+
+def _menu(
+    name: str, options: list[str], chosen: str, choose: Callable[[str], None]
+) -> ipywidgets.Dropdown:
+    menu = ipywidgets.Dropdown(options=options, value=chosen, description=name)
+    menu.observe(lambda change: choose(change["new"]), names="value")
+    return menu
+
+
+def _image(path: Path) -> ipywidgets.Widget:
+    try:
+        image = open_resized(path, _SIDE)
+    except ImageError as error:
+        return ipywidgets.HTML(f"<i>cannot be shown: {escape(error.reason)}</i>")
+    image.thumbnail((2 * _SIDE, _SIDE))
+    return ipywidgets.Image(value=to_jpeg(image), format="jpeg")
+
+
+def _button(label: str, action, icon: str) -> ipywidgets.Button:
+    button = ipywidgets.Button(description=label, icon=icon, layout={"width": "100px"})
+    button.on_click(lambda _: action())
+    return button
