@@ -21,7 +21,7 @@ _PACKAGES = ("torch", "torchvision", "pillow")
 # Named as in `benchmarks/loading`: importing those modules here would load every library.
 _CONFIGURATIONS = {
     "resnet_ft": ["cache_dir"],
-    "torchvision": ["transforms", "transforms.v2", "transforms.v2 on decode_image"],
+    "torchvision": ["transforms", "transforms.v2"],
     "timm": ["use_prefetcher=True", "use_prefetcher=False"],
     "fastai": ["Flip of batches", "FlipItem"],
     "huggingface": ["transforms", "transforms.v2"],

@@ -13,7 +13,11 @@ SPEED = BENCHMARKS / "results" / "speed.json"
 README = BENCHMARKS.parent / "README.md"
 
 _OURS = "resnet_ft"
-_NAMES = {_OURS: "**resnet_ft**", "huggingface": "Hugging Face datasets"}
+_NAMES = {
+    _OURS: "**resnet_ft**",
+    "torchvision": "torchvision (the tutorial)",
+    "huggingface": "Hugging Face datasets",
+}
 _COLUMNS = {
     ("500x375", "first_epoch"): "500x375, first epoch",
     ("500x375", "later_epochs"): "500x375, later epochs",
@@ -44,7 +48,8 @@ def speed_markdown(results: dict[str, dict]) -> str:
     """Images a second by library, what that is beside the targets, and how it was measured."""
     loading = [row for row in results.values() if "library" in row]
     fastest = _fastest(loading)
-    libraries = dict.fromkeys(row["library"] for row in loading)
+    others = sorted({row["library"] for row in loading} - {_OURS})
+    libraries = [_OURS, *others]
     speeds = [
         [_NAMES.get(library, library)] + [_number(fastest.get((library, *key))) for key in _COLUMNS]
         for library in libraries

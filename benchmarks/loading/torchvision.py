@@ -1,6 +1,6 @@
 """torchvision as in PyTorch's transfer-learning tutorial: ImageFolder, transforms, DataLoader."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -8,8 +8,6 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import default_loader
-from torchvision.io import decode_image
 from torchvision.transforms import v2
 
 from loading import BATCH_SIZE, IMAGE_SIZE, NUM_WORKERS
@@ -36,11 +34,9 @@ TRANSFORMS = {
 }
 
 
-def _image_folder(
-    data_dir: Path, _scratch: Path, *, transform: str, loader: Callable = default_loader
-) -> Iterable:
+def _image_folder(data_dir: Path, _scratch: Path, *, transform: str) -> Iterable:
     return DataLoader(
-        ImageFolder(data_dir / "Train", TRANSFORMS[transform], loader=loader),
+        ImageFolder(data_dir / "Train", TRANSFORMS[transform]),
         batch_size=BATCH_SIZE,
         shuffle=True,
         num_workers=NUM_WORKERS,
@@ -51,7 +47,4 @@ def _image_folder(
 CONFIGURATIONS = {
     "transforms": partial(_image_folder, transform="transforms"),
     "transforms.v2": partial(_image_folder, transform="transforms.v2"),
-    "transforms.v2 on decode_image": partial(
-        _image_folder, transform="transforms.v2", loader=partial(decode_image, mode="RGB")
-    ),
 }
