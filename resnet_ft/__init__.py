@@ -32,7 +32,7 @@ _PUBLIC = {
     "evaluation.labels": "find_label_errors",
     "evaluation.scores": "accuracy_interval accuracy_summary class_scores confusion_matrix",
     "visualize.images": "imshow show_images show_mistakes visualize_model",
-    "visualize.dataset": "plot_class_means show_class show_label_errors show_pairs",
+    "visualize.dataset": ("plot_class_means show_class show_classes show_label_errors show_pairs"),
     "visualize.issues": "show_issues",
     "visualize.plots": (
         "plot_class_counts plot_confusion_matrix plot_history plot_image_sizes plot_prediction"

@@ -165,7 +165,9 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
     small = {"image_size": 64, "batch_size": 32}
     staging = {"data_dir": str(photos), **staged}
 
-    mounted = execute("01_mount_drive", tmp_path, **staging, pack_as="packed.tar", max_side=400)
+    mounted = execute(
+        "01_mount_drive", tmp_path, **staging, pack_as=str(tmp_path / "packed.tar"), max_side=400
+    )
     assert (tmp_path / "packed.tar").is_file()
     assert figures(mounted) == 2
     explored = execute("02_explore_data", tmp_path, **staging, **small)

@@ -88,7 +88,9 @@ class Audit:
             return headline
         with pd.option_context("display.max_colwidth", None):
             table = self.summary().to_html(index=False, justify="left", border=0)
-        return headline + table.replace("<td>", "<td style='text-align: left'>")
+        for cell in ("th", "td"):  # notebooks align to the right
+            table = table.replace(f"<{cell}>", f"<{cell} style='text-align: left'>")
+        return headline + table
 
 
 def audit_dataset(

@@ -23,16 +23,32 @@ def show_class(
     index: DatasetIndex, class_name: str, *, split: str = "train", num_images: int = 12
 ) -> "Figure":
     """A contact sheet of the first images of a class; files that cannot be read are left out."""
-    rows = index.split(split)
-    images = []
-    for path in rows.loc[rows["class_name"] == class_name, "path"]:
-        with suppress(ImageError):  # listed by the audit
-            images.append(open_resized(index.root / path, 200))
-        if len(images) == num_images:
-            break
+    images = _first_images(index, class_name, split, num_images)
     if not images:
         raise ParameterError(f"No image of class {class_name!r} in {split!r} can be read.")
     return show_images(images, title=class_name)
+
+
+def show_classes(index: DatasetIndex, *, split: str = "train", num_classes: int = 12) -> "Figure":
+    """One image of each class, of the first classes where there are many."""
+    names = index.classes[:num_classes]
+    first = {name: _first_images(index, name, split, 1) for name in names}
+    images = {name: found[0] for name, found in first.items() if found}
+    if not images:
+        raise ParameterError(f"No image of split {split!r} can be read. Choose another split.")
+    return show_images(list(images.values()), list(images))
+
+
+def _first_images(
+    index: DatasetIndex, class_name: str, split: str, count: int
+) -> list[Image.Image]:
+    rows, images = index.split(split), []
+    for path in rows.loc[rows["class_name"] == class_name, "path"]:
+        if len(images) == count:
+            break
+        with suppress(ImageError):  # listed by the audit
+            images.append(open_resized(index.root / path, 200))
+    return images
 
 
 def plot_class_means(

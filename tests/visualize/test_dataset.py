@@ -9,6 +9,7 @@ from resnet_ft import (
     index_dataset,
     plot_class_means,
     show_class,
+    show_classes,
     show_issues,
     show_label_errors,
     show_pairs,
@@ -27,6 +28,8 @@ def test_a_contact_sheet_steps_over_what_cannot_be_read(photos):
     (photos / "Train" / "red" / "0.png").write_bytes(b"no image")
     figure = show_class(index_dataset(photos), "red", num_images=6)
     assert sum(bool(ax.images) for ax in figure.axes) == 6
+    titles = [ax.get_title() for ax in show_classes(index_dataset(photos)).axes]
+    assert titles == ["blue", "red"]
     with pytest.raises(ParameterError, match="'green'"):
         show_class(index_dataset(photos), "green")
 
