@@ -18,7 +18,7 @@ _PUBLIC = {
     "data.sample": "make_sample_dataset",
     "data.images": "open_image",
     "data.index": "DatasetIndex index_dataset",
-    "data.decisions": "apply_decisions read_decisions write_decisions",
+    "data.decisions": "apply_decisions decisions_file read_decisions write_decisions",
     "data.transforms": "IMAGENET_MEAN IMAGENET_STD eval_transform train_transform",
     "data.dataset": "ImageDataset",
     "data.loaders": "make_dataloaders",

@@ -109,9 +109,9 @@ def audit_dataset(
     user's cache folder) keeps what was found for the next time.
     Raises DatasetError where there is no such folder, ParameterError for sizes below one.
     """
-    if image_size < 1 or (num_workers is not None and num_workers < 1):
+    if image_size < 1 or (num_workers is not None and num_workers < 0):
         raise ParameterError(
-            f"image_size={image_size} and num_workers={num_workers} must be positive."
+            f"image_size={image_size} must be positive, num_workers={num_workers} not negative."
         )
     layout = read_layout(data_dir)
     images = _inspect(layout, num_workers, cache_dir)

@@ -49,7 +49,7 @@ def inspect_files(
 
 
 def _in_parallel(paths: list[Path], num_workers: int | None) -> Iterator[tuple[Path, dict]]:
-    pool = ThreadPoolExecutor(num_workers or os.cpu_count())
+    pool = ThreadPoolExecutor(os.cpu_count() if num_workers is None else max(1, num_workers))
     try:
         with warnings.catch_warnings():
             # What the decoders warn of is among the facts.

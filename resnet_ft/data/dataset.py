@@ -53,7 +53,8 @@ class ImageDataset(Dataset):
         self.images = images if isinstance(images, DecodedImages) else DecodedImages(images)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.classes = list(classes)
-        self.transform = transform
+        self._transform = transform
+        self._of_image, self._of_batch = split_transform(transform)
         self.seed = seed
         self.preprocessing = preprocessing
         self.unreadable = unreadable
@@ -72,12 +73,8 @@ class ImageDataset(Dataset):
 
     @property
     def transform(self) -> Callable:
+        """What is done to each image; workers have a copy, so it cannot be exchanged later."""
         return self._transform
-
-    @transform.setter
-    def transform(self, transform: Callable) -> None:
-        self._transform = transform
-        self._of_image, self._of_batch = split_transform(transform)
 
     def finish(self, images: Tensor, empty: Callable[..., Tensor] = torch.empty) -> Tensor:
         """What is left to do to a batch of unfinished images, in memory that `empty` makes."""

@@ -12,18 +12,16 @@ class DecisionLog:
 
     def __init__(self, file: str | Path):
         self.file = Path(file)
-        rows = read_decisions(file).to_dict("records") if self.file.exists() else []
-        self._rows = {row["path"]: row for row in rows}
         self._undo: list[tuple[str, dict | None]] = []
 
     def __getitem__(self, path: str) -> tuple[str, str]:
         """Decision and value, both empty where nothing was decided."""
-        row = self._rows.get(path, {})
+        row = self._rows().get(path, {})
         return row.get("decision", ""), row.get("value", "")
 
     def decide(self, path: str, decision: str, value: str = "", *, reason: str = "") -> None:
         """Write a decision about an image in place of an earlier one; "" takes that back."""
-        self._undo.append((path, self._rows.get(path)))
+        self._undo.append((path, self._rows().get(path)))
         new = {"path": path, "decision": decision, "value": value, "reason": reason}
         self._set(path, new if decision else None)
 
@@ -35,8 +33,18 @@ class DecisionLog:
         self._set(path, before)
         return path
 
+    def decided(self) -> set[str]:
+        """The paths that there is a decision about."""
+        return set(self._rows())
+
+    def _rows(self) -> dict[str, dict]:
+        """What the file says now: another window, or an editor, may have changed it."""
+        rows = read_decisions(self.file).to_dict("records") if self.file.exists() else []
+        return {row["path"]: row for row in rows}
+
     def _set(self, path: str, row: dict | None) -> None:
-        self._rows.pop(path, None)
+        rows = self._rows()
+        rows.pop(path, None)
         if row is not None:
-            self._rows[path] = row
-        write_decisions(pd.DataFrame(list(self._rows.values())), self.file)
+            rows[path] = row
+        write_decisions(pd.DataFrame(list(rows.values())), self.file)

@@ -5,6 +5,7 @@ out, "relabel" gives it to the class `value`, "move" to the split `value`; "keep
 looked at and is right.
 """
 
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 
 from resnet_ft.data.index import DatasetIndex
 from resnet_ft.errors import DatasetError
-from resnet_ft.files import atomic_write
+from resnet_ft.files import atomic_write, fingerprint
 
 DECISIONS = ("keep", "exclude", "relabel", "move")
 _COLUMNS = ["path", "decision", "value", "reason"]
@@ -25,30 +26,53 @@ def read_decisions(file: str | Path) -> pd.DataFrame:
     Raises DatasetError, naming the line, for a file that cannot be read as one.
     """
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        table = pd.read_csv(
+            file,
+            dtype=str,
+            keep_default_na=False,
+            index_col=False,
+            encoding_errors="surrogateescape",
+        )
     except (OSError, ValueError) as error:
         raise DatasetError(
             f"The decisions in {file} cannot be read: {error}. Give a CSV file with the columns "
             f"{', '.join(_COLUMNS)}, such as Audit.write_decisions makes."
         ) from error
+    return _checked(table, str(file))
+
+
+def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
     if not {"path", "decision"} <= set(table):
         raise DatasetError(
-            f"{file} has the columns {', '.join(table)}, but decisions need path and decision."
+            f"{name} has the columns {', '.join(table)}, but decisions need path and decision."
         )
     table = table.reindex(columns=_COLUMNS, fill_value="")
     for line, row in enumerate(table.itertuples(), start=2):
         if row.decision not in DECISIONS:
             raise DatasetError(
-                f"{file}, line {line}: {row.decision!r} is no decision about {row.path}. Write one "
+                f"{name}, line {line}: {row.decision!r} is no decision about {row.path}. Write one "
                 f"of {', '.join(DECISIONS)}."
             )
     return table.drop_duplicates("path", keep="last").reset_index(drop=True)
 
 
+def decisions_file(runs_dir: str | Path, data_dir: str) -> Path:
+    """Where the notebooks keep the decisions about a data set: a CSV file in `runs_dir`.
+
+    A folder and the archive that was packed from it beside it share one; an address counts without
+    what follows its question mark.
+    """
+    source = str(data_dir).split("?")[0].split("#")[0].rstrip("/")
+    source = re.sub(r"\.(zip|tar|tgz|txz|tbz2|tar\.(gz|xz|bz2))$", "", source, flags=re.IGNORECASE)
+    name = re.sub(r"[^\w.-]+", "_", source.split("/")[-1]).strip("._")[:60] or "data"
+    return Path(runs_dir) / f"decisions-{name}-{fingerprint([source])[:8]}.csv"
+
+
 def write_decisions(table: pd.DataFrame, file: str | Path) -> Path:
     """Write decisions in place of those in the file."""
     with atomic_write(file) as temporary:
-        table.reindex(columns=_COLUMNS, fill_value="").to_csv(temporary, index=False)
+        table = table.reindex(columns=_COLUMNS, fill_value="")
+        table.to_csv(temporary, index=False, errors="surrogateescape")
     return Path(file)
 
 
@@ -58,9 +82,10 @@ def apply_decisions(index: DatasetIndex, decisions: str | Path | pd.DataFrame) -
     Decisions about images that are no longer there are counted in a warning. Raises DatasetError
     for a class or split that there is not, and where what is left cannot be trained on.
     """
-    is_table = isinstance(decisions, pd.DataFrame)
-    name = "The decisions" if is_table else str(decisions)
-    decisions = decisions if is_table else read_decisions(decisions)
+    if isinstance(decisions, pd.DataFrame):
+        name, decisions = "The table of decisions", _checked(decisions, "The table of decisions")
+    else:
+        name, decisions = str(decisions), read_decisions(decisions)
     decisions = decisions[decisions["decision"] != "keep"].set_index("path")
     unknown = decisions.index.difference(index.table["path"])
     if len(unknown):
@@ -69,20 +94,21 @@ def apply_decisions(index: DatasetIndex, decisions: str | Path | pd.DataFrame) -
             f"{index.root}, such as {unknown[0]}. They are passed over.",
             stacklevel=3,
         )
+    decisions = decisions[decisions.index.isin(index.table["path"])]
     _check_values(decisions, name, {"relabel": index.classes, "move": list(index.counts())})
     table = index.table.astype({"split": object, "class_name": object}).set_index("path")
     for decision, column in (("relabel", "class_name"), ("move", "split")):
         values = decisions.loc[decisions["decision"] == decision, "value"]
-        values = values[values.index.isin(table.index)]
         table.loc[values.index, column] = values
-    table = table.drop(decisions.index[decisions["decision"] == "exclude"], errors="ignore")
+    table = table.drop(decisions.index[decisions["decision"] == "exclude"])
     decided = replace(index, table=table.reset_index().astype(index.table.dtypes.to_dict()))
     for split, before in index.counts().items():
         after = decided.counts().get(split, 0 * before)
         lost = before.index[(before > 0) & (after == 0)]
         if len(lost):
             raise DatasetError(
-                f"{name}: no image of class {lost[0]} is left in {split}. Keep at least one."
+                f"{name}: no image of class {lost[0]} is left in {split}. Keep at least one of "
+                "them: change those decisions."
             )
     return decided
 

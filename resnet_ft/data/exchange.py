@@ -8,6 +8,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,40 +22,46 @@ from resnet_ft.data.dataset import EpochBatchSampler, ImageDataset, SampleKey
 PREFETCH = 2  # batches that a worker has ready
 _SHARED_MEMORY = Path("/dev/shm")
 _KEPT = 3
-_FREE = 3  # references to an array: of the list, of the loop, and of the question
 Unfinished = tuple[Tensor, int, int]  # bytes (H, W, 3), label, slot
 
 
 class ImageLoader(DataLoader):
     """A DataLoader of unfinished samples, whose batches `dataset.finish` finishes in this process.
 
-    `batch_sampler.slots` says how many slots its keys go through in turn.
+    `batch_sampler.slots` says how many slots its keys go through in turn. Who rebuilds a loader
+    from its parts, as accelerate's `prepare` does, gets batches that are not finished.
     """
 
     def __init__(
         self, dataset: ImageDataset, *, batch_sampler: EpochBatchSampler, **options: object
     ):
-        slots = None
-        if options.get("num_workers"):
-            image, *_ = dataset[SampleKey(0, 0, slot=0)]
-            most = batch_sampler.batch_size + 1  # a last single image joins the batch before it
-            slots = torch.empty(batch_sampler.slots, most, *image.shape, dtype=image.dtype)
-            slots.share_memory_()
-        super().__init__(
-            dataset, batch_sampler=batch_sampler, collate_fn=_Handing(slots), **options
-        )
-        self._slots = slots
+        super().__init__(dataset, batch_sampler=batch_sampler, collate_fn=_Handing(), **options)
         self._memory = _Memory()
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        handing = self.collate_fn
+        if self.num_workers and handing.slots is None and self._iterator is None:
+            image, *_ = self.dataset[SampleKey(0, 0, slot=0)]
+            handing.make_slots(image, self.batch_sampler)
         for images, labels, slot in super().__iter__():
-            handed = self._slots[slot, :images] if isinstance(images, int) else images
+            handed = handing.slots[slot, :images] if isinstance(images, int) else images
             threads = torch.get_num_threads()
             torch.set_num_threads(1)  # more would only take the cores from the workers
-            finished = self.dataset.finish(handed, self._memory.empty)
-            torch.set_num_threads(threads)
-            yield finished, labels
+            try:
+                finished = self.dataset.finish(handed, self._memory.empty)
+            finally:
+                torch.set_num_threads(threads)
+            yield finished.clone() if finished is handed is not images else finished, labels
             del finished  # or else its memory could not be taken for the next batch
+
+
+def _references_to_a_free_array() -> int:
+    """What `sys.getrefcount` says of an array in a list, which depends on the Python version."""
+    for array in [np.empty(1)]:
+        return sys.getrefcount(array)
+
+
+_FREE = _references_to_a_free_array()
 
 
 class _Memory:
@@ -77,16 +84,31 @@ class _Memory:
 class _Handing:
     """Puts the images of a batch into its slot; without slots, or where they do not fit, stacks."""
 
-    def __init__(self, slots: Tensor | None):
-        self._slots = slots
+    def __init__(self):
+        self.slots: Tensor | None = None
 
-    def __call__(self, samples: list[Unfinished]) -> tuple[Tensor | int, Tensor, int]:
+    def make_slots(self, image: object, batches: EpochBatchSampler) -> None:
+        """Memory for batches of such images, if they are tensors and there is as much."""
+        if isinstance(image, Tensor):
+            most = batches.batch_size + 1  # a last single image joins the batch before it
+            with suppress(RuntimeError):  # little shared memory, as in many containers
+                slots = torch.empty(batches.slots, most, *image.shape, dtype=image.dtype)
+                self.slots = slots.share_memory_()
+
+    def __call__(self, samples: list[Unfinished]) -> tuple[object, Tensor, int]:
         images, labels, slots = zip(*samples, strict=True)
         labels, slot = torch.tensor(labels), slots[0]
-        if self._slots is None or any(image.shape != self._slots.shape[2:] for image in images):
+        if self.slots is None or not all(self._fits(image) for image in images):
             return default_collate(list(images)), labels, slot
-        torch.stack(images, out=self._slots[slot, : len(images)])
+        torch.stack(images, out=self.slots[slot, : len(images)])
         return len(images), labels, slot
+
+    def _fits(self, image: object) -> bool:
+        slots = self.slots
+        return isinstance(image, Tensor) and (image.shape, image.dtype) == (
+            slots.shape[2:],
+            slots.dtype,
+        )
 
 
 def fitting_workers(wanted: int | None, *, batch_bytes: int) -> int:

@@ -43,8 +43,10 @@ def make_dataloaders(
 
     Each yields batches of images (N, 3, image_size, image_size), float and normalised, and labels
     (N,). `train` and `val` are transforms of your own in place of `train_transform(image_size)` and
-    `eval_transform(image_size)`. `num_workers=None` takes one worker a core, as far as shared
-    memory allows. A run gives the same batches for the same `seed`, whatever the number of workers.
+    `eval_transform(image_size)`: give the `image_size` that they are made for, since photographs
+    are decoded to a short side of 256/224 of it. `num_workers=None` takes one worker a core, as far
+    as shared memory allows. A run gives the same batches for the same `seed`, whatever the number
+    of workers.
 
     `decisions` is a table or a CSV file of what to do with single images: see `apply_decisions`.
 

@@ -97,7 +97,8 @@ def split_transform(transform: Callable) -> tuple[Callable, Callable | None]:
     first, *rest = getattr(transform, "transforms", None) or [None]
     match rest[-2:]:
         case [v2.ToDtype(dtype=torch.float32, scale=True), v2.Normalize() as normalise]:
-            if isinstance(first, v2.ToImage):
+            converted = any(isinstance(step, v2.ToDtype) for step in rest[:-2])
+            if isinstance(first, v2.ToImage) and not converted:
                 return v2.Compose([first, *rest[:-2]]), partial(_finish, normalise)
     return transform, None
 
@@ -141,7 +142,7 @@ def describe_preprocessing(transform: object) -> dict[str, object] | None:
 def side_for(transform: object) -> int | None:
     """The short side that photographs for this evaluation transform are decoded to.
 
-    None for a transform that is not `eval_transform`'s: it gets the whole image.
+    None for a transform that is not `eval_transform`'s, which says nothing of a size.
     """
     described = describe_preprocessing(transform)
     return side_before_crop(described["image_size"]) if described else None

@@ -104,9 +104,11 @@ def start_run(
             )
     versions = {name: version(name) for name in _VERSIONS_OF}
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    if decisions is not None and Path(decisions).exists():
+    if decisions is not None:
         run.folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(decisions, run.folder / "decisions.csv")
+        (run.folder / "decisions.csv").unlink(missing_ok=True)  # of an attempt that broke off
+        if Path(decisions).exists():
+            shutil.copyfile(decisions, run.folder / "decisions.csv")
     versions = {"python": platform.python_version(), **versions}
     run.record(**{"created": now, "versions": versions, **parameters})
     return run

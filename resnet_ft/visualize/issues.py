@@ -56,7 +56,7 @@ def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60)
     note = "" if len(shown) == len(issues) else f"<p>{len(shown)} of {len(issues)} findings.</p>"
     return _IssueTable(
         f"<table style='font-size:13px'><thead><tr><th></th>{heads}</tr></thead>"
-        f"<tbody>{rows}</tbody></table>{note}"
+        f"<tbody>{rows}</tbody></table>{note}".encode("utf-8", "replace").decode()
     )
 
 

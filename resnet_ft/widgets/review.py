@@ -80,8 +80,12 @@ class _Review:
         number = f"{self.place.value} of {len(self.shown)}"
         detail = f": {escape(item['detail'])}" if item["detail"] else ""
         self.heading.value = f"<b>{number} · {escape(item['issue'])}</b>{detail}"
+        old = self.pictures.children
         self.pictures.children = [self._picture(path, item["issue"]) for path in item["paths"]]
-        decided = sum(any(self.log[path][0] for path in paths) for paths in self.shown["paths"])
+        for picture in old:
+            _close(picture)
+        paths_decided = self.log.decided()
+        decided = sum(not paths_decided.isdisjoint(paths) for paths in self.shown["paths"])
         self.status.value = (
             f"{decided} of {len(self.shown)} decided, in <code>{escape(str(self.log.file))}</code>"
             f"<br>{escape(message)}"
@@ -102,7 +106,7 @@ class _Review:
         menus = []
         for name, column, choice in _MENUS:
             chosen, options = place[column], sorted(images[column].unique())
-            chosen = value if decision == choice else chosen
+            chosen = value if decision == choice and value in options else chosen
             menus.append(_menu(name, options, chosen, partial(decide, choice)))
         caption = f"<code>{escape(path)}</code><br>decision: <b>{escape(now)}</b>"
         shown = [_image(self.audit.root / path), ipywidgets.HTML(caption)]
@@ -138,6 +142,13 @@ def _image(path: Path) -> ipywidgets.Widget:
         return ipywidgets.HTML(f"<i>cannot be shown: {escape(error.reason)}</i>")
     image.thumbnail((2 * _SIDE, _SIDE))
     return ipywidgets.Image(value=to_jpeg(image), format="jpeg")
+
+
+def _close(widget: ipywidgets.Widget) -> None:
+    """Let go of a widget and all below it, on both sides."""
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    widget.close()
 
 
 def _button(label: str, action, icon: str) -> ipywidgets.Button:

@@ -154,7 +154,7 @@ def test_whether_an_image_is_tiny_depends_on_the_image_size(audit, photos):
 def test_a_missing_folder_and_sizes_below_one_are_refused(audit, photos):
     with pytest.raises(DatasetError, match="nowhere"):
         audit(photos / "nowhere")
-    for wrong in ({"image_size": 0}, {"num_workers": 0}):
+    for wrong in ({"image_size": 0}, {"num_workers": -1}):
         with pytest.raises(ParameterError):
             audit(photos, **wrong)
 

@@ -31,3 +31,11 @@ def test_what_others_decided_before_is_kept(tmp_path):
     assert log["a.png"] == ("exclude", "")
     log.decide("a.png", "")
     assert read_decisions(log.file)["path"].tolist() == ["b.png"]
+
+
+def test_two_windows_on_one_file_lose_nothing_of_each_other(tmp_path):
+    one, other = DecisionLog(tmp_path / "d.csv"), DecisionLog(tmp_path / "d.csv")
+    one.decide("a.png", "keep")
+    other.decide("b.png", "exclude")
+    one.decide("c.png", "keep")
+    assert one.decided() == {"a.png", "b.png", "c.png"}

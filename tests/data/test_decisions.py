@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from resnet_ft import DatasetError, apply_decisions, index_dataset, make_dataloaders
-from resnet_ft.data.decisions import read_decisions, write_decisions
+from resnet_ft.data.decisions import decisions_file, read_decisions, write_decisions
 
 
 def decide(*rows: tuple[str, str, str]) -> pd.DataFrame:
@@ -86,10 +86,35 @@ def test_decisions_that_cannot_be_followed_are_refused(photos, rows, message):
         apply_decisions(index_dataset(photos), decide(*rows))
 
 
+def test_a_table_is_checked_like_a_file(photos):
+    index = index_dataset(photos)
+    with pytest.raises(DatasetError, match="'exclud' is no decision"):
+        apply_decisions(index, decide(("Train/red/0.png", "exclud", "")))
+    table = decide(("Train/red/0.png", "keep", ""), ("Train/red/0.png", "exclude", ""))
+    assert len(apply_decisions(index, table[["path", "decision"]]).table) == 22
+
+
+def test_each_data_set_has_a_file_of_decisions_of_its_own(tmp_path):
+    folder = decisions_file(tmp_path, "a/photos")
+    for same in ("a/photos.tar", "a/photos/"):
+        assert decisions_file(tmp_path, same) == folder
+    assert folder.name.startswith("decisions-photos-")
+    url = decisions_file(tmp_path, "https://host/photos.zip?token=secret" + "x" * 300)
+    others = [decisions_file(tmp_path, source) for source in ("b/photos", "photos", "sample", ".")]
+    assert len({folder, url, *others}) == 6
+    assert "secret" not in url.name and len(url.name) < 100
+
+
+def test_names_that_are_no_utf_8_are_kept(tmp_path):
+    file = write_decisions(decide(("Train/caf\udce9.jpg", "keep", "")), tmp_path / "d.csv")
+    assert read_decisions(file)["path"].tolist() == ["Train/caf\udce9.jpg"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("path,decision\na.png,keep\nb.png,drop\n", r"line 3: 'drop'.*exclude"),
+        ("path,decision,value,reason\na,b.jpg,exclude,,x\n", "line 2: 'b.jpg' is no decision"),
         ("file,verdict\na.png,keep\n", "need path and decision"),
         ("", "cannot be read"),
     ],

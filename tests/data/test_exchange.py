@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torchvision import transforms
+from torchvision.transforms import v2
 
 from resnet_ft import make_dataloaders, train_transform
 
@@ -54,6 +55,24 @@ def test_an_epoch_that_is_left_early_does_not_disturb_the_next(photos):
     for _ in loader:
         break
     assert torch.equal(torch.cat([images for images, _ in loader]), right)
+
+
+def test_batches_of_a_transform_of_ones_own_may_be_kept_too(photos, workers):
+    own = v2.Compose([v2.ToImage(), v2.CenterCrop(12), v2.ToDtype(torch.float32, scale=True)])
+    loader = make_dataloaders(photos, image_size=16, batch_size=1, val=own, num_workers=workers)[
+        "val"
+    ]
+    kept = torch.cat([images for images, _ in list(loader)])
+    assert torch.equal(kept, torch.stack([loader.dataset[i][0] for i in range(6)]))
+
+
+def test_a_transform_may_make_several_views_of_an_image(photos, workers):
+    def two_views(image):
+        return [v2.functional.to_image(image), v2.functional.to_image(image).flip(-1)]
+
+    loaders = make_dataloaders(photos, image_size=16, val=two_views, num_workers=workers)
+    (first, second), labels = next(iter(loaders["val"]))
+    assert torch.equal(first, second.flip(-1)) and len(labels) == 6
 
 
 def test_transforms_of_ones_own_are_given_pil_images_and_batched_as_they_are(photos, workers):

@@ -90,3 +90,13 @@ def test_the_configuration_is_readable_and_grows(tmp_path):
     text = (tmp_path / "config.json").read_text(encoding="utf-8")
     assert "été" in text
     assert json.loads(text) == {"name": "été", "path": str(tmp_path), "more": [1, 2]}
+
+
+def test_a_run_follows_the_decisions_that_it_was_started_with(tmp_path):
+    file = tmp_path / "decisions.csv"
+    file.write_text("path,decision\n")
+    run = start_run(tmp_path / "run", decisions=file)
+    file.unlink()
+    assert run.decisions.read_text() == "path,decision\n"
+    assert start_run(tmp_path / "run", arch="x").decisions is not None  # as train_model goes on
+    assert start_run(tmp_path / "run", decisions=file).decisions is None
