@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from resnet_ft.data.folders import is_hidden
+from resnet_ft.data.folders import is_hidden, walk_once
 from resnet_ft.data.images import IMAGE_EXTENSIONS
 
 _UNREAD_FORMATS = frozenset(
@@ -21,17 +21,9 @@ def find_strays(root: Path, images: Iterable[str]) -> Iterator[tuple[str, str]]:
     "unread format" (images of a kind that the library does not read) or "other file".
     """
     images = set(images)
-    entered = set()
-    for parent, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        hidden = [name for name in folders if is_hidden(name)]
-        folders[:] = sorted(set(folders) - set(hidden))
-        for name in sorted(hidden + names):
-            path = Path(parent, name).relative_to(root).as_posix()
+    for parent, hidden_folders, names in walk_once(root):
+        for name in sorted(hidden_folders + names):
+            path = (parent / name).relative_to(root).as_posix()
             if path not in images:
                 yield path, _kind(name)
 

@@ -27,6 +27,20 @@ def find_images(folder: Path) -> Iterator[Path]:
 
 def walk_images(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
     """Each visible folder, from `folder` down, with the image files that lie in it."""
+    for parent, _, names in walk_once(folder):
+        images = [
+            parent / name
+            for name in names
+            if not is_hidden(name) and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+        ]
+        yield parent, images
+
+
+def walk_once(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each visible folder with the names of its hidden folders and of all its files, sorted.
+
+    A linked folder is entered once, so that links in a circle come to an end.
+    """
     entered = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -34,13 +48,6 @@ def walk_images(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
             folders.clear()
             continue
         entered.add(real)
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        visible = sorted(name for name in names if not is_hidden(name))
-        yield (
-            Path(parent),
-            [
-                Path(parent, name)
-                for name in visible
-                if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-            ],
-        )
+        hidden = sorted(name for name in folders if is_hidden(name))
+        folders[:] = sorted(set(folders) - set(hidden))
+        yield Path(parent), hidden, sorted(names)

@@ -21,7 +21,7 @@ def open_resized(file: str | Path | IO[bytes], side: int) -> Image.Image:
     """
     with opened_image(file) as image:
         whole = image.size
-        image.draft(None, (round(_SPARE * side),) * 2)
+        image.draft(None, (_SPARE * side, _SPARE * side))
         image.load()
         if image.format == "TIFF":  # Pillow turns these upright as it loads them
             whole = image.size
