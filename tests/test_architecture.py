@@ -26,7 +26,8 @@ audit.issues audit.findings audit.proposals audit.audit
 models.weights models.build models.freezing models.checkpoint
 evaluation.predictions evaluation.labels evaluation.scores
 visualize.style visualize.images visualize.dataset visualize.issues visualize.plots
-training.state training.runs training.checks training.best training.callbacks training.loop
+training.runs training.best training.state training.checks training.callbacks training.watching
+training.loop
 inference.predictor
 widgets.picture widgets.browse widgets.review widgets.augmentation widgets.drop widgets.upload
 notebook

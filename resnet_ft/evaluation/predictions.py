@@ -50,7 +50,7 @@ def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
     Batches are (images (N, 3, H, W), integer labels (N,)). The model moves to the device and is
     left in the mode it was in. `path` is known where the dataset has `samples` in that order.
     """
-    logits, labels = _logits(model, dataloader)
+    logits, labels = predict_logits(model, dataloader)
     classes = _model_classes(model, dataloader, logits.shape[1])
     labels = _by_name(labels, class_names(dataloader) or classes, classes)
     probabilities = logits.softmax(dim=1)
@@ -67,7 +67,7 @@ def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
     return Predictions(table, probabilities.numpy(), classes)
 
 
-def _logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Tensor]:
+def predict_logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Tensor]:
     """Logits (N, C) in full precision and labels (N,), both on the CPU."""
     device = engine.device()
     model.to(device)

@@ -1,4 +1,4 @@
-"""The best epoch so far: its weights in memory, and on disk where there is a run directory."""
+"""The best weights so far: in memory, and on disk where there is a run directory."""
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -8,7 +8,7 @@ from resnet_ft.training.runs import Run
 
 
 class BestModel:
-    """Keeps the weights of the epoch with the highest validation accuracy, ties by lower loss."""
+    """Keeps the weights with the highest validation accuracy, ties by lower loss."""
 
     def __init__(self, model: nn.Module, val: DataLoader, run: Run | None = None):
         self._model = model
@@ -17,21 +17,24 @@ class BestModel:
         self._rank = (-1.0, 0.0)
         self._weights: dict[str, Tensor] = {}
 
-    def update(self, row: dict[str, float]) -> bool:
-        """Keep the present weights if this row of the history is the best; say whether it is."""
+    def update(self, row: dict[str, float], model: nn.Module | None = None) -> bool:
+        """Keep the weights if this row of the history is the best so far; say whether it is.
+
+        `model` is another network of the same layers, where not the trained one itself was scored.
+        """
         rank = (row["val_accuracy"], -row["val_loss"])
         if rank <= self._rank:
             return False
         self._rank = rank
-        state = self._model.state_dict()
-        self._weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        model = self._model if model is None else model
+        self._weights = _on_cpu(model.state_dict())
         if self._run is not None:
             save_checkpoint(
                 self._run.best,
-                self._model,
+                whole_model(self._model),
                 preprocessing=self._preprocessing,
                 scores=row,
-                state_dict=self._weights,
+                state_dict=_on_cpu(whole_model(model).state_dict()),
             )
         return True
 
@@ -39,4 +42,14 @@ class BestModel:
         """Give the model its best weights back; before the first epoch's end it keeps its own."""
         if self._weights:
             self._model.load_state_dict(self._weights)
+        whole_model(self._model).eval()
         self._model.eval()
+
+
+def whole_model(model: nn.Module) -> nn.Module:
+    """The network that a part of it, which trains on precomputed features, belongs to."""
+    return getattr(model, "full_model", model)
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}

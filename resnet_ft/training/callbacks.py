@@ -1,25 +1,34 @@
-"""What may watch a run: a progress bar, a plot that grows."""
+"""What may watch or steer a run: hooks that `train_model` calls."""
 
 from collections.abc import Sequence
-from pathlib import Path
-
-from tqdm.auto import tqdm
 
 from resnet_ft.training.state import TrainingState
-from resnet_ft.visualize.plots import plot_history
 
 
 class Callback:
-    """Empty hooks: fill those that you need and hand it to `train_model(callbacks=[...])`."""
+    """Empty hooks: fill those that you need and hand it to `train_model(callbacks=[...])`.
+
+    The order of a run: fit begins; epochs begin; phases "train" and "val" begin; steps begin and
+    end; and so on outwards.
+    """
 
     def on_fit_begin(self, state: TrainingState) -> None:
         """Before the first epoch."""
 
+    def on_epoch_begin(self, state: TrainingState) -> None:
+        """Before an epoch's first phase."""
+
     def on_phase_begin(self, state: TrainingState) -> None:
         """Before the first batch of "train" and of "val", in every epoch."""
 
+    def on_step_begin(self, state: TrainingState) -> None:
+        """Before every batch."""
+
     def on_step_end(self, state: TrainingState) -> None:
         """After every batch."""
+
+    def on_phase_end(self, state: TrainingState) -> None:
+        """After a phase; `state.row` has its loss and accuracy, and takes columns of one's own."""
 
     def on_epoch_end(self, state: TrainingState) -> None:
         """After the validation of an epoch; `state.rows[-1]` is its row of the history."""
@@ -27,55 +36,15 @@ class Callback:
     def on_fit_end(self, state: TrainingState) -> None:
         """At the end, also where the run was interrupted."""
 
+    def state_dict(self) -> dict[str, object]:
+        """What has to be kept to go on later as if nothing had happened: tensors and plain data."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Go on from what `state_dict` gave."""
+
 
 def notify(callbacks: Sequence[Callback], event: str, state: TrainingState) -> None:
     """Call one hook of every callback, in their order."""
     for callback in callbacks:
         getattr(callback, event)(state)
-
-
-class ProgressBar(Callback):
-    """One bar for the whole run, with the time left, and a line for every epoch."""
-
-    def on_fit_begin(self, state: TrainingState) -> None:
-        self.bar = tqdm(total=state.total_steps, unit="batch", leave=False)
-
-    def on_phase_begin(self, state: TrainingState) -> None:
-        self.bar.set_description(f"epoch {state.epoch}/{state.num_epochs} {state.phase}")
-
-    def on_step_end(self, state: TrainingState) -> None:
-        self.bar.update()
-
-    def on_epoch_end(self, state: TrainingState) -> None:
-        row = state.rows[-1]
-        self.bar.write(
-            f"epoch {state.epoch:>2}/{state.num_epochs}"
-            f"   train: loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:6.1%}"
-            f"   val: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:6.1%}"
-            f"   {row['seconds']:.0f} s{'   best so far' if state.is_best else ''}"
-        )
-
-    def on_fit_end(self, state: TrainingState) -> None:
-        self.bar.close()
-
-
-class LivePlot(Callback):
-    """Learning curves that grow in a notebook while the model trains, and a PNG file of them."""
-
-    def __init__(self, path: str | Path | None = None):
-        self.path = path
-
-    def on_fit_begin(self, state: TrainingState) -> None:
-        from IPython.display import HTML, display
-
-        self.display = display(HTML("<i>Curves appear after the first epoch.</i>"), display_id=True)
-
-    def on_epoch_end(self, state: TrainingState) -> None:
-        import matplotlib.pyplot as plt
-
-        figure = plot_history(state.history)
-        if self.path is not None:
-            figure.savefig(self.path)
-        plt.close(figure)  # it is shown here, not once more at the end of the cell
-        if self.display is not None:  # there is no place to draw in outside of a notebook
-            self.display.update(figure)

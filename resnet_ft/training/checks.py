@@ -43,8 +43,14 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     return parameters
 
 
-def check_batch(logits: Tensor, highest_label: int) -> None:
+def likeliest(labels: Tensor) -> Tensor:
+    """Labels (N,) of batches whose labels are numbers (N,) or, mixed, probabilities (N, C)."""
+    return labels.argmax(dim=1) if labels.ndim == 2 else labels
+
+
+def check_batch(logits: Tensor, labels: Tensor) -> None:
     """Raise TrainingError where a label has no output; a GPU would say "device-side assert"."""
+    highest_label = labels.shape[1] - 1 if labels.ndim == 2 else int(labels.max())
     if logits.ndim != 2 or highest_label >= logits.shape[1]:
         raise TrainingError(
             f"The model's output has shape {tuple(logits.shape)}, but there is a label "

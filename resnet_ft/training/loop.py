@@ -14,17 +14,19 @@ from torch.utils.data import DataLoader
 from resnet_ft import engine
 from resnet_ft.evaluation.predictions import class_names
 from resnet_ft.models.freezing import train_mode
-from resnet_ft.training.best import BestModel
-from resnet_ft.training.callbacks import Callback, ProgressBar, notify
+from resnet_ft.training.best import BestModel, whole_model
+from resnet_ft.training.callbacks import Callback, notify
 from resnet_ft.training.checks import (
     check_batch,
     check_finite,
     check_not_empty,
     check_training,
+    likeliest,
     trainable_parameters,
 )
-from resnet_ft.training.runs import describe_training, start_run
-from resnet_ft.training.state import TrainingState
+from resnet_ft.training.runs import start_run
+from resnet_ft.training.state import TrainingState, describe_training
+from resnet_ft.training.watching import ProgressBar
 
 
 def train_model(
@@ -60,35 +62,46 @@ def train_model(
     state = TrainingState(model, dataloaders, criterion, optimizer, scheduler, num_epochs)
     check_training(state)
     network = engine.unwrapped(model)
-    network.classes = class_names(dataloaders["train"]) or getattr(network, "classes", None)
-    run = start_run(run_dir, training=describe_training(state)) if run_dir else None
-    best = BestModel(network, dataloaders["val"], run)
-    watchers = [ProgressBar(), *callbacks]
+    whole = whole_model(network)
+    whole.classes = class_names(dataloaders["train"]) or getattr(whole, "classes", None)
+    state.run = start_run(run_dir, training=describe_training(state)) if run_dir else None
+    state.best = BestModel(network, dataloaders["val"], state.run)
+    watchers = [*callbacks, ProgressBar()]
 
     notify(watchers, "on_fit_begin", state)
     try:
         with engine.prepared(model, optimizer) as (net, stepper):
             for state.epoch in range(1, num_epochs + 1):
-                started, learning_rate = time.perf_counter(), state.learning_rate
-                row = {"epoch": state.epoch}
-                for state.phase in ("train", "val"):
-                    row |= _run_phase(state, net, stepper, watchers)
-                row |= {"learning_rate": learning_rate, "seconds": time.perf_counter() - started}
-                state.rows.append(row)
-                state.is_best = best.update(row)
-                _step(scheduler, row["val_loss"])
-                if run:
-                    run.save_history(state.history)
-                notify(watchers, "on_epoch_end", state)
+                if state.should_stop:
+                    break
+                _run_epoch(state, net, stepper, watchers)
     finally:
-        best.restore()
+        state.best.restore()
         notify(watchers, "on_fit_end", state)
     return network, state.history
 
 
+def _run_epoch(
+    state: TrainingState, net: nn.Module, stepper: Optimizer, watchers: Sequence[Callback]
+) -> None:
+    """Train once on all images, validate, keep the weights if they are the best so far."""
+    started, learning_rate = time.perf_counter(), state.learning_rate
+    state.row = {"epoch": state.epoch}
+    notify(watchers, "on_epoch_begin", state)
+    for state.phase in ("train", "val"):
+        _run_phase(state, net, stepper, watchers)
+    state.row |= {"learning_rate": learning_rate, "seconds": time.perf_counter() - started}
+    state.rows.append(state.row)
+    state.is_best = state.best.update(state.row)
+    _step(state.scheduler, state.row["val_loss"])
+    if state.run:
+        state.run.save_history(state.history)
+    notify(watchers, "on_epoch_end", state)
+
+
 def _run_phase(
     state: TrainingState, net: nn.Module, stepper: Optimizer, watchers: Sequence[Callback]
-) -> dict[str, float]:
+) -> None:
     """One pass over the loader of this phase: mean loss and accuracy over its samples."""
     training, loader = state.phase == "train", state.dataloaders[state.phase]
     train_mode(net) if training else net.eval()
@@ -97,8 +110,9 @@ def _run_phase(
     loss_sum, correct, count = 0.0, 0, 0
     with torch.set_grad_enabled(training):
         for state.step, (images, labels) in enumerate(loader, start=1):
+            notify(watchers, "on_step_begin", state)
             logits = net(images.to(engine.device(), non_blocking=True))
-            check_batch(logits, highest_label=int(labels.max()))
+            check_batch(logits, labels)
             labels = labels.to(engine.device(), non_blocking=True)  # noqa: PLW2901
             loss = state.criterion(logits, labels)
             loss_value = loss.item()
@@ -108,11 +122,15 @@ def _run_phase(
                 engine.accelerator().backward(loss)
                 stepper.step()
             loss_sum += loss_value * len(labels)
-            correct += (logits.argmax(dim=1) == labels).sum().item()
+            correct += (logits.argmax(dim=1) == likeliest(labels)).sum().item()
             count += len(labels)
             notify(watchers, "on_step_end", state)
+            if training and state.should_stop:
+                break
     check_not_empty(count, state)
-    return {f"{state.phase}_loss": loss_sum / count, f"{state.phase}_accuracy": correct / count}
+    state.row[f"{state.phase}_loss"] = loss_sum / count
+    state.row[f"{state.phase}_accuracy"] = correct / count
+    notify(watchers, "on_phase_end", state)
 
 
 def _set_epoch(loader: DataLoader, epoch: int) -> None:

@@ -4,17 +4,14 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sized
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
-from torch.utils.data import DataLoader
 
 from resnet_ft.errors import RunError
 from resnet_ft.files import atomic_write
-from resnet_ft.training.state import TrainingState
 
 _VERSIONS_OF = ("torch", "torchvision", "numpy", "pandas", "accelerate", "pillow")
 
@@ -126,27 +123,3 @@ def load_run(run_dir: str | os.PathLike) -> Run:
             f"{others or 'none'})."
         )
     return run
-
-
-def describe_training(state: TrainingState) -> dict[str, object]:
-    """What `train_model` was called with, as plain data."""
-    loader = state.dataloaders["train"]
-    dataset = loader.dataset
-    return {
-        "arch": getattr(state.model, "arch", type(state.model).__name__),
-        "pretrained": getattr(state.model, "pretrained", None),
-        "classes": getattr(dataset, "classes", None),
-        "images": {split: _length(loader) for split, loader in state.dataloaders.items()},
-        "data_fingerprint": getattr(dataset, "fingerprint", None),
-        "preprocessing": getattr(dataset, "preprocessing", None),
-        "batch_size": getattr(loader.batch_sampler, "batch_size", loader.batch_size),
-        "criterion": repr(state.criterion),
-        "optimizer": type(state.optimizer).__name__,
-        "optimizer_defaults": state.optimizer.defaults,
-        "scheduler": state.scheduler and type(state.scheduler).__name__,
-        "num_epochs": state.num_epochs,
-    }
-
-
-def _length(loader: DataLoader) -> int | None:
-    return len(loader.dataset) if isinstance(loader.dataset, Sized) else None

@@ -1,6 +1,6 @@
 """Where a run stands: what trains on what, and how far it has come."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -9,10 +9,17 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
+from resnet_ft.training.best import BestModel, whole_model
+from resnet_ft.training.runs import Run
+
 
 @dataclass
 class TrainingState:
-    """What `train_model` works on; its callbacks read it and may change model and optimizer."""
+    """What `train_model` works on; its callbacks read it and may change model and optimizer.
+
+    A callback sets `should_stop` to end the run: the present pass over the training images is cut
+    short, validation follows. What it adds to `row` at the end of a phase is kept in the history.
+    """
 
     model: nn.Module
     dataloaders: dict[str, DataLoader]
@@ -20,11 +27,15 @@ class TrainingState:
     optimizer: Optimizer
     scheduler: LRScheduler | ReduceLROnPlateau | None
     num_epochs: int
+    run: Run | None = None
+    best: BestModel | None = None
     epoch: int = 0  # counted from 1
     phase: str = "train"
     step: int = 0  # in this phase, counted from 1
+    row: dict[str, float] = field(default_factory=dict)  # of the present epoch
     rows: list[dict[str, float]] = field(default_factory=list)
     is_best: bool = False
+    should_stop: bool = False
 
     @property
     def history(self) -> pd.DataFrame:
@@ -37,9 +48,33 @@ class TrainingState:
         return max(group["lr"] for group in self.optimizer.param_groups)
 
     @property
-    def total_steps(self) -> int | None:
-        """Batches of the whole run, those of validation included, where the loaders know."""
+    def steps_per_epoch(self) -> dict[str, int] | None:
+        """Batches of training and of validation, where the loaders know."""
         try:
-            return self.num_epochs * sum(len(self.dataloaders[phase]) for phase in ("train", "val"))
+            return {phase: len(self.dataloaders[phase]) for phase in ("train", "val")}
         except TypeError:  # a stream has no length
             return None
+
+
+def describe_training(state: TrainingState) -> dict[str, object]:
+    """What `train_model` was called with, as plain data."""
+    model, loader = whole_model(state.model), state.dataloaders["train"]
+    dataset = loader.dataset
+    return {
+        "arch": getattr(model, "arch", type(model).__name__),
+        "pretrained": getattr(model, "pretrained", None),
+        "classes": getattr(dataset, "classes", None),
+        "images": {split: _length(loader) for split, loader in state.dataloaders.items()},
+        "data_fingerprint": getattr(dataset, "fingerprint", None),
+        "preprocessing": getattr(dataset, "preprocessing", None),
+        "batch_size": getattr(loader.batch_sampler, "batch_size", loader.batch_size),
+        "criterion": repr(state.criterion),
+        "optimizer": type(state.optimizer).__name__,
+        "optimizer_defaults": state.optimizer.defaults,
+        "scheduler": state.scheduler and type(state.scheduler).__name__,
+        "num_epochs": state.num_epochs,
+    }
+
+
+def _length(loader: DataLoader) -> int | None:
+    return len(loader.dataset) if isinstance(loader.dataset, Sized) else None

@@ -1,0 +1,61 @@
+"""What watches a run: a progress bar, a plot that grows."""
+
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from resnet_ft.training.callbacks import Callback
+from resnet_ft.training.state import TrainingState
+from resnet_ft.visualize.plots import plot_history
+
+
+class ProgressBar(Callback):
+    """One bar for the whole run, with the time left, and a line for every epoch."""
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        self.bar = tqdm(total=_total_steps(state), unit="batch", leave=False)
+
+    def on_phase_begin(self, state: TrainingState) -> None:
+        self.bar.set_description(f"epoch {state.epoch}/{state.num_epochs} {state.phase}")
+
+    def on_step_end(self, state: TrainingState) -> None:
+        self.bar.update()
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        row = state.rows[-1]
+        self.bar.write(
+            f"epoch {state.epoch:>2}/{state.num_epochs}"
+            f"   train: loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:6.1%}"
+            f"   val: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:6.1%}"
+            f"   {row['seconds']:.0f} s{'   best so far' if state.is_best else ''}"
+        )
+
+    def on_fit_end(self, state: TrainingState) -> None:
+        self.bar.close()
+
+
+class LivePlot(Callback):
+    """Learning curves that grow in a notebook while the model trains, and a PNG file of them."""
+
+    def __init__(self, path: str | Path | None = None):
+        self.path = path
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        from IPython.display import HTML, display
+
+        self.display = display(HTML("<i>Curves appear after the first epoch.</i>"), display_id=True)
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        import matplotlib.pyplot as plt
+
+        figure = plot_history(state.history)
+        if self.path is not None:
+            figure.savefig(self.path)
+        plt.close(figure)  # it is shown here, not once more at the end of the cell
+        if self.display is not None:  # there is no place to draw in outside of a notebook
+            self.display.update(figure)
+
+
+def _total_steps(state: TrainingState) -> int | None:
+    steps = state.steps_per_epoch
+    return steps and state.num_epochs * sum(steps.values())
