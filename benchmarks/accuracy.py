@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from report import write_report
 from runner import BENCHMARKS, Row, run_missing
 
 RESULTS = BENCHMARKS / "results" / "accuracy.json"
@@ -28,6 +29,7 @@ def main() -> None:
     if arguments.fresh:
         RESULTS.unlink(missing_ok=True)
     failed = run_missing(_rows(arguments.data), RESULTS)
+    write_report()
     if failed:
         sys.exit(f"Not measured: {', '.join(failed)}. Running again measures only these.")
 

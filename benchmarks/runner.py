@@ -55,6 +55,14 @@ def run_missing(rows: Iterable[Row], results_file: Path) -> list[str]:
     return failed
 
 
+def forget(rows: Iterable[Row], results_file: Path) -> None:
+    """Take the rows out of the results file, so that they are measured anew."""
+    results = read_results(results_file)
+    for row in rows:
+        results.pop(row.name, None)
+    _write(results, results_file)
+
+
 def read_results(results_file: Path) -> dict[str, dict]:
     """The rows that are finished, by name."""
     return json.loads(results_file.read_text()) if results_file.exists() else {}

@@ -23,11 +23,14 @@ staging.copying staging.entries staging.unpacking staging.archives staging.parti
 staging.download staging.packing staging.stage
 audit.appearance audit.facts audit.inspection audit.strays audit.resemblance audit.duplicates
 audit.issues audit.findings audit.proposals audit.audit
-models.weights models.build models.freezing models.checkpoint
+models.weights models.build models.freezing models.checkpoint models.cutting models.folding
+models.groups features.stored features.dataset features.keys features.running features.precompute
 evaluation.predictions evaluation.labels evaluation.scores
 visualize.style visualize.images visualize.dataset visualize.issues visualize.plots
-training.runs training.best training.state training.checks training.callbacks training.watching
-training.loop
+training.runs training.best training.state training.checks training.callbacks
+training.steering training.averaging training.watching training.tracking training.mixing
+training.balance training.loop training.restoring training.range_test training.finder
+training.head training.head_phase training.pace training.recipe
 inference.predictor
 widgets.picture widgets.browse widgets.review widgets.augmentation widgets.drop widgets.upload
 notebook

@@ -57,10 +57,12 @@ def test_the_commands_are_those_that_ci_and_the_tests_run():
             assert command[0] in {".venv/bin/papermill", ".venv/bin/jupyter", ".venv/bin/python"}
 
 
-def test_the_table_of_speeds_is_the_one_that_was_measured(checkout):
-    run = [sys.executable, "benchmarks/table.py"]
+def test_the_tables_are_those_that_were_measured(checkout):
+    run = [sys.executable, "benchmarks/report.py"]
     subprocess.run(run, cwd=checkout, check=True, capture_output=True)
     assert (checkout / "README.md").read_text() == README
+    report = "benchmarks/results.md"
+    assert (checkout / report).read_text() == (ROOT / report).read_text()
     assert "later epochs" in README
 
 

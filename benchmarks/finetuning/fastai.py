@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from fastai.callback import progress, schedule  # noqa: F401 - no_bar and fine_tune of Learner
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from fastai.vision.augment import Resize, aug_transforms

@@ -126,15 +126,21 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        epoch, order = 0, torch.arange(self.num_samples)
+        epoch = 0
         if self.shuffle:
             epoch, self.epoch = self.epoch, self.epoch + 1
-            generator = torch.Generator().manual_seed(_seed(self.seed, epoch))
-            order = torch.randperm(self.num_samples, generator=generator)
+        generator = torch.Generator().manual_seed(_seed(self.seed, epoch))
+        samples = self._samples(epoch, generator)
         for batch in range(len(self)):
             start, is_last = batch * self.batch_size, batch == len(self) - 1
-            stop = self.num_samples if is_last else start + self.batch_size
-            yield [SampleKey(epoch, i, batch % self.slots) for i in order[start:stop].tolist()]
+            rows = samples[start : None if is_last else start + self.batch_size].tolist()
+            yield [SampleKey(*row, slot=batch % self.slots) for row in rows]
+
+    def _samples(self, epoch: int, generator: torch.Generator) -> Tensor:
+        """Epoch and index (N, 2) of the samples of a pass, in its order."""
+        count = self.num_samples
+        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
+        return torch.stack([torch.full_like(order, epoch), order], dim=1)
 
     def __len__(self) -> int:
         batches, rest = divmod(self.num_samples, self.batch_size)

@@ -140,15 +140,27 @@ def _loader(split: str, dataset: ImageDataset, batch_size: int, workers: int) ->
         batch_size,
         shuffle=split == "train",
         join_last=split == "train",
-        slots=PREFETCH * workers + 1,  # so many are on their way, and one is just being taken
+        slots=slots_for(workers),
         seed=dataset.seed,
     )
+    return image_loader(dataset, batches, workers)
+
+
+def image_loader(
+    dataset: ImageDataset, batches: EpochBatchSampler, num_workers: int
+) -> ImageLoader:
+    """A loader of these batches; their sampler goes through `slots_for(num_workers)` slots."""
     return ImageLoader(
         dataset,
         batch_sampler=batches,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        prefetch_factor=PREFETCH if workers else None,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=PREFETCH if num_workers else None,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(dataset.seed),
     )
+
+
+def slots_for(num_workers: int) -> int:
+    """So many batches are on their way from workers, and one is just being taken."""
+    return PREFETCH * num_workers + 1

@@ -1,5 +1,6 @@
 """Model and data loader to a table of predictions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,11 +54,18 @@ def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
     logits, labels = predict_logits(model, dataloader)
     classes = _model_classes(model, dataloader, logits.shape[1])
     labels = _by_name(labels, class_names(dataloader) or classes, classes)
+    return tabulate(logits, labels, classes, _paths(dataloader, len(labels)))
+
+
+def tabulate(
+    logits: Tensor, labels: Tensor, classes: list[str], paths: Sequence[str | None]
+) -> Predictions:
+    """Predictions from logits (N, C), or logarithms of probabilities, and labels (N,)."""
     probabilities = logits.softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
     table = pd.DataFrame(
         {
-            "path": _paths(dataloader, len(labels)),
+            "path": paths,
             "label": [classes[label] for label in labels],
             "predicted": [classes[label] for label in predicted],
             "confidence": confidence.numpy(),

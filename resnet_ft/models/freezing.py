@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnet_ft.errors import ParameterError
 
@@ -39,6 +40,17 @@ def unfreeze(model: nn.Module) -> None:
         parameter.requires_grad = True
 
 
+def freeze_batchnorm(model: nn.Module) -> None:
+    """Freeze weights and statistics of every BatchNorm layer, which then stand still in training.
+
+    Statistics of batches from a few hundred images are worse than those that came with the weights.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            for parameter in module.parameters():
+                parameter.requires_grad = False
+
+
 def train_mode(model: nn.Module) -> None:
     """Training mode for what trains, evaluation mode for what is frozen.
 
@@ -50,6 +62,17 @@ def train_mode(model: nn.Module) -> None:
         trainable = [parameter.requires_grad for parameter in module.parameters()]
         if trainable and not any(trainable):
             module.eval()
+
+
+@contextmanager
+def kept_trainable(model: nn.Module) -> Iterator[None]:
+    """Whatever is frozen within the block, afterwards what trained before trains again."""
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, trained in trainable:
+            parameter.requires_grad = trained
 
 
 @contextmanager

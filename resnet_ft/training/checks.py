@@ -10,8 +10,8 @@ from resnet_ft.training.state import TrainingState
 
 def check_training(state: TrainingState) -> None:
     """Raise TrainingError or ParameterError for what would waste a run."""
-    if not isinstance(state.num_epochs, int) or state.num_epochs < 1:
-        raise ParameterError(f"num_epochs={state.num_epochs!r} should be a whole number from 1.")
+    if not isinstance(state.num_epochs, int) or state.num_epochs < 0:
+        raise ParameterError(f"num_epochs={state.num_epochs!r} should be a whole number.")
     missing = [phase for phase in ("train", "val") if phase not in state.dataloaders]
     if missing:
         raise ParameterError(

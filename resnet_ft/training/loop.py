@@ -68,6 +68,8 @@ def train_model(
     state.best = BestModel(network, dataloaders["val"], state.run)
     watchers = [*callbacks, ProgressBar()]
 
+    if hasattr(whole, "arch"):  # convolutions are faster so, but networks of one's own may fail
+        model.to(memory_format=torch.channels_last)
     notify(watchers, "on_fit_begin", state)
     try:
         with engine.prepared(model, optimizer) as (net, stepper):
@@ -135,7 +137,7 @@ def _run_phase(
 
 def _set_epoch(loader: DataLoader, epoch: int) -> None:
     """Tell the samplers that shuffle by epoch (ours and torch's DistributedSampler) which it is."""
-    for sampler in (loader.batch_sampler, loader.sampler):
+    for sampler in (loader, loader.batch_sampler, loader.sampler):
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
 

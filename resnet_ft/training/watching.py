@@ -1,5 +1,6 @@
 """What watches a run: a progress bar, a plot that grows."""
 
+import sys
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -10,12 +11,19 @@ from resnet_ft.visualize.plots import plot_history
 
 
 class ProgressBar(Callback):
-    """One bar for the whole run, with the time left, and a line for every epoch."""
+    """One bar for the whole run, with the time left, and a line for every epoch.
+
+    Where nobody watches it (a log file, CI, a notebook that papermill runs), the lines alone.
+    """
 
     def on_fit_begin(self, state: TrainingState) -> None:
-        self.bar = tqdm(total=_total_steps(state), unit="batch", leave=False)
+        # None: tqdm looks itself whether it writes to a terminal.
+        disable = True if _runs_headless() else None
+        self.bar = tqdm(total=_total_steps(state), unit="batch", leave=False, disable=disable)
 
     def on_phase_begin(self, state: TrainingState) -> None:
+        if state.should_stop and state.steps_per_epoch:
+            self.bar.total = self.bar.n + state.steps_per_epoch[state.phase]
         self.bar.set_description(f"epoch {state.epoch}/{state.num_epochs} {state.phase}")
 
     def on_step_end(self, state: TrainingState) -> None:
@@ -23,14 +31,16 @@ class ProgressBar(Callback):
 
     def on_epoch_end(self, state: TrainingState) -> None:
         row = state.rows[-1]
+        average = f" (average {row['ema_val_accuracy']:.1%})" if "ema_val_accuracy" in row else ""
         self.bar.write(
             f"epoch {state.epoch:>2}/{state.num_epochs}"
             f"   train: loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:6.1%}"
-            f"   val: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:6.1%}"
+            f"   val: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:6.1%}{average}"
             f"   {row['seconds']:.0f} s{'   best so far' if state.is_best else ''}"
         )
 
     def on_fit_end(self, state: TrainingState) -> None:
+        self.bar.total = self.bar.n  # a notebook leaves a bar that did not get to its end, in red
         self.bar.close()
 
 
@@ -59,3 +69,16 @@ class LivePlot(Callback):
 def _total_steps(state: TrainingState) -> int | None:
     steps = state.steps_per_epoch
     return steps and state.num_epochs * sum(steps.values())
+
+
+def _runs_headless() -> bool:
+    """Whether this is a notebook's kernel with nobody before it: papermill, nbconvert.
+
+    Every request to run a cell says whether the kernel may ask its user for input. A live notebook
+    allows that; what runs notebooks unattended does not.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if not hasattr(shell, "get_parent"):  # a terminal, or no IPython at all
+        return False
+    return not shell.get_parent().get("content", {}).get("allow_stdin", True)

@@ -1,49 +1,68 @@
-import matplotlib.pyplot as plt
 import pytest
 import torch
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.utils.capture import capture_output
 from torch.utils.data import DataLoader, TensorDataset
 
-from resnet_ft import LivePlot, train_model
+from resnet_ft import Callback, train_model
 
 
 @pytest.fixture
 def loaders():
     data = TensorDataset(torch.randn(6, 3, 9, 9), torch.tensor([0, 1] * 3))
-    return {phase: DataLoader(data, batch_size=3) for phase in ("train", "val")}
+    return {phase: DataLoader(data, batch_size=2) for phase in ("train", "val")}
 
 
-def test_progress_says_every_epoch_in_a_line(loaders, small_network, capsys):
-    train_model(small_network, loaders, num_epochs=2)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line[:10] for line in lines] == ["epoch  1/2", "epoch  2/2"]
-    assert "val: loss" in lines[0] and lines[0].endswith("best so far")
+class Note(Callback):
+    """Writes what is called, and for whom, into a list."""
+
+    def __init__(self, name, notes):
+        self.name, self.notes = name, notes
+
+    def on_epoch_begin(self, state):
+        self.notes.append(f"{self.name} {state.epoch} begins")
+
+    def on_phase_end(self, state):
+        self.notes.append(f"{self.name} {state.phase}")
 
 
-@pytest.fixture
-def notebook():
-    """IPython as a notebook has it, and what it displays."""
-    InteractiveShell.instance()
-    yield capture_output()
-    InteractiveShell.clear_instance()
+def test_callbacks_are_called_one_after_the_other_in_their_order(loaders, small_network):
+    notes = []
+    train_model(
+        small_network, loaders, num_epochs=1, callbacks=[Note("a", notes), Note("b", notes)]
+    )
+    assert notes == ["a 1 begins", "b 1 begins", "a train", "b train", "a val", "b val"]
 
 
-def test_the_plot_grows_in_one_place_and_is_kept_as_a_file(
-    notebook, loaders, small_network, tmp_path
-):
-    plot = LivePlot(tmp_path / "history.png")
-    with notebook as captured:
-        train_model(small_network, loaders, num_epochs=3, callbacks=[plot])
-    assert [shown.update for shown in captured.outputs] == [False, True, True, True]
-    assert len({shown.transient["display_id"] for shown in captured.outputs}) == 1
-    assert (tmp_path / "history.png").read_bytes()[1:4] == b"PNG"
-    assert not plt.get_fignums()
+def test_a_callback_that_fills_no_hook_does_nothing(loaders, small_network):
+    callback = Callback()
+    _, history = train_model(small_network, loaders, num_epochs=1, callbacks=[callback])
+    assert len(history) == 1
+    assert callback.state_dict() == {}
 
 
-def test_outside_of_a_notebook_the_plot_is_kept_as_a_file_all_the_same(
-    loaders, small_network, tmp_path
-):
-    plot = LivePlot(tmp_path / "history.png")
-    train_model(small_network, loaders, num_epochs=1, callbacks=[plot])
-    assert (tmp_path / "history.png").exists()
+class StopAt(Callback):
+    def __init__(self, epoch, step):
+        self.at, self.steps = (epoch, step), []
+
+    def on_step_end(self, state):
+        self.steps.append(state.phase)
+        if (state.epoch, state.step) == self.at:
+            state.should_stop = True
+
+
+def test_a_callback_can_end_the_run_amid_an_epoch_which_is_validated(loaders, small_network):
+    stop = StopAt(epoch=2, step=1)
+    _, history = train_model(small_network, loaders, num_epochs=5, callbacks=[stop])
+    assert stop.steps == ["train"] * 3 + ["val"] * 3 + ["train"] + ["val"] * 3
+    assert history["epoch"].tolist() == [1, 2] and history["val_loss"].notna().all()
+
+
+def test_a_column_that_a_callback_adds_is_kept(loaders, small_network, tmp_path):
+    class Add(Callback):
+        def on_phase_end(self, state):
+            state.row[f"{state.phase}_steps"] = state.step
+
+    _, history = train_model(
+        small_network, loaders, num_epochs=2, run_dir=tmp_path, callbacks=[Add()]
+    )
+    assert history["train_steps"].tolist() == history["val_steps"].tolist() == [3, 3]
+    assert "val_steps" in (tmp_path / "history.csv").read_text().splitlines()[0]

@@ -1,0 +1,66 @@
+"""The stored results as tables: the main ones in README.md, all of them in results.md.
+
+`python benchmarks/report.py` renders what is stored and measures nothing.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from accuracy_table import accuracy_markdown, all_accuracies_markdown
+from runner import BENCHMARKS, read_results
+from speed_table import all_speeds_markdown, speed_markdown
+from table import write_between_markers
+from training_table import all_training_markdown, training_markdown
+
+SPEED = BENCHMARKS / "results" / "speed.json"
+ACCURACY = BENCHMARKS / "results" / "accuracy.json"
+README = BENCHMARKS.parent / "README.md"
+REPORT = BENCHMARKS / "results.md"
+
+_INTRODUCTION = """# What the benchmarks measured
+
+This library beside those that one might use instead, by `make bench-speed` and
+`python benchmarks/accuracy.py`. The numbers are those in `benchmarks/results/`."""
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A part of results.md. `main` gives the tables that stand in the README, too."""
+
+    title: str
+    marker: str
+    results: Path
+    main: Callable[[dict[str, dict]], str]
+    details: Callable[[dict[str, dict]], str]
+
+
+_SECTIONS = (
+    _Section("Loading and staging", "bench-speed", SPEED, speed_markdown, all_speeds_markdown),
+    _Section("Training", "bench-training", SPEED, training_markdown, all_training_markdown),
+    _Section("Accuracy", "bench-accuracy", ACCURACY, accuracy_markdown, all_accuracies_markdown),
+)
+
+
+def write_report() -> None:
+    """Print the main tables, write them into the README where it has their markers, and results.md.
+
+    What was not measured is left out of results.md, and as it is in the README.
+    """
+    parts = [_INTRODUCTION]
+    for section in _SECTIONS:
+        results = read_results(section.results)
+        if markdown := section.main(results):
+            print(f"\n{markdown}")
+            write_between_markers(README, section.marker, markdown)
+            details = section.details(results)
+            parts.append(f"## {section.title}\n\n{markdown}\n\n### Every number\n\n{details}")
+    if len(parts) == 1:
+        sys.exit("Nothing is measured yet: run `make bench-speed`.")
+    REPORT.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print(f"\nWritten into {README.name} and {REPORT.relative_to(BENCHMARKS.parent)}.")
+
+
+if __name__ == "__main__":
+    write_report()

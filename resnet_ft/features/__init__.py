@@ -1,0 +1,1 @@
+"""What the frozen part of a network puts out, computed once and kept."""

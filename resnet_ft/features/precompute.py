@@ -1,0 +1,116 @@
+"""precompute: the frozen part of a network runs once, and the rest trains on what it put out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from resnet_ft.data.dataset import ImageDataset
+from resnet_ft.data.exchange import ImageLoader
+from resnet_ft.errors import ParameterError
+from resnet_ft.features.dataset import feature_loader
+from resnet_ft.features.keys import feature_key, network_digest
+from resnet_ft.features.running import fast_copy, run_frozen
+from resnet_ft.features.stored import FeatureFile, make_room
+from resnet_ft.files import default_cache_dir
+from resnet_ft.models.cutting import cut_frozen
+
+
+def precompute(
+    model: nn.Module,
+    dataloaders: dict[str, DataLoader],
+    *,
+    cache_dir: str | Path | None = None,
+    cache_size_gb: float | None = None,
+    views: int = 1,
+) -> tuple[nn.Module, dict[str, DataLoader]]:
+    """Run the frozen part of `model` once over all images; returns `(head, dataloaders)`.
+
+    `head` is made of the model's own layers, so `train_model(head, ...)` trains the model, which is
+    `head.full_model` and what is saved. The new loaders yield what the frozen part puts out, floats
+    (N, ...), with labels (N,), batch for batch as `dataloaders`, which `make_dataloaders` made.
+    `views=1`: training images are seen as in evaluation. With more, they are varied, and epoch e
+    sees view e modulo `views`, where view v is what `dataloaders["train"]` delivers in epoch v.
+
+    Features are kept in half precision in `cache_dir` (the user's cache folder) for the next run
+    and the next head, under a key of weights, transform and files; `cache_size_gb` GiB at most
+    (half of what the disk has): those go first that were not used for longest. The model is left in
+    the mode it was in. Raises ParameterError for a network that cannot be cut where it is frozen,
+    TrainingError where there is too little room.
+    """
+    if views < 1:
+        raise ParameterError(f"views={views} should be 1, the evaluation view, or more.")
+    if not all(isinstance(loader, ImageLoader) for loader in dataloaders.values()):
+        raise ParameterError("precompute takes the loaders that make_dataloaders makes.")
+    frozen, head = cut_frozen(model)
+    directory = Path(cache_dir or default_cache_dir() / "features")
+    directory.mkdir(parents=True, exist_ok=True)
+    views = list(_views(dataloaders, views, network_digest(frozen), directory))
+    with FileLock(directory / "features.lock"):
+        missing = [view for view in views if view.file.find() is None]
+        if missing:
+            _run(missing, frozen, head, cache_size_gb, kept={view.file.key for view in views})
+        arrays = [(view.split, view.file.find()) for view in views]
+    return head, {
+        split: feature_loader(loader, [array for name, array in arrays if name == split])
+        for split, loader in dataloaders.items()
+    }
+
+
+@dataclass(frozen=True)
+class _View:
+    """The images of one split as one epoch sees them, and where their features are kept."""
+
+    split: str
+    epoch: int
+    loader: DataLoader
+    dataset: ImageDataset
+    file: FeatureFile
+
+
+def _views(
+    dataloaders: dict[str, DataLoader], views: int, weights: str, directory: Path
+) -> Iterator[_View]:
+    for split, loader in dataloaders.items():
+        dataset, varied = loader.dataset, split == "train" and views > 1
+        if split == "train" and not varied:
+            dataset = _with_transform(dataset, dataloaders["val"].dataset.transform)
+        for epoch in range(views if varied else 1):
+            key = feature_key(weights, dataset, epoch if varied else None)
+            yield _View(split, epoch, loader, dataset, FeatureFile(directory, key, len(dataset)))
+
+
+def _with_transform(dataset: ImageDataset, transform: object) -> ImageDataset:
+    return ImageDataset(dataset.images, dataset.labels, dataset.classes, transform)
+
+
+def _run(
+    missing: list[_View],
+    frozen: nn.Module,
+    head: nn.Module,
+    cache_size_gb: float | None,
+    kept: set[str],
+) -> None:
+    """Compute the views that are not there, after making room for all of them."""
+    images = torch.stack([missing[0].dataset[i][0] for i in range(min(2, len(missing[0].dataset)))])
+    network, shape = fast_copy(frozen, head, images)
+    needed = sum(view.file.bytes_missing(shape) for view in missing)
+    make_room(missing[0].file.directory, needed, cache_size_gb, kept)
+    total = sum(len(view.dataset) for view in missing)
+    with tqdm(total=total, unit="image", desc="Running the frozen layers", leave=False) as progress:
+        for view in missing:
+            run_frozen(
+                network,
+                view.dataset,
+                view.file,
+                epoch=view.epoch,
+                batch_size=view.loader.batch_sampler.batch_size,
+                num_workers=view.loader.num_workers,
+                progress=progress,
+            )
+            view.file.finish()

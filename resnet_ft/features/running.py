@@ -1,0 +1,87 @@
+"""One pass of images through a frozen network, into the file that keeps what it puts out."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from resnet_ft import engine
+from resnet_ft.data.dataset import EpochBatchSampler, ImageDataset, SampleKey
+from resnet_ft.data.loaders import image_loader, slots_for
+from resnet_ft.errors import ParameterError, TrainingError
+from resnet_ft.features.stored import FeatureFile
+from resnet_ft.models.folding import fold_batchnorm
+from resnet_ft.models.freezing import evaluation_mode
+
+
+class _InOrder(EpochBatchSampler):
+    """Samples in order from `start` on, as epoch `epoch` sees them."""
+
+    def __init__(self, num_samples: int, batch_size: int, *, epoch: int, start: int, slots: int):
+        super().__init__(num_samples - start, batch_size, slots=slots)
+        self._epoch, self._start = epoch, start
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for keys in super().__iter__():
+            yield [SampleKey(self._epoch, self._start + key.index, key.slot) for key in keys]
+
+
+def fast_copy(
+    frozen: nn.Module, head: nn.Module, images: Tensor
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """`frozen` on the device, folded, in the memory layout that convolutions are fastest with.
+
+    And the shape of what it puts out for one image. Tried on a few `images`: raises ParameterError
+    where the network is not the head of the frozen part, since it does more than run the two.
+    """
+    device = engine.device()
+    images = images.to(device)
+    folded = fold_batchnorm(frozen.to(device)).to(memory_format=torch.channels_last)
+    whole = head.full_model.to(device)
+    with evaluation_mode(whole), evaluation_mode(head), torch.inference_mode():
+        try:
+            features = folded(images)
+        except RuntimeError:  # layers that call `view` need the usual layout
+            folded = folded.to(memory_format=torch.contiguous_format)
+            features = folded(images)
+        found, expected = head(features), whole(images)
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0.01, atol=0.01):
+        raise ParameterError(
+            f"{type(whole).__name__} does more than to run its last layers on what the frozen ones "
+            "put out, so those cannot be computed once. Train it with train_model as it is."
+        )
+    return folded, tuple(features.shape[1:])
+
+
+def run_frozen(
+    network: nn.Module,
+    dataset: ImageDataset,
+    file: FeatureFile,
+    *,
+    epoch: int,
+    batch_size: int,
+    num_workers: int,
+    progress: tqdm,
+) -> None:
+    """Append what `network` makes of the images, as this epoch sees them, to the file.
+
+    Goes on where an interrupted pass was. Raises TrainingError for values beyond half precision.
+    """
+    done = file.rows_done()
+    progress.update(done)
+    if done == len(dataset):
+        return
+    batches = _InOrder(
+        len(dataset), batch_size, epoch=epoch, start=done, slots=slots_for(num_workers)
+    )
+    with torch.inference_mode(), engine.accelerator().autocast():
+        for images, _ in image_loader(dataset, batches, num_workers):
+            features = network(images.to(engine.device())).half().cpu()
+            if not features.isfinite().all():
+                raise TrainingError(
+                    "The frozen layers put out values that half precision cannot hold (above "
+                    "65,504, or not a number). Train without precompute."
+                )
+            file.append(features.numpy())
+            progress.update(len(images))

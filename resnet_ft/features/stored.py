@@ -1,0 +1,103 @@
+"""The file that keeps what a frozen network put out: an array that grows row by row.
+
+Rows are appended in order, so the size of an unfinished file says how many are whole, and a killed
+process costs no more than the batch that it was at. The file's name holds its key and the shape of
+a row; it ends with `.part` until the last row is there.
+"""
+
+import os
+import shutil
+from collections.abc import Container
+from pathlib import Path
+
+import numpy as np
+
+from resnet_ft.errors import TrainingError
+
+_DTYPE = np.dtype(np.float16)
+_RESERVE = 2**30  # bytes of the disk that are left to others
+
+
+class FeatureFile:
+    """`rows` rows in half precision in a directory, under a key that nothing else has."""
+
+    def __init__(self, directory: Path, key: str, rows: int):
+        self.directory = Path(directory)
+        self.key = key
+        self.rows = rows
+
+    def find(self) -> np.ndarray | None:
+        """The finished array of shape (rows, ...), mapped into memory, if it is there."""
+        found = self._path(".f16")
+        if found is None:
+            return None
+        found.touch()  # what was used last is deleted last
+        return np.memmap(found, _DTYPE, mode="r", shape=(self.rows, *_row_shape(found)))
+
+    def rows_done(self) -> int:
+        """How many rows an interrupted process left."""
+        part = self._path(".part")
+        return part.stat().st_size // _row_bytes(_row_shape(part)) if part else 0
+
+    def append(self, features: np.ndarray) -> None:
+        """Add rows in half precision, over what a killed process left of half a one."""
+        shape = features.shape[1:]
+        part = self._path(".part") or self._named(shape, ".part")
+        whole = self.rows_done() * _row_bytes(shape)
+        with part.open("r+b" if part.exists() else "w+b") as file:
+            file.truncate(whole)
+            file.seek(whole)
+            file.write(features.tobytes())
+
+    def finish(self) -> np.ndarray:
+        """The array, once all of its rows are there."""
+        part = self._path(".part")
+        os.replace(part, part.with_suffix(".f16"))
+        return self.find()
+
+    def bytes_missing(self, shape: tuple[int, ...]) -> int:
+        """How much larger the file becomes, with rows of this shape."""
+        return (self.rows - self.rows_done()) * _row_bytes(shape)
+
+    def _path(self, suffix: str) -> Path | None:
+        return next(iter(self.directory.glob(f"features-{self.key}-*{suffix}")), None)
+
+    def _named(self, shape: tuple[int, ...], suffix: str) -> Path:
+        sizes = "x".join(str(size) for size in shape)
+        return self.directory / f"features-{self.key}-{sizes}{suffix}"
+
+
+def make_room(directory: Path, needed: int, size_gb: float | None, kept: Container[str]) -> None:
+    """Delete features that were not used for longest, until `needed` bytes are free.
+
+    Those with the keys `kept` stay. Raises TrainingError where the others are not enough.
+    """
+    files = [path for path in directory.glob("features-*") if path.suffix in (".f16", ".part")]
+    used = sum(path.stat().st_size for path in files)
+    limit = _limit(directory, used, size_gb)
+    others = [path for path in files if path.stem.split("-")[1] not in kept]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime):
+        if used + needed > limit:
+            used -= path.stat().st_size
+            path.unlink()
+    if used + needed > limit:
+        raise TrainingError(
+            f"What the frozen layers put out needs {needed / 2**30:.2f} GiB in {directory}, where "
+            f"{max(0, limit - used) / 2**30:.2f} GiB may be used. Freeze more (freeze(model, "
+            'until="fc") needs least), take fewer views, a larger cache_size_gb or another '
+            "cache_dir, or train without precompute."
+        )
+
+
+def _limit(directory: Path, used: int, size_gb: float | None) -> float:
+    """Bytes that all files together may have; half of what the disk has by default."""
+    most = used + max(0, shutil.disk_usage(directory).free - _RESERVE)
+    return most / 2 if size_gb is None else min(size_gb * 2**30, most)
+
+
+def _row_shape(path: Path) -> tuple[int, ...]:
+    return tuple(int(size) for size in path.stem.split("-")[2].split("x"))
+
+
+def _row_bytes(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape)) * _DTYPE.itemsize

@@ -1,0 +1,75 @@
+"""A network cut in two: what is frozen, and what trains on what the frozen part puts out."""
+
+import copy
+from collections import OrderedDict
+
+from torch import nn
+from torchvision.models import ResNet
+
+from resnet_ft.errors import ParameterError
+
+_STAGES = ("layer1", "layer2", "layer3", "layer4", "fc")
+
+
+def cut_frozen(model: nn.Module) -> tuple[nn.Module, nn.Sequential]:
+    """The frozen part, a copy in evaluation mode, and the rest, made of the model's own layers.
+
+    `rest(frozen(images))` is `model(images)`, and training the rest trains the model, which is
+    `rest.full_model` (not one of its children). A torchvision ResNet is cut before the stage that
+    the first trainable layer is in, any other network before its last Linear layer. Raises
+    ParameterError where nothing is frozen or the network cannot be cut there.
+    """
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    if not trainable:
+        raise ParameterError(
+            "Every layer is frozen: freeze(model, until=...) leaves some to train."
+        )
+    if isinstance(model, ResNet) and type(model).forward is ResNet.forward:
+        frozen, rest = _cut_resnet(model, trainable)
+    else:
+        frozen, rest = _cut_before_head(model, trainable)
+    object.__setattr__(rest, "full_model", model)  # as a child its parameters would train as well
+    return copy.deepcopy(frozen).eval(), rest
+
+
+def _cut_resnet(model: ResNet, trainable: list[str]) -> tuple[nn.Sequential, nn.Sequential]:
+    stages = {name.split(".")[0] for name in trainable}
+    if not stages <= set(_STAGES):
+        raise ParameterError(
+            f"{trainable[0]} trains, so nothing before it can be computed once. Freeze all layers "
+            f"before a stage: freeze(model, until=...) with one of {', '.join(_STAGES)}."
+        )
+    children = OrderedDict(model.named_children())
+    children["flatten"] = nn.Flatten()
+    children.move_to_end("fc")
+    names = list(children)
+    first = min(names.index(stage) for stage in stages)
+    return (
+        nn.Sequential(OrderedDict((name, children[name]) for name in names[:first])),
+        nn.Sequential(OrderedDict((name, children[name]) for name in names[first:])),
+    )
+
+
+def _cut_before_head(model: nn.Module, trainable: list[str]) -> tuple[nn.Module, nn.Sequential]:
+    name, head = head_of(model)
+    others = [one for one in trainable if not one.startswith(f"{name}.")]
+    if others:
+        raise ParameterError(
+            f"{others[0]} trains. In a network that is no ResNet of torchvision all but the last "
+            f"Linear layer has to be frozen to be computed once: freeze(model, until={name!r})."
+        )
+    frozen = copy.deepcopy(model)
+    parent, _, child = name.rpartition(".")
+    setattr(frozen.get_submodule(parent), child, nn.Identity())
+    return frozen, nn.Sequential(OrderedDict([(child, head)]))
+
+
+def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
+    """Name and layer of a network's head, its last Linear layer. ParameterError without one."""
+    layers = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)]
+    if not layers or not layers[-1][0]:
+        raise ParameterError(
+            f"{type(model).__name__} has no Linear layer at its end, so no head could be "
+            "trained alone. Train the whole network with train_model."
+        )
+    return layers[-1]

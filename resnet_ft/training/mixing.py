@@ -1,0 +1,79 @@
+"""MixUp and CutMix: batches whose images are mixtures of two, and whose labels say how much."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from resnet_ft.errors import ParameterError
+from resnet_ft.files import fingerprint
+
+_MIXES = {"mixup": (v2.MixUp,), "cutmix": (v2.CutMix,), "both": (v2.MixUp, v2.CutMix)}
+_ALPHA = {v2.MixUp: 0.2, v2.CutMix: 1.0}  # of the papers, for ImageNet
+
+
+class MixedLoader:
+    """A training loader whose batches are mixed: images (N, 3, H, W), labels (N, num_classes).
+
+    "mixup" adds two images, weighted (Zhang et al., ICLR 2018); "cutmix" puts a rectangle of one
+    into the other (Yun et al., ICCV 2019); "both" does either, batch by batch. An image's label, a
+    row of probabilities, is mixed in the same shares, which come from Beta(alpha, alpha): by
+    default alpha is 0.2 for MixUp and 1 for CutMix, as in the papers. Each image is mixed with its
+    neighbour in the batch, so `loader` should shuffle.
+
+    What is drawn depends on (seed, epoch, batch) alone. The epoch is that of the loader's samplers,
+    where they count; otherwise it moves on with each pass, or is what `set_epoch` says. Raises
+    ParameterError for an unknown `mix`, an `alpha` that is not positive, too few classes.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader,
+        num_classes: int,
+        mix: str = "both",
+        *,
+        alpha: float | None = None,
+        seed: int = 0,
+    ):
+        if mix not in _MIXES:
+            raise ParameterError(f"mix={mix!r} is unknown. Choose one of {', '.join(_MIXES)}.")
+        if alpha is not None and not alpha > 0:
+            raise ParameterError(f"alpha={alpha} should be positive: 0.2 mixes little, 1 more.")
+        classes = getattr(loader.dataset, "classes", None) or ()
+        if len(classes) > num_classes:
+            raise ParameterError(
+                f"num_classes={num_classes} should be {len(classes)}, as the data."
+            )
+        self.loader, self.seed = loader, seed
+        self.dataset, self.batch_size = loader.dataset, loader.batch_size
+        self.batch_sampler, self.sampler = loader.batch_sampler, loader.sampler
+        self.generator = loader.generator
+        self.epoch = 0
+        self._mix = v2.RandomChoice(
+            [kind(alpha=alpha or _ALPHA[kind], num_classes=num_classes) for kind in _MIXES[mix]]
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next pass the one of this epoch, where the loader's samplers do not count."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        counting = [one for one in (self.batch_sampler, self.sampler) if hasattr(one, "epoch")]
+        epoch = counting[0].epoch if counting else self.epoch
+        self.epoch = epoch + 1
+        for step, (images, labels) in enumerate(self.loader):
+            yield self._mixed(images, labels, fingerprint(("mix", self.seed, epoch, step)))
+
+    def _mixed(self, images: Tensor, labels: Tensor, drawn: str) -> tuple[Tensor, Tensor]:
+        # The transforms draw from the default generator of the CPU: lend it to this batch.
+        state = torch.default_generator.get_state()
+        torch.default_generator.manual_seed(int(drawn, 16))
+        try:
+            return self._mix(images, labels)
+        finally:
+            torch.default_generator.set_state(state)

@@ -1,0 +1,45 @@
+"""How many epochs: for a data set of this size, or in the time there is."""
+
+import copy
+import math
+import time
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from resnet_ft import engine
+from resnet_ft.models.freezing import train_mode
+
+
+def usual_epochs(num_images: int) -> int:
+    """Enough for 100 images (10 epochs) as for 100,000 (4): with more images each counts less."""
+    return round(min(10, max(4, 14 - 2 * math.log10(max(num_images, 1)))))
+
+
+def affordable_epochs(model: nn.Module, dataloaders: dict[str, DataLoader], seconds: float) -> int:
+    """How many epochs begin within so many seconds, from a step of training that is measured.
+
+    It is made on a copy, with images of zeros, so that nothing else changes.
+    """
+    batches = {phase: len(dataloaders[phase]) for phase in ("train", "val")}
+    image = dataloaders["val"].dataset[0][0]
+    size = getattr(dataloaders["train"].batch_sampler, "batch_size", None) or 32
+    step = _step_seconds(copy.deepcopy(model), torch.zeros(size, *image.shape))
+    # Both networks, the present one and the average, are validated, in a third of a step each.
+    epoch = step * (batches["train"] + batches["val"] * 2 / 3)
+    return math.ceil(seconds / epoch) if seconds > step else 0
+
+
+def _step_seconds(model: nn.Module, images: torch.Tensor) -> float:
+    """The faster of two steps: the first one has memory to fetch."""
+    model.to(engine.device())
+    train_mode(model)
+    taken = []
+    for _ in range(2):
+        started = time.perf_counter()
+        with engine.accelerator().autocast():
+            model(images.to(engine.device())).float().square().mean().backward()
+        next(model.parameters()).cpu()  # a GPU's work is done when it answers
+        taken.append(time.perf_counter() - started)
+    return min(taken)

@@ -1,0 +1,138 @@
+"""fine_tune: the head first, on features that are computed once, then the whole network from there.
+
+Kumar et al., "Fine-tuning can distort pretrained features and underperform out-of-distribution",
+ICLR 2022: a network whose head is right before its other layers move keeps more of what it knows.
+"""
+
+import time
+from collections.abc import Sequence
+from os import PathLike
+
+import pandas as pd
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from resnet_ft.errors import ParameterError
+from resnet_ft.models.freezing import freeze_batchnorm, kept_trainable
+from resnet_ft.models.groups import parameter_groups
+from resnet_ft.training.averaging import WeightAverage
+from resnet_ft.training.balance import balanced_loader, class_weights
+from resnet_ft.training.callbacks import Callback
+from resnet_ft.training.head_phase import HeadFirst, fit_head
+from resnet_ft.training.loop import train_model
+from resnet_ft.training.mixing import MixedLoader
+from resnet_ft.training.pace import affordable_epochs, usual_epochs
+from resnet_ft.training.runs import start_run
+from resnet_ft.training.steering import EarlyStop, StepScheduler, TimeBudget, warmup_cosine
+
+_LEARNING_RATE = 3e-4  # of the head, for AdamW
+_FIRST_LAYER = 0.1  # of that, for the first layer
+_FROM_RANDOM = 1e-3  # of all layers, where weights are random
+
+
+def fine_tune(
+    model: nn.Module,
+    dataloaders: dict[str, DataLoader],
+    *,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float = 0.05,
+    label_smoothing: float = 0.0,
+    mix: str | None = None,
+    balance: str | None = None,
+    train_batchnorm: bool = False,
+    average_weights: bool = True,
+    patience: int | None = None,
+    seed: int = 0,
+    run_dir: str | PathLike | None = None,
+    cache_dir: str | PathLike | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[nn.Module, pd.DataFrame]:
+    """Solve the head, then train all layers from there; keep the best of all on validation.
+
+    1. The head, on what the other layers put out, computed once (see `precompute`; `cache_dir`). A
+       Linear layer is solved as the convex problem that it is. This is epoch 0 of the history, with
+       cross-validated training columns; `run_dir` also gets head_predictions.csv: what heads fitted
+       to other images said of each training image. Networks with random weights begin with 2.
+    2. What is not frozen trains with AdamW: the first layers at a tenth of `learning_rate`, with
+       warm-up, cosine decay and standing BatchNorm. An average of the weights is scored as well.
+    3. Of head, epochs and averages the model gets the best by validation (see `train_model`).
+
+    `epochs`: by default as many as suit the number of images; 0 stops after the head. `minutes`, in
+    their place, is what all of it may take. `mix`: "mixup", "cutmix" or "both". `balance`: "loss"
+    or "sampler", for classes of unequal size. `patience`: end after so many epochs without a lower
+    validation loss. How strongly images are varied is for `make_dataloaders(train=...)` to say.
+
+    Returns the model and the history as `train_model` does, and raises what it and `precompute` do.
+    """
+    started = time.perf_counter()
+    _check_options(epochs, minutes, balance)
+    run = None if run_dir is None else start_run(run_dir)
+    pretrained = getattr(model, "pretrained", True)
+    weights = _class_weights(dataloaders["train"]) if balance else None
+    criterion = nn.CrossEntropyLoss(
+        weights if balance == "loss" else None, label_smoothing=label_smoothing
+    )
+    watchers = list(callbacks)
+    with kept_trainable(model):
+        if pretrained:
+            head = fit_head(
+                model, dataloaders, criterion, class_weights=weights, cache_dir=cache_dir, seed=seed
+            )
+            watchers.insert(0, HeadFirst(head))
+        if pretrained and not train_batchnorm:
+            freeze_batchnorm(model)
+        optimizer = _optimizer(model, learning_rate, weight_decay, pretrained)
+        watchers += [WeightAverage()] if average_weights else []
+        watchers += [EarlyStop(patience)] if patience else []
+        loaders = {**dataloaders, "train": _varied(dataloaders["train"], balance, mix, seed)}
+        if minutes is None:
+            epochs = usual_epochs(len(loaders["train"].dataset)) if epochs is None else epochs
+            watchers += _paced_by_steps(optimizer, epochs * len(loaders["train"]))
+        else:
+            epochs = affordable_epochs(model, loaders, started + 60 * minutes - time.perf_counter())
+            watchers += _paced_by_time(optimizer, TimeBudget(minutes, started=started))
+        return train_model(
+            model, loaders, criterion, optimizer, None, epochs, run_dir=run, callbacks=watchers
+        )
+
+
+def _check_options(epochs: int | None, minutes: float | None, balance: str | None) -> None:
+    if epochs is not None and minutes is not None:
+        raise ParameterError("Give epochs or minutes, not both.")
+    if balance not in (None, "loss", "sampler"):
+        raise ParameterError(f'balance={balance!r} is unknown. Choose None, "loss" or "sampler".')
+
+
+def _class_weights(loader: DataLoader) -> Tensor:
+    return class_weights(loader.dataset.targets, len(loader.dataset.classes))
+
+
+def _optimizer(
+    model: nn.Module, learning_rate: float | None, weight_decay: float, pretrained: bool
+) -> AdamW:
+    """Layers that know something already move less, those near the images least."""
+    rate = learning_rate or (_LEARNING_RATE if pretrained else _FROM_RANDOM)
+    first_layer = _FIRST_LAYER if pretrained else 1.0
+    groups = parameter_groups(model, rate, weight_decay=weight_decay, first_layer=first_layer)
+    return AdamW(groups)
+
+
+def _varied(loader: DataLoader, balance: str | None, mix: str | None, seed: int) -> DataLoader:
+    """The training loader with what changes its batches."""
+    loader = balanced_loader(loader) if balance == "sampler" else loader
+    classes = len(loader.dataset.classes)
+    return loader if mix is None else MixedLoader(loader, classes, mix, seed=seed)
+
+
+def _paced_by_steps(optimizer: AdamW, total: int) -> list[Callback]:
+    schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step / max(total, 1)))
+    return [StepScheduler(schedule)]
+
+
+def _paced_by_time(optimizer: AdamW, budget: TimeBudget) -> list[Callback]:
+    schedule = LambdaLR(optimizer, lambda _: warmup_cosine(budget.progress))
+    return [StepScheduler(schedule), budget]

@@ -1,0 +1,138 @@
+"""What steers a run: when it stops, and how its learning rate goes."""
+
+import math
+import time
+
+from torch.optim.lr_scheduler import LRScheduler
+
+from resnet_ft.errors import ParameterError
+from resnet_ft.training.callbacks import Callback
+from resnet_ft.training.state import TrainingState
+
+
+class EarlyStop(Callback):
+    """Ends the run when `metric` has not improved by more than `min_delta` for `patience` epochs.
+
+    `metric` is a column of the history: the lower the better where its name ends in "loss", the
+    higher the better where it ends in "accuracy". Raises ParameterError for any other, and for a
+    column that there is none of.
+    """
+
+    def __init__(self, patience: int = 5, *, min_delta: float = 0.0, metric: str = "val_loss"):
+        if patience < 1:
+            raise ParameterError(f"patience={patience} should be 1 epoch or more.")
+        if not metric.endswith(("loss", "accuracy")):
+            raise ParameterError(f"metric={metric!r} should end in loss or in accuracy.")
+        self.patience, self.min_delta, self.metric = patience, min_delta, metric
+        self._sign = -1.0 if metric.endswith("loss") else 1.0
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        self._best = -math.inf  # of the metric with its sign: higher is better
+        self._epochs_without = 0
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        if self.metric not in state.row:
+            raise ParameterError(
+                f"metric={self.metric!r} is no column of the history: {', '.join(state.row)}."
+            )
+        value = self._sign * state.row[self.metric]
+        if value > self._best + self.min_delta:
+            self._best, self._epochs_without = value, 0
+        else:
+            self._epochs_without += 1
+        state.should_stop |= self._epochs_without >= self.patience
+
+    def state_dict(self) -> dict[str, object]:
+        return {"best": self._best, "epochs_without": self._epochs_without}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self._best, self._epochs_without = state["best"], state["epochs_without"]
+
+
+class TimeBudget(Callback):
+    """Ends the whole run within so many minutes, its last validation included.
+
+    Training stops, amid an epoch if need be, when no more than one step and a validation still fit
+    in. A validation is expected to take as long as the one before, with all that callbacks do after
+    it (hand this one over last, then theirs is counted too); the first one half as long a step as
+    training. At least one step is made. The clock starts with the run, or at `started`, a value of
+    `time.perf_counter()`, where work before it counts too.
+    """
+
+    def __init__(self, minutes: float, *, started: float | None = None):
+        if not minutes > 0:
+            raise ParameterError(f"minutes={minutes} should be more than 0.")
+        self._seconds, self._started = 60 * minutes, started
+        self._began: float | None = None
+
+    @property
+    def progress(self) -> float:
+        """How much of the time for training is over: 0 when it begins, 1 when it has to stop.
+
+        A schedule can follow it:
+        `LambdaLR(optimizer, lambda step: warmup_cosine(budget.progress))`.
+        """
+        if self._began is None:
+            return 0.0
+        available = self._deadline - self._validation_seconds - self._began
+        return min(1.0, (time.perf_counter() - self._began) / available) if available > 0 else 1.0
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        self._began = time.perf_counter()
+        started = self._began if self._started is None else self._started
+        self._deadline = started + self._seconds
+        self._step_seconds = self._validation_seconds = 0.0
+        self._has_validated = False
+
+    def on_phase_begin(self, state: TrainingState) -> None:
+        self._phase_began = time.perf_counter()
+
+    def on_step_end(self, state: TrainingState) -> None:
+        if state.phase != "train":
+            return
+        self._step_seconds = (time.perf_counter() - self._phase_began) / state.step
+        if not self._has_validated:
+            steps = (state.steps_per_epoch or {}).get("val", 0)  # a stream does not know
+            self._validation_seconds = steps * self._step_seconds / 2  # it computes no gradients
+        state.should_stop |= self._is_over()
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        self._validation_seconds = time.perf_counter() - self._phase_began
+        self._has_validated = True
+        state.should_stop |= self._is_over()
+
+    def _is_over(self) -> bool:
+        needed = self._step_seconds + self._validation_seconds
+        return time.perf_counter() + needed > self._deadline
+
+
+class StepScheduler(Callback):
+    """Steps a torch scheduler of learning rates after every training step."""
+
+    def __init__(self, scheduler: LRScheduler):
+        self.scheduler = scheduler
+
+    def on_step_end(self, state: TrainingState) -> None:
+        if state.phase == "train":
+            self.scheduler.step()
+
+    def state_dict(self) -> dict[str, object]:
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self.scheduler.load_state_dict(state)
+
+
+def warmup_cosine(progress: float, warmup: float = 0.1) -> float:
+    """The factor of the learning rate, 0 to 1, when `progress`, 0 to 1, of the training is over.
+
+    It rises linearly from 0.01 to 1 during the share `warmup`, then falls to 0 along half a cosine:
+    `LambdaLR(optimizer, lambda step: warmup_cosine(step / total_steps))`. The warm-up is that of
+    Goyal et al. (2017, arXiv:1706.02677), the cosine that of Loshchilov and Hutter (2017,
+    arXiv:1608.03983).
+    """
+    if progress < warmup:
+        return 0.01 + 0.99 * progress / warmup
+    if progress >= 1:
+        return 0.0
+    return (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2

@@ -1,0 +1,63 @@
+"""What the tables of the benchmarks make of measured rows."""
+
+import importlib
+
+import pytest
+from conftest import ROOT
+
+MEASURED = {"machine": "a machine", "versions": {"torch": "2.5"}, "date": "2026-01-01"}
+
+
+@pytest.fixture
+def module(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module
+
+
+def cells(markdown, beginning):
+    """The cells of the row that begins like this."""
+    (line,) = (line for line in markdown.splitlines() if line.startswith(f"| {beginning}"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def training(library, recipe, seconds, epochs):
+    row = {"library": library, "recipe": recipe, "seconds": seconds, "epochs": epochs}
+    return {f"training / {library} / {recipe}": MEASURED | row}
+
+
+def test_two_epochs_of_the_others_are_scaled_to_ten(module):
+    results = (
+        training("resnet_ft", "frozen", 20.0, [0.1] * 10)
+        | training("resnet_ft", "second head", 2.0, [0.1] * 10)
+        | training("resnet_ft", "layer4", 50.0, [9.0, 3.0, 4.0, 8.0])
+        | training("tutorial", "frozen", 45.0, [24.0, 20.0])  # 1 second before the first epoch
+        | training("tutorial", "layer4", 45.0, [24.0, 20.0])
+        | training("fastai", "frozen", 90.0, [50.0, 40.0])
+    )
+    markdown = module("training_table").training_markdown(results)
+    assert cells(markdown, "PyTorch tutorial")[1:] == ["205", "205", "20.0"]  # 1 + 24 + 9 * 20
+    assert cells(markdown, "**resnet_ft**")[1:] == ["20.0", "2.0", "4.0"]
+    assert cells(markdown, "10 epochs")[1] == "10.2 times faster"
+    assert cells(markdown, "again")[1] == "102.5 times faster"
+    assert cells(markdown, "an epoch")[1] == "5.0 times faster"
+
+
+def test_a_loop_that_takes_longer_than_the_bare_one_is_slower(module):
+    row = MEASURED | {"library": "resnet_ft", "recipe": "nothing frozen", "ratio": 1.021}
+    results = {"training / resnet_ft / nothing frozen": row}
+    markdown = module("training_table").training_markdown(results)
+    assert cells(markdown, "nothing frozen")[1:] == ["2.1% slower", "at most 3% slower"]
+
+
+def test_accuracy_is_the_mean_of_seeds_with_its_standard_error(module):
+    results = {
+        f"hymenoptera / tutorial / frozen / seed {seed}": MEASURED
+        | {"data_set": "hymenoptera", "library": "tutorial", "recipe": "frozen", "seed": seed}
+        | {"accuracy": accuracy, "seconds": seconds}
+        for seed, (accuracy, seconds) in enumerate([(0.7, 30.0), (0.8, 90.0), (0.9, 40.0)])
+    }
+    markdown = module("accuracy_table").accuracy_markdown(results)
+    # The standard deviation is 0.1, divided by the root of 3.
+    expected = ["0.800 ± 0.058 (40 s)", "", "", ""]
+    assert cells(markdown, "PyTorch tutorial, frozen")[1:] == expected
+    assert module("accuracy_table").accuracy_markdown({}) == ""

@@ -1,0 +1,220 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from resnet_ft.errors import ParameterError
+from resnet_ft.evaluation.predictions import predict_logits
+from resnet_ft.models.checkpoint import load_checkpoint
+from resnet_ft.training.averaging import WeightAverage
+from resnet_ft.training.callbacks import Callback
+from resnet_ft.training.loop import train_model
+
+
+def tensors(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, 9, 9, generator=generator)
+    return TensorDataset(images, (images.mean(dim=(1, 2, 3)) > 0).long())
+
+
+@pytest.fixture
+def loaders():
+    return {
+        "train": DataLoader(tensors(22, 0), batch_size=5),  # five steps an epoch
+        "val": DataLoader(tensors(9, 1), batch_size=4),
+    }
+
+
+class Record(Callback):
+    """The network's state after every training step, and the average's after every epoch."""
+
+    def __init__(self, average):
+        self.average, self.weights, self.averages, self.is_best = average, [], [], []
+
+    def on_step_end(self, state):
+        if state.phase == "train":
+            self.weights.append(copy.deepcopy(state.model.state_dict()))
+
+    def on_epoch_end(self, state):
+        self.averages.append(copy.deepcopy(self.average.average.module.state_dict()))
+        self.is_best.append(state.is_best)
+
+
+def averaged(weights, decay_at):
+    """The definition: w <- d w + (1 - d) p from the first step's p on; buffers are the last."""
+    average = {name: tensor.double() for name, tensor in weights[0].items()}
+    for steps, current in enumerate(weights[1:], start=1):
+        d = decay_at(steps)
+        for name, tensor in current.items():
+            is_buffer = "running" in name or "num_batches" in name
+            average[name] = tensor if is_buffer else d * average[name] + (1 - d) * tensor
+    return average
+
+
+@pytest.mark.parametrize(
+    ("decay", "decay_at"),
+    [
+        (0.9, lambda steps: 0.9),
+        (0.0, lambda steps: 0.0),
+        # Of 15 steps: 1 - 10 / 15, from the fourth step on above what (1 + t) / (10 + t) allows.
+        (None, lambda steps: min(1 / 3, (1 + steps) / (10 + steps))),
+    ],
+)
+def test_the_average_is_what_the_definition_says(loaders, small_network, decay, decay_at):
+    record = Record(average := WeightAverage(decay))
+    optimizer = torch.optim.Adam(small_network.parameters(), lr=0.05)
+    train_model(
+        small_network, loaders, optimizer=optimizer, num_epochs=3, callbacks=[average, record]
+    )
+    assert len(record.weights) == 15
+    for name, expected in averaged(record.weights, decay_at).items():
+        assert torch.allclose(record.averages[-1][name].double(), expected.double(), atol=1e-6), (
+            name
+        )
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(tensors(22, 0))
+
+
+def test_the_average_of_a_stream_grows_with_the_steps_made(loaders, small_network):
+    loaders["train"] = DataLoader(Stream(), batch_size=5)
+    record = Record(average := WeightAverage())
+    optimizer = torch.optim.Adam(small_network.parameters(), lr=0.05)
+    train_model(
+        small_network, loaders, optimizer=optimizer, num_epochs=2, callbacks=[average, record]
+    )
+    expected = averaged(record.weights, lambda steps: (1 + steps) / (10 + steps))
+    for name, tensor in expected.items():
+        assert torch.allclose(record.averages[-1][name].double(), tensor.double(), atol=1e-6), name
+
+
+def test_the_history_has_the_scores_of_a_network_with_the_average_weights(loaders, small_network):
+    record = Record(average := WeightAverage(0.8))
+    optimizer = torch.optim.Adam(small_network.parameters(), lr=0.05)
+    _, history = train_model(
+        small_network, loaders, optimizer=optimizer, num_epochs=2, callbacks=[average, record]
+    )
+    network = copy.deepcopy(small_network)
+    for (_, row), weights in zip(history.iterrows(), record.averages, strict=True):
+        network.load_state_dict(weights)
+        logits, labels = predict_logits(network, loaders["val"])
+        assert row["ema_val_loss"] == pytest.approx(
+            nn.functional.cross_entropy(logits, labels).item(), rel=1e-6
+        )
+        assert row["ema_val_accuracy"] == (logits.argmax(1) == labels).sum().item() / 9
+    assert history["ema_val_loss"].nunique() == 2
+
+
+def test_averaging_leaves_training_itself_as_it_is(loaders, small_network):
+    histories = []
+    for callbacks in ([], [WeightAverage()]):
+        network = copy.deepcopy(small_network)
+        torch.manual_seed(3)  # dropout draws from the default generator
+        _, history = train_model(network, loaders, num_epochs=3, callbacks=callbacks)
+        histories.append(history)
+    for column in ("train_loss", "val_loss"):
+        assert histories[0][column].tolist() == histories[1][column].tolist()
+
+
+class Scripted(nn.Module):
+    """One weight w, and the logits (w, 0) whatever the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        logit = self.weight.expand(len(images))
+        return torch.stack([logit, 0 * logit], dim=1)
+
+
+class SetWeight(Callback):
+    """Gives w its value after each training step; the learning rate is 0."""
+
+    def __init__(self, values):
+        self.values = iter(values)
+
+    def on_step_end(self, state):
+        if state.phase == "train":
+            with torch.no_grad():
+                state.model.weight.fill_(next(self.values))
+
+
+def scripted_run(model, values, *callbacks, run_dir=None):
+    """One step an epoch, with the average at decay 0.5.
+
+    Three of four labels are 0: a positive w is right in three of four, and the loss is lowest where
+    the probability is 3/4, at w = ln 3 = 1.1. It is 0.563 at w = 1, 0.576 at 1.5, 1.018 at 4.
+    """
+    data = TensorDataset(torch.zeros(4, 3, 2, 2), torch.tensor([0, 0, 0, 1]))
+    loaders = {phase: DataLoader(data, batch_size=4) for phase in ("train", "val")}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    callbacks = [SetWeight(values), *callbacks]
+    return train_model(
+        model,
+        loaders,
+        optimizer=optimizer,
+        num_epochs=len(values),
+        run_dir=run_dir,
+        callbacks=callbacks,
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "is_best", "kept"),
+    [
+        ([4.0, -2.0], [True, True], 1.0),  # averages 4, 1: that of epoch 2 has the lower loss
+        ([-2.0, 4.0], [True, True], 1.0),  # averages -2, 1: better than the weights beside it
+        ([4.0, -2.0, 1.5], [True, True, False], 1.0),  # then 1.25: neither is better
+        ([4.0, 1.0, 1.0], [True, True, False], 1.0),  # averages 4, 2.5, 1.75: the weights are best
+    ],
+)
+def test_the_best_of_weights_and_averages_is_kept(values, is_best, kept):
+    model, average = Scripted(), WeightAverage(0.5)
+    record = Record(average)
+    scripted_run(model, values, average, record)
+    assert record.is_best == is_best
+    assert model.weight.item() == kept
+
+
+def test_the_average_is_saved_where_it_is_the_best(tmp_path):
+    scripted_run(Scripted(), [4.0, -2.0], WeightAverage(0.5), run_dir=tmp_path)
+    saved = load_checkpoint(tmp_path / "best.pt")
+    assert saved.state_dict["weight"].item() == 1
+    loss = 0.75 * math.log(1 + math.exp(-1)) + 0.25 * math.log(1 + math.exp(1))
+    assert saved.scores["val_loss"] == pytest.approx(loss)
+    assert saved.scores["val_accuracy"] == 0.75
+
+
+def test_the_whole_network_is_saved_with_the_average_of_its_head(tmp_path):
+    head = Scripted()
+    whole = nn.Sequential(nn.Linear(4, 3), head)
+    object.__setattr__(head, "full_model", whole)
+    scripted_run(head, [4.0, -2.0], WeightAverage(0.5), run_dir=tmp_path)
+    saved = load_checkpoint(tmp_path / "best.pt").state_dict
+    assert saved["1.weight"].item() == whole[1].weight.item() == 1
+    assert torch.equal(saved["0.weight"], whole[0].weight)
+
+
+def test_the_average_goes_on_from_what_it_kept():
+    first, second = WeightAverage(0.5), WeightAverage(0.5)
+    scripted_run(Scripted(), [8.0, 4.0], first)
+
+    class Resume(Callback):
+        def on_fit_begin(self, state):
+            second.load_state_dict(first.state_dict())
+
+    record = Record(second)
+    scripted_run(Scripted(), [2.0], second, Resume(), record)
+    assert record.averages[0]["weight"].item() == ((8 + 4) / 2 + 2) / 2
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
+def test_a_decay_out_of_range_is_refused(decay):
+    with pytest.raises(ParameterError, match="decay"):
+        WeightAverage(decay)
