@@ -3,14 +3,15 @@
 # make test-slow  the tests that take longer
 # make lint       ruff
 # make bench-speed  this library beside others, in about 30 minutes; FRESH=1 starts anew
+# make bench-accuracy  whole recipes beside others, in about two hours; row by row, FRESH=1 anew
 # make template   REPO=owner/name writes your repository into badges and setup cells
-# Each installs what it needs into .venv, bench-speed into .venv-bench.
+# Each installs what it needs into .venv, bench-speed and bench-accuracy into .venv-bench.
 # PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench-speed template
+.PHONY: demo test test-slow lint bench-speed bench-accuracy template
 
 demo: .venv/notebooks.stamp
 	$(BIN)/python scripts/demo.py
@@ -27,6 +28,9 @@ lint: .venv/test.stamp
 
 bench-speed: .venv-bench/bench.stamp
 	.venv-bench/bin/python benchmarks/speed.py $(if $(FRESH),--fresh) $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+bench-accuracy: .venv-bench/bench.stamp
+	.venv-bench/bin/python benchmarks/accuracy.py $(if $(FRESH),--fresh) $(if $(DATA),--data "$(DATA)")
 
 template:
 	$(PYTHON) scripts/template.py "$(REPO)" "$(SOURCE)"

@@ -8,17 +8,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from report import write_report
+from report import ACCURACY, write_report
 from runner import BENCHMARKS, Row, run_missing
 
-RESULTS = BENCHMARKS / "results" / "accuracy.json"
 _DATA = BENCHMARKS.parents[1] / "shared" / "data"
 _DATA_SETS = ("hymenoptera", "flowers12", "signdigits10")
 _SEEDS = (0, 1, 2)
 
 # Named as in `benchmarks/finetuning`.
-_RECIPES = {"tutorial": ["frozen", "full"], "fastai": ["fine_tune"]}
-_PACKAGES = {"tutorial": ("torch", "torchvision"), "fastai": ("torch", "torchvision", "fastai")}
+_RECIPES = {
+    "tutorial": ["frozen", "full"],
+    "fastai": ["fine_tune"],
+    "resnet_ft": ["head", "fine_tune"],
+}
+_PACKAGES = {"tutorial": (), "fastai": ("fastai",), "resnet_ft": ("resnet_ft",)}
 
 
 def main() -> None:
@@ -27,8 +30,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=_DATA, help="the folder of the data sets")
     arguments = parser.parse_args()
     if arguments.fresh:
-        RESULTS.unlink(missing_ok=True)
-    failed = run_missing(_rows(arguments.data), RESULTS)
+        ACCURACY.unlink(missing_ok=True)
+    failed = run_missing(_rows(arguments.data), ACCURACY)
     write_report()
     if failed:
         sys.exit(f"Not measured: {', '.join(failed)}. Running again measures only these.")
@@ -39,7 +42,7 @@ def _rows(data: Path) -> list[Row]:
         Row(
             f"{data_set} / {library} / {recipe} / seed {seed}",
             ("-m", "finetuning.measure", str(data / data_set), library, recipe, str(seed)),
-            _PACKAGES[library] + ("timm",),
+            ("torch", "torchvision", "timm", *_PACKAGES[library]),
         )
         for seed in _SEEDS
         for data_set in _DATA_SETS

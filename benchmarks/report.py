@@ -22,7 +22,7 @@ REPORT = BENCHMARKS / "results.md"
 _INTRODUCTION = """# What the benchmarks measured
 
 This library beside those that one might use instead, by `make bench-speed` and
-`python benchmarks/accuracy.py`. The numbers are those in `benchmarks/results/`."""
+`make bench-accuracy`. The numbers are those in `benchmarks/results/`."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ _PUBLIC = {
     "models.groups": "parameter_groups",
     "models.checkpoint": "Checkpoint load_checkpoint save_checkpoint",
     "features.precompute": "precompute",
-    "evaluation.predictions": "Predictions evaluate",
+    "evaluation.predictions": "Predictions evaluate load_predictions",
     "evaluation.labels": "find_label_errors",
     "evaluation.scores": "accuracy_interval accuracy_summary class_scores confusion_matrix",
     "visualize.images": "imshow show_images show_mistakes visualize_model",

@@ -11,11 +11,11 @@ import nbformat
 import papermill
 from nbconvert import HTMLExporter
 
-from resnet_ft import load_run
+from resnet_ft import load_checkpoint, load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "runs" / "demo"
-TRAINING = {"image_size": 64, "batch_size": 16, "num_epochs": 6, "learning_rate": 1e-3}
+TRAINING = {"image_size": 64, "batch_size": 16, "epochs": 6, "lr_finder_steps": 20}
 PARAMETERS = {
     "01_mount_drive": {},
     "02_explore_data": {},
@@ -63,8 +63,6 @@ def keep_earlier_demo() -> None:
 
 
 def index_page() -> str:
-    run = load_run(DEMO)
-    best = run.history["val_accuracy"].max()
     notebooks = "".join(
         f'<li><a href="notebooks/{name}.html">{name}</a> '
         f'(<a href="notebooks/{name}.ipynb">ipynb</a>)'
@@ -79,14 +77,21 @@ def index_page() -> str:
         for path in sorted(DEMO.iterdir())
         if path.is_file()
     )
-    training = run.config["training"]
-    origin = "pretrained" if training["pretrained"] else "trained from random weights"
     return PAGE.format(
-        lead=f"{training['arch']}, {origin}: validation accuracy {best:.1%}.",
+        lead=result(),
         notebooks=notebooks,
         figures=figures,
         files=files,
     )
+
+
+def result() -> str:
+    """One sentence about the model."""
+    run = load_run(DEMO)
+    accuracy = load_checkpoint(run.best).scores["val_accuracy"]
+    training = run.config["training"]
+    origin = "pretrained" if training["pretrained"] else "trained from random weights"
+    return f"{training['arch']}, {origin}: validation accuracy {accuracy:.1%}."
 
 
 PAGE = """<!doctype html>
@@ -108,13 +113,11 @@ figcaption {{ color: #6b7280; margin-bottom: .5rem }}
 
 
 def summarise(seconds: float) -> None:
-    run = load_run(DEMO)
-    origin = "pretrained" if run.config["training"]["pretrained"] else "random weights"
     print(
         f"\nDone in {seconds / 60:.1f} minutes.\n"
-        f"Validation accuracy: {run.history['val_accuracy'].max():.1%} (resnet101, {origin})\n"
+        f"Result:   {result()}\n"
         f"Look at:  {DEMO / 'index.html'}\n"
-        f"Model:    {run.best}"
+        f"Model:    {DEMO / 'best.pt'}"
     )
 
 

@@ -13,7 +13,7 @@ import resnet_ft
 
 # A module imports only from those above it.
 ORDER = """
-errors files engine
+errors files engine progress
 data.drive data.images data.resizing data.drawing data.flaws data.sample data.folders
 data.splitting data.layout data.index data.decisions data.decision_log
 data.paths data.cache data.decoded data.filling

@@ -12,10 +12,11 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+import torch
 from conftest import ROOT, shared_data
 from IPython.core.inputtransformer2 import TransformerManager
 
-from resnet_ft import load_checkpoint
+from resnet_ft import build_model, load_checkpoint, load_predictions
 
 NAMES = ["01_mount_drive", "02_explore_data", "03_train", "04_visualize", "05_infer"]
 
@@ -182,16 +183,21 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
         **small,
         data_dir=str(photos),
         arch="resnet18",
-        weights=None,
-        num_epochs=2,
+        weights=str(some_weights(tmp_path / "weights.pth")),
+        epochs=2,
+        lr_finder_steps=20,
     )
-    assert figures(trained) == 1
+    assert figures(trained) >= 2  # the learning-rate finder, the curves, labels to look at
     run = tmp_path / "runs" / "ants"
     checkpoint = load_checkpoint(run / "best.pt")
     assert checkpoint.arch == "resnet18" and checkpoint.classes == ["ants", "bees"]
-    assert len(pd.read_csv(run / "history.csv")) == 2
+    history = pd.read_csv(run / "history.csv")
+    assert history["epoch"].tolist() == [0, 1, 2]  # the head first
+    assert len(load_predictions(run / "head_predictions.csv").table) == 244
+    assert "30 epochs through the network" in outputs(trained)
     config = json.loads((run / "config.json").read_text())
     assert config["data_source"] == str(photos)
+    assert config["fine_tune"]["epochs"] == 2
     assert config["training"]["images"] == {"train": 244, "val": 154}  # of 245, without the leak
 
     visualized = execute("04_visualize", tmp_path, **common)
@@ -209,6 +215,12 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
 
     with pytest.raises(papermill.PapermillExecutionError, match="already holds a trained run"):
         execute("03_train", tmp_path, **common, data_dir=str(photos))
+
+
+def some_weights(path):
+    """A file that stands for pretrained weights, which there is no network for."""
+    torch.save(build_model("resnet18", 1000, weights=None).state_dict(), path)
+    return path
 
 
 FAKE_DRIVE = """
@@ -259,7 +271,8 @@ def test_the_journey_in_colab_with_everything_on_drive(tmp_path, colab, photos):
     source = {"data_dir": "my photos"}
     assert "Mounted at" in run("01_mount_drive", **source)
     run("02_explore_data", **source, **small)
-    run("03_train", **source, **small, run_name="one", arch="resnet18", weights=None, num_epochs=1)
+    training = {"arch": "resnet18", "weights": None, "epochs": 1, "lr_finder_steps": 0}
+    run("03_train", **source, **small, **training, run_name="one")
     assert (colab / "runs" / "one" / "best.pt").is_file()
     run("04_visualize", run_name="one")
     run("05_infer", run_name="one")

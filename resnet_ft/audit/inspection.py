@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO
 
 from PIL import Image, UnidentifiedImageError
-from tqdm.auto import tqdm
 
 from resnet_ft.audit.appearance import SIDE, appearance
 from resnet_ft.audit.facts import FactStore
@@ -23,6 +22,7 @@ from resnet_ft.data.images import (
     upright_rgb,
     upright_size,
 )
+from resnet_ft.progress import progress_bar
 
 _ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})  # others hold pages, previews, depth maps
 _LARGE = 16_000_000  # pixels: larger images are decoded one at a time, for the sake of memory
@@ -55,7 +55,7 @@ def _in_parallel(paths: list[Path], num_workers: int | None) -> Iterator[tuple[P
             # What the decoders warn of is among the facts.
             warnings.filterwarnings("ignore", module="PIL|pillow_heif")
             found = zip(paths, pool.map(inspect_file, paths), strict=True)
-            yield from tqdm(found, "Inspecting images", len(paths), leave=False, unit="image")
+            yield from progress_bar(found, "Inspecting images", len(paths))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from resnet_ft.data.cache import NOT_STORED, UNKNOWN, CacheFile, append_pixels, file_keys
 from resnet_ft.data.decoded import DecodedImages
 from resnet_ft.data.paths import PathArray
 from resnet_ft.errors import ImageError
 from resnet_ft.files import default_cache_dir
+from resnet_ft.progress import progress_bar
 
 _FEW = 64  # not worth starting worker processes for
 _CHUNK = 8
@@ -85,7 +85,7 @@ def _decode(
         num_workers=num_workers if len(rows) >= _FEW else 0,
         generator=torch.Generator(),  # or else it would draw from everybody's
     )
-    with tqdm(total=len(rows), desc="Decoding images", unit="image", leave=False) as progress:
+    with progress_bar(None, "Decoding images", len(rows)) as progress:
         for chunk in decoding:
             yield from chunk
             progress.update(len(chunk))

@@ -9,13 +9,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
-from tqdm.auto import tqdm
 
 from resnet_ft import engine
 from resnet_ft.data.dataset import EpochBatchSampler
 from resnet_ft.errors import DatasetError, ParameterError
 from resnet_ft.files import atomic_write
 from resnet_ft.models.freezing import evaluation_mode
+from resnet_ft.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,16 @@ class Predictions:
         with atomic_write(path) as temporary:
             pd.concat([self.table, probabilities], axis=1).to_csv(temporary, index=False)
         return Path(path)
+
+
+def load_predictions(path: str | Path) -> Predictions:
+    """What `Predictions.save` wrote, as it was."""
+    names = dict.fromkeys(("path", "label", "predicted"), str)
+    table = pd.read_csv(path, dtype=names, keep_default_na=False)  # "NA" may be a class
+    columns = [column for column in table if column.startswith("p(")]
+    probabilities = table[columns].to_numpy(np.float32)
+    classes = [column[2:-1] for column in columns]
+    return Predictions(table.drop(columns=columns), probabilities, classes)
 
 
 def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
@@ -81,7 +91,7 @@ def predict_logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Te
     model.to(device)
     logits, labels = [], []
     with evaluation_mode(model), torch.inference_mode(), engine.accelerator().autocast():
-        for images, batch_labels in tqdm(dataloader, desc="Evaluating", leave=False):
+        for images, batch_labels in progress_bar(dataloader, "Evaluating", unit="batch"):
             logits.append(model(images.to(device)).float().cpu())
             labels.append(batch_labels)
     return torch.cat(logits), torch.cat(labels)

@@ -8,7 +8,6 @@ import torch
 from filelock import FileLock
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.data.exchange import ImageLoader
@@ -19,6 +18,7 @@ from resnet_ft.features.running import fast_copy, run_frozen
 from resnet_ft.features.stored import FeatureFile, make_room
 from resnet_ft.files import default_cache_dir
 from resnet_ft.models.cutting import cut_frozen
+from resnet_ft.progress import progress_bar
 
 
 def precompute(
@@ -102,7 +102,7 @@ def _run(
     needed = sum(view.file.bytes_missing(shape) for view in missing)
     make_room(missing[0].file.directory, needed, cache_size_gb, kept)
     total = sum(len(view.dataset) for view in missing)
-    with tqdm(total=total, unit="image", desc="Running the frozen layers", leave=False) as progress:
+    with progress_bar(None, "Running the frozen layers", total) as progress:
         for view in missing:
             run_frozen(
                 network,

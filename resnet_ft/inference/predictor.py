@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from resnet_ft import engine
 from resnet_ft.data.decoded import DecodedImages
@@ -21,6 +20,7 @@ from resnet_ft.data.transforms import prepare, side_for
 from resnet_ft.errors import DatasetError, ImageError
 from resnet_ft.files import atomic_write
 from resnet_ft.models.checkpoint import load_checkpoint
+from resnet_ft.progress import progress_bar
 
 AnyFile = str | Path | Image.Image
 
@@ -94,7 +94,7 @@ class Predictor:
             )
         starts = range(0, len(paths), batch_size)
         batches = [range(start, min(start + batch_size, len(paths))) for start in starts]
-        progress = tqdm(batches, desc="Predicting", unit="batch", leave=False)
+        progress = progress_bar(batches, "Predicting", unit="batch")
         table = pd.DataFrame([row for rows in progress for row in self._rows(images, rows, errors)])
         if table["error"].notna().all():
             raise DatasetError(f"No image in {folder} can be read: {table['error'].iloc[0]}.")

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from resnet_ft.data.folders import find_images, walk_images
 from resnet_ft.errors import DatasetError
+from resnet_ft.progress import progress_bar
 from resnet_ft.staging.listing import Listing, in_words, list_images
 from resnet_ft.staging.manifest import Manifest, Stamp
 from resnet_ft.staging.patience import Patience, in_parallel, means_full_disk
@@ -105,7 +104,7 @@ def _with_progress(
 ) -> Iterator[tuple[Path, _Copied | str]]:
     """The same, with a bar of bytes that also counts files."""
     size = sum(stamp.size for stamp in missing.values())
-    with tqdm(desc="Copying", total=size, unit="B", unit_scale=True) as bar:
+    with progress_bar(None, "Copying", size, unit="B", unit_scale=True) as bar:
         for count, (path, copied) in enumerate(copies, 1):
             yield path, copied
             bar.set_postfix_str(f"{count:,} of {len(missing):,} files", refresh=False)

@@ -9,9 +9,8 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import quote
 
-from tqdm.auto import tqdm
-
 from resnet_ft.errors import DatasetError
+from resnet_ft.progress import progress_bar
 from resnet_ft.staging.partial import Partial
 from resnet_ft.staging.patience import WAITS
 
@@ -107,7 +106,7 @@ def _validator(response: http.client.HTTPResponse) -> str | None:
 def _receive(url: str, response: http.client.HTTPResponse, partial: Partial) -> None:
     begun, total = partial.size(), partial.server()["total"]
     _check_space(url, partial, (total or 0) - begun)
-    bar = tqdm(desc="Downloading", total=total, initial=begun, unit="B", unit_scale=True)
+    bar = progress_bar(None, "Downloading", total, unit="B", unit_scale=True, initial=begun)
     with bar, partial.path.open("ab") as file:
         while chunk := response.read1(1 << 18):
             if file.tell() == 0 and chunk.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":

@@ -5,10 +5,9 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from resnet_ft.data.folders import is_hidden
 from resnet_ft.data.images import IMAGE_EXTENSIONS
+from resnet_ft.progress import progress_bar
 from resnet_ft.staging.manifest import Stamp
 from resnet_ft.staging.patience import Patience, in_parallel, passes
 
@@ -40,7 +39,7 @@ def list_images(source: Path, *, workers: int, patience: Patience) -> Listing:
                 below += result.folders
         level = below
     stamps = in_parallel(lambda image: _stamp(image, patience), found, workers)
-    for image, stamp in tqdm(stamps, f"Listing {source.name}", len(found), unit="image"):
+    for image, stamp in progress_bar(stamps, f"Listing {source.name}", len(found)):
         known = listing.failed if isinstance(stamp, str) else listing.images
         known[Path(image.path).relative_to(source)] = stamp
     return listing

@@ -6,11 +6,10 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from resnet_ft.data.folders import walk_images
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import fingerprint
+from resnet_ft.progress import progress_bar
 from resnet_ft.staging.unfinished import unfinished
 
 _KEY = "RESNET_FT.fingerprint"  # in a header for the whole archive: POSIX.1-2001, pax format
@@ -58,7 +57,7 @@ def _identity(data_dir: Path, folders: list[tuple[Path, list[Path]]]) -> str:
     """A fingerprint of all names and contents."""
     images = [path for _, images in folders for path in images]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = list(tqdm(pool.map(_digest, images), "Reading", len(images), unit="image"))
+        digests = list(progress_bar(pool.map(_digest, images), "Reading", len(images)))
     names = [path.relative_to(data_dir).as_posix() for path, _ in folders]
     contents = zip((path.relative_to(data_dir).as_posix() for path in images), digests, strict=True)
     return fingerprint([*names, *(part for pair in contents for part in pair)])
@@ -90,7 +89,7 @@ def _write(
     path: Path, data_dir: Path, folders: list[tuple[Path, list[Path]]], identity: str
 ) -> None:
     size = sum(image.stat().st_size for _, images in folders for image in images)
-    bar = tqdm(desc=f"Packing {path.name}", total=size, unit="B", unit_scale=True)
+    bar = progress_bar(None, f"Packing {path.name}", size, unit="B", unit_scale=True)
     headers = {_KEY: identity}
     with bar, tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers=headers) as file:
         for folder, images in folders:

@@ -6,10 +6,10 @@ from pathlib import Path
 from threading import BoundedSemaphore
 
 from PIL import Image
-from tqdm.auto import tqdm
 
 from resnet_ft.data.folders import find_images
 from resnet_ft.data.images import upright_rgb
+from resnet_ft.progress import progress_bar
 from resnet_ft.staging.patience import in_parallel
 
 _QUALITY = {"JPEG": 90, "WEBP": 90, "AVIF": 90, "HEIF": 90}
@@ -74,5 +74,5 @@ def shrink_folder(folder: Path, max_side: int) -> None:
             path.write_bytes(content)
 
     shrinking = in_parallel(shrink, paths, os.cpu_count() or 1)
-    for _ in tqdm(shrinking, "Shrinking", len(paths), unit="image"):
+    for _ in progress_bar(shrinking, "Shrinking", len(paths)):
         pass

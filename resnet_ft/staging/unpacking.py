@@ -5,9 +5,8 @@ import shutil
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
-from tqdm.auto import tqdm
-
 from resnet_ft.errors import DatasetError
+from resnet_ft.progress import progress_bar
 from resnet_ft.staging.entries import Entry, open_entries
 
 _RATIO = 200  # photographs hardly shrink in an archive
@@ -32,7 +31,7 @@ class Unpacking:
 
     def run(self, kind: str) -> None:
         """Write all of it. Raises DatasetError that names the entry which is not to be trusted."""
-        bar = tqdm(desc="Unpacking", total=self._packed, unit="B", unit_scale=True)
+        bar = progress_bar(None, "Unpacking", self._packed, unit="B", unit_scale=True)
         with bar, self._archive.open("rb") as raw, open_entries(kind, raw) as entries:
             for entry in entries:
                 self._take(entry, raw)

@@ -67,9 +67,16 @@ class WeightAverage(Callback):
         with torch.random.fork_rng(devices=[]):  # a loader draws a number for its workers
             logits, labels = predict_logits(self.average.module, state.dataloaders["val"])
         with torch.inference_mode():
-            loss = state.criterion(logits.to(engine.device()), labels.to(engine.device())).item()
+            # In batches, as train_model does: class weights make another mean of all at once.
+            size = getattr(state.dataloaders["val"].batch_sampler, "batch_size", len(labels))
+            batches = zip(logits.split(size), labels.split(size), strict=True)
+            device = engine.device()
+            losses = [
+                state.criterion(of_batch.to(device), true.to(device)).item() * len(true)
+                for of_batch, true in batches
+            ]
         correct = (logits.argmax(dim=1) == likeliest(labels)).sum().item()
-        return loss, correct / len(labels)
+        return sum(losses) / len(labels), correct / len(labels)
 
 
 def _decay_for(state: TrainingState) -> float:

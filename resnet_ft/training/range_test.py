@@ -6,10 +6,10 @@ from contextlib import closing
 
 import pandas as pd
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from resnet_ft import engine
 from resnet_ft.models.freezing import train_mode
+from resnet_ft.progress import progress_bar
 from resnet_ft.training.checks import check_batch, check_finite, check_not_empty
 from resnet_ft.training.state import TrainingState
 
@@ -29,7 +29,7 @@ def range_test(state: TrainingState, rates: Sequence[float]) -> pd.DataFrame:
     prepared = engine.prepared(state.model, state.optimizer)
     with prepared as (net, stepper), closing(_endless(state)) as batches:
         train_mode(net)
-        bar = tqdm(rates, desc="Finding the learning rate", unit="batch", leave=False)
+        bar = progress_bar(rates, "Finding the learning rate", unit="batch")
         for state.step, rate in enumerate(bar, start=1):
             for group, ratio in zip(state.optimizer.param_groups, ratios, strict=True):
                 group["lr"] = rate * ratio

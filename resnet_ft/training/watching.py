@@ -1,10 +1,8 @@
 """What watches a run: a progress bar, a plot that grows."""
 
-import sys
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
+from resnet_ft.progress import progress_bar
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.state import TrainingState
 from resnet_ft.visualize.plots import plot_history
@@ -17,9 +15,7 @@ class ProgressBar(Callback):
     """
 
     def on_fit_begin(self, state: TrainingState) -> None:
-        # None: tqdm looks itself whether it writes to a terminal.
-        disable = True if _runs_headless() else None
-        self.bar = tqdm(total=_total_steps(state), unit="batch", leave=False, disable=disable)
+        self.bar = progress_bar(total=_total_steps(state), unit="batch")
 
     def on_phase_begin(self, state: TrainingState) -> None:
         if state.should_stop and state.steps_per_epoch:
@@ -69,16 +65,3 @@ class LivePlot(Callback):
 def _total_steps(state: TrainingState) -> int | None:
     steps = state.steps_per_epoch
     return steps and state.num_epochs * sum(steps.values())
-
-
-def _runs_headless() -> bool:
-    """Whether this is a notebook's kernel with nobody before it: papermill, nbconvert.
-
-    Every request to run a cell says whether the kernel may ask its user for input. A live notebook
-    allows that; what runs notebooks unattended does not.
-    """
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if not hasattr(shell, "get_parent"):  # a terminal, or no IPython at all
-        return False
-    return not shell.get_parent().get("content", {}).get("allow_stdin", True)

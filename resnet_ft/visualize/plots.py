@@ -8,7 +8,7 @@ import pandas as pd
 from resnet_ft.evaluation.predictions import Predictions
 from resnet_ft.evaluation.scores import confusion_matrix
 from resnet_ft.visualize.images import AnyImage, imshow
-from resnet_ft.visualize.style import BLUE, GREEN, GREY, ORANGE, style
+from resnet_ft.visualize.style import BLUE, GREEN, GREY, ORANGE, RED, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,42 +61,58 @@ def plot_image_sizes(sizes: pd.DataFrame, image_size: int) -> "Axes":
 
 
 def plot_history(history: pd.DataFrame) -> "Figure":
-    """Loss and accuracy by epoch, for training and validation, with the best epoch marked."""
+    """Loss and accuracy by epoch, for training and validation, with the best epoch marked.
+
+    Epoch 0, the head alone, is a diamond whose height is drawn on; the average of the weights,
+    where there is one (`ema_` columns), a thin line.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import PercentFormatter
 
-    best = history.loc[_best_epoch(history)]
-    lowest = history.loc[history["val_loss"].idxmin()]
+    candidates = _candidates(history)
+    best = candidates.iloc[0]
+    which = "average after " if best["averaged"] else "after " if best["epoch"] else ""
+    when = f"epoch {best['epoch']:.0f}" if best["epoch"] else "the head alone"
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6))
         _plot_curves(left, history, "loss", best["epoch"])
         _plot_curves(right, history, "accuracy", best["epoch"])
         left.set(ylabel="cross-entropy in nats", ylim=0)
-        left.set_title(f"Lowest validation loss: {lowest['val_loss']:.3f}")
+        left.set_title(f"Lowest validation loss: {candidates['val_loss'].min():.3f}")
         left.legend()
-        right.set(ylabel="accuracy", ylim=(0, 1.03))
-        right.set_title(f"Best: {best['val_accuracy']:.1%} after epoch {best['epoch']:.0f}")
-        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        lowest = history.filter(like="accuracy").min(axis=None)
+        right.set(ylabel="accuracy", ylim=(max(0, np.floor(10 * lowest - 0.5) / 10), 1.01))
+        right.set_title(f"Best: {best['val_accuracy']:.1%}, {which}{when}")
+        right.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
 def _plot_curves(ax: "Axes", history: pd.DataFrame, measure: str, best: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    head, epochs = history[history["epoch"] == 0], history[history["epoch"] > 0]
     for phase, colour in (("train", BLUE), ("val", ORANGE)):
-        values = history[f"{phase}_{measure}"]
-        ax.plot(history["epoch"], values, "o-", markersize=4, color=colour, label=phase)
+        column = f"{phase}_{measure}"
+        ax.plot(epochs["epoch"], epochs[column], "o-", markersize=4, color=colour, label=phase)
+        ax.plot(head["epoch"], head[column], "D", markersize=6, color=colour)
+    if f"ema_val_{measure}" in history:
+        averages = epochs[f"ema_val_{measure}"]
+        label = "val, averaged weights"
+        ax.plot(epochs["epoch"], averages, ".-", linewidth=1, color=RED, label=label)
+    for height in head[f"val_{measure}"]:
+        ax.axhline(height, color=ORANGE, linestyle="--", linewidth=1, label="val, head alone")
     ax.axvline(best, color=GREY, linestyle=":", linewidth=1.5, zorder=0)
-    ax.set(xlabel="epoch", xlim=(0.5, history["epoch"].max() + 0.5))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="epoch", xlim=(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def _best_epoch(history: pd.DataFrame) -> int:
-    """The row whose weights are kept: highest validation accuracy, ties by lower loss."""
-    order = history.sort_values(
-        ["val_accuracy", "val_loss"], ascending=[False, True], kind="stable"
-    )
-    return order.index[0]
+def _candidates(history: pd.DataFrame) -> pd.DataFrame:
+    """What was scored on validation, that whose weights are kept first (see `BestModel`)."""
+    averages = history.filter(like="ema_").rename(columns=lambda name: name.removeprefix("ema_"))
+    averages = averages.assign(epoch=history["epoch"], averaged=True)
+    scored = pd.concat([history.assign(averaged=False), averages]).sort_index(kind="stable")
+    scored = scored[["epoch", "val_loss", "val_accuracy", "averaged"]].dropna()
+    return scored.sort_values(["val_accuracy", "val_loss"], ascending=[False, True], kind="stable")
 
 
 def plot_confusion_matrix(predictions: Predictions) -> "Axes":

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from resnet_ft import DatasetError, ParameterError, evaluate, make_dataloaders
+from resnet_ft import DatasetError, ParameterError, evaluate, load_predictions, make_dataloaders
 
 
 class Echo(nn.Module):
@@ -97,3 +97,17 @@ def test_the_table_is_saved_with_every_probability(tmp_path):
     table = pd.read_csv(predictions.save(tmp_path / "evaluation.csv"))
     assert list(table)[-2:] == ["p(cat)", "p(dog)"]
     assert np.allclose(table[["p(cat)", "p(dog)"]], predictions.probabilities)
+
+
+def test_saved_predictions_are_loaded_as_they_were(tmp_path):
+    predictions = evaluate(Echo(), loader(LOGITS, [0, 1, 0], ["NA", "7"]))
+    predictions.table["path"] = ["a,b.jpg", "1", "nan"]
+    loaded = load_predictions(predictions.save(tmp_path / "predictions.csv"))
+    assert loaded.classes == ["NA", "7"]
+    assert np.array_equal(loaded.probabilities, predictions.probabilities)
+    for column in ("path", "label", "predicted"):
+        assert loaded.table[column].tolist() == predictions.table[column].tolist()
+    assert np.allclose(
+        loaded.table[["confidence", "loss"]], predictions.table[["confidence", "loss"]]
+    )
+    assert loaded.accuracy == predictions.accuracy

@@ -110,6 +110,15 @@ def test_the_history_has_the_scores_of_a_network_with_the_average_weights(loader
     assert history["ema_val_loss"].nunique() == 2
 
 
+def test_an_average_of_the_last_step_alone_scores_as_the_network_does(loaders, small_network):
+    criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]))  # means differ by batch
+    _, history = train_model(
+        small_network, loaders, criterion, num_epochs=2, callbacks=[WeightAverage(0.0)]
+    )
+    assert history["ema_val_loss"].tolist() == pytest.approx(history["val_loss"].tolist())
+    assert history["ema_val_accuracy"].tolist() == history["val_accuracy"].tolist()
+
+
 def test_averaging_leaves_training_itself_as_it_is(loaders, small_network):
     histories = []
     for callbacks in ([], [WeightAverage()]):

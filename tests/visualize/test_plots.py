@@ -29,11 +29,59 @@ def history():
 def test_the_history_marks_the_epoch_whose_weights_are_kept(history):
     figure = plot_history(history)
     left, right = figure.axes
-    assert right.get_title(loc="left") == "Best: 80.0% after epoch 3"  # a tie, by the lower loss
+    assert right.get_title(loc="left") == "Best: 80.0%, after epoch 3"  # a tie, by the lower loss
     assert right.lines[-1].get_xdata()[0] == 3
     assert left.get_xlabel() == right.get_xlabel() == "epoch"
     assert left.get_ylabel() == "cross-entropy in nats"
-    assert np.array_equal(left.lines[1].get_ydata(), history["val_loss"])
+    assert np.array_equal(lines(left)["val"], history["val_loss"])
+
+
+@pytest.fixture
+def fine_tuned(history):
+    """As `fine_tune` returns it: the head first, and averages of the weights beside the epochs."""
+    head = pd.DataFrame({"epoch": [0], "val_loss": [0.8], "val_accuracy": [0.7]})
+    head = head.assign(train_loss=0.85, train_accuracy=0.65)
+    averages = {"ema_val_loss": [0.9, 0.65, 0.5], "ema_val_accuracy": [0.5, 0.85, 0.85]}
+    return pd.concat([head, history.assign(**averages)], ignore_index=True)
+
+
+def lines(ax):
+    """The heights of the curves that have a name."""
+    named = [line for line in ax.lines if not line.get_label().startswith("_")]
+    return {line.get_label(): line.get_ydata() for line in named}
+
+
+def title(figure):
+    return figure.axes[1].get_title(loc="left")
+
+
+def test_the_head_and_the_averages_are_drawn_beside_the_epochs(fine_tuned):
+    left, right = plot_history(fine_tuned).axes
+    assert np.array_equal(lines(left)["val"], [0.9, 0.7, 0.6])
+    assert np.array_equal(lines(right)["val, averaged weights"], [0.5, 0.85, 0.85])
+    assert set(lines(right)["val, head alone"]) == {0.7}
+    assert left.get_xlim()[0] < 0
+    assert left.get_title(loc="left") == "Lowest validation loss: 0.500"  # that of an average
+
+
+def test_the_best_may_be_an_average_or_the_head_alone(fine_tuned):
+    assert title(plot_history(fine_tuned)) == "Best: 85.0%, average after epoch 3"
+    fine_tuned.loc[0, "val_accuracy"] = 0.9
+    figure = plot_history(fine_tuned)
+    assert title(figure) == "Best: 90.0%, the head alone"
+    assert figure.axes[1].lines[-1].get_xdata()[0] == 0
+
+
+def test_an_average_that_is_as_good_as_its_epoch_is_not_named(fine_tuned):
+    fine_tuned["ema_val_loss"] = fine_tuned["val_loss"]
+    fine_tuned["ema_val_accuracy"] = fine_tuned["val_accuracy"]
+    assert title(plot_history(fine_tuned)) == "Best: 80.0%, after epoch 3"
+
+
+def test_a_head_alone_can_be_drawn(fine_tuned):
+    assert title(plot_history(fine_tuned.head(1))) == "Best: 70.0%, the head alone"
+    of_the_head = fine_tuned.head(1).drop(columns=["ema_val_loss", "ema_val_accuracy"])
+    assert title(plot_history(of_the_head)) == "Best: 70.0%, the head alone"
 
 
 def test_a_history_of_one_epoch_can_be_drawn(history):

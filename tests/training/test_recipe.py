@@ -1,0 +1,189 @@
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from resnet_ft import (
+    Callback,
+    ParameterError,
+    RunError,
+    build_model,
+    evaluate,
+    find_label_errors,
+    fine_tune,
+    freeze,
+    load_checkpoint,
+    make_dataloaders,
+)
+from resnet_ft.evaluation.predictions import Predictions
+
+
+def network(pretrained=True):
+    torch.manual_seed(0)
+    model = build_model("resnet18", 2, weights=None)
+    model.pretrained = pretrained
+    return model
+
+
+@pytest.fixture
+def loaders(photos):
+    return make_dataloaders(photos, image_size=32, batch_size=5, num_workers=0)
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+class Watch(Callback):
+    """What trains, and how, in each step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_step_begin(self, state):
+        if state.phase == "train":
+            batchnorm = [m for m in state.model.modules() if isinstance(m, nn.BatchNorm2d)]
+            rates = [group["lr"] for group in state.optimizer.param_groups]
+            self.steps.append((sum(m.training for m in batchnorm), min(rates), max(rates)))
+
+
+def test_the_head_comes_first_and_the_best_of_all_is_kept(loaders, tmp_path):
+    model, history = fine_tune(network(), loaders, epochs=3, run_dir=tmp_path / "run")
+    assert history["epoch"].tolist() == [0, 1, 2, 3]
+    assert history["val_accuracy"][0] >= 0.8  # red and blue can be told from random features
+    averages = history["ema_val_accuracy"].max()
+    best = evaluate(model, loaders["val"]).accuracy
+    assert best == pytest.approx(max(history["val_accuracy"].max(), averages))
+    saved = load_checkpoint(tmp_path / "run" / "best.pt")
+    assert evaluate(saved.load_into(), loaders["val"]).accuracy == best
+    assert saved.scores["val_accuracy"] == pytest.approx(best)
+    stored = pd.read_csv(tmp_path / "run" / "history.csv")
+    assert stored["val_loss"].tolist() == pytest.approx(history["val_loss"].tolist())
+
+
+def test_fine_tuning_never_ends_worse_than_the_head(loaders, tmp_path):
+    head, history = fine_tune(network(), loaders, epochs=0)
+    accuracy = evaluate(head, loaders["val"]).accuracy
+    ruined, after = fine_tune(network(), loaders, epochs=1, learning_rate=0.3)
+    assert after["val_loss"][1] > 2 * history["val_loss"][0]
+    assert evaluate(ruined, loaders["val"]).accuracy == accuracy == history["val_accuracy"][0]
+    for name, tensor in head.state_dict().items():
+        torch.testing.assert_close(ruined.state_dict()[name], tensor)
+
+
+def test_the_head_is_saved_before_anything_else_is_trained(loaders, tmp_path):
+    class Disconnect(Callback):
+        def on_step_begin(self, state):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(network(), loaders, run_dir=tmp_path / "run", callbacks=[Disconnect()])
+    saved = load_checkpoint(tmp_path / "run" / "best.pt")
+    assert saved.scores["epoch"] == 0
+    assert evaluate(saved.load_into(), loaders["val"]).accuracy == saved.scores["val_accuracy"]
+
+
+def test_the_heads_out_of_sample_answers_are_kept_and_find_wrong_labels(photos, tmp_path):
+    wrong = photos / "Train" / "red" / "wrong.png"
+    (photos / "Train" / "blue" / "0.png").rename(wrong)
+    loaders = make_dataloaders(photos, image_size=32, num_workers=0)
+    _, history = fine_tune(network(), loaders, epochs=0, run_dir=tmp_path / "run")
+    table = pd.read_csv(tmp_path / "run" / "head_predictions.csv")
+    assert sorted(table["path"]) == sorted(path for path, _ in loaders["train"].dataset.samples)
+    classes = ["blue", "red"]
+    probabilities = table[[f"p({name})" for name in classes]].to_numpy()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    accuracy = (table["predicted"] == table["label"]).mean()
+    assert history["train_accuracy"][0] == pytest.approx(accuracy)
+    assert history["train_loss"][0] == pytest.approx(table["loss"].mean(), rel=1e-4)
+    predictions = Predictions(table, probabilities, classes)
+    assert str(wrong) == find_label_errors(predictions)["path"][0]
+
+
+def test_a_network_of_random_weights_trains_whole_from_the_start(loaders):
+    watch = Watch()
+    _, history = fine_tune(network(pretrained=False), loaders, epochs=2, callbacks=[watch])
+    assert history["epoch"].tolist() == [1, 2]
+    batchnorm, slowest, fastest = zip(*watch.steps, strict=True)
+    assert min(batchnorm) == 20 and slowest == fastest
+
+
+@pytest.mark.parametrize(("train_batchnorm", "training"), [(False, 0), (True, 20)])
+def test_batchnorm_stands_still_unless_asked_and_early_layers_move_less(
+    loaders, train_batchnorm, training
+):
+    watch, model = Watch(), network()
+    mean = model.bn1.running_mean.clone()
+    fine_tune(
+        model,
+        loaders,
+        epochs=4,
+        learning_rate=1e-3,
+        train_batchnorm=train_batchnorm,
+        average_weights=False,
+        callbacks=[watch],
+    )
+    batchnorm, slowest, fastest = map(np.array, zip(*watch.steps, strict=True))
+    assert (batchnorm == training).all()
+    np.testing.assert_allclose(fastest / slowest, 10)
+    assert 3 <= len(fastest) / 4 <= 4 and fastest[0] < 2e-5
+    assert 5e-4 < fastest.max() <= 1e-3 and fastest[-1] < fastest.max() / 5
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert train_batchnorm or torch.equal(model.bn1.running_mean, mean)
+
+
+def test_what_was_frozen_stays_frozen(loaders):
+    model = network()
+    freeze(model, until="layer4")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    fine_tune(model, loaders, epochs=1)
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == trained
+    changed = [n for n, t in model.state_dict().items() if not torch.equal(t, before[n])]
+    assert {name.split(".")[0] for name in changed} <= {"layer4", "fc"}
+
+
+def test_a_head_of_several_layers_is_trained_on_features(loaders, capsys):
+    model = network()
+    model.fc = nn.Sequential(nn.Linear(512, 16), nn.ReLU(), nn.Linear(16, 2))
+    _, history = fine_tune(model, loaders, epochs=0)
+    assert history["val_accuracy"][0] >= 0.8
+    assert "epoch 30/30" in capsys.readouterr().out
+
+
+def test_the_time_budget_is_kept_within_a_tenth(photos):
+    seconds = 12.0
+    loaders = make_dataloaders(photos, image_size=64, batch_size=4, num_workers=0)
+    started = time.perf_counter()
+    _, history = fine_tune(network(), loaders, minutes=seconds / 60)
+    assert time.perf_counter() - started == pytest.approx(seconds, rel=0.1)
+    assert history["epoch"].max() >= 2
+
+
+def test_a_budget_that_the_head_uses_up_ends_with_the_head(loaders):
+    model, history = fine_tune(network(), loaders, minutes=0.001)
+    assert history["epoch"].tolist() == [0]
+    assert evaluate(model, loaders["val"]).accuracy == history["val_accuracy"][0]
+
+
+def test_options_of_the_recipe_go_together(loaders):
+    options = {"mix": "both", "balance": "sampler", "label_smoothing": 0.1, "patience": 1}
+    _, history = fine_tune(network(), loaders, epochs=6, learning_rate=1.0, **options)
+    assert len(history) < 7  # patience
+    _, history = fine_tune(network(), loaders, epochs=1, balance="loss", average_weights=False)
+    assert "ema_val_loss" not in history
+
+
+def test_contradictions_are_refused_before_anything_is_made(loaders, tmp_path):
+    with pytest.raises(ParameterError, match="epochs or minutes"):
+        fine_tune(network(), loaders, epochs=1, minutes=1, run_dir=tmp_path / "run")
+    with pytest.raises(ParameterError, match="balance='weights'"):
+        fine_tune(network(), loaders, balance="weights", run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    fine_tune(network(), loaders, epochs=0, run_dir=tmp_path / "run")
+    with pytest.raises(RunError, match="already holds"):
+        fine_tune(network(), loaders, epochs=0, run_dir=tmp_path / "run")
