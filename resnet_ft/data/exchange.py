@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, default_collate
 from resnet_ft import engine
 from resnet_ft.data.dataset import EpochBatchSampler, ImageDataset, SampleKey
 
-PREFETCH = 2  # batches that a worker has ready
+_PREFETCH = 2  # batches that a worker has ready
 _SHARED_MEMORY = Path("/dev/shm")
 _KEPT = 3
 Unfinished = tuple[Tensor, int, int]  # bytes (H, W, 3), label, slot
@@ -53,6 +53,26 @@ class ImageLoader(DataLoader):
                 torch.set_num_threads(threads)
             yield finished.clone() if finished is handed is not images else finished, labels
             del finished  # or else its memory could not be taken for the next batch
+
+
+def image_loader(
+    dataset: ImageDataset, batches: EpochBatchSampler, num_workers: int
+) -> ImageLoader:
+    """A loader of these batches; their sampler goes through `slots_for(num_workers)` slots."""
+    return ImageLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=_PREFETCH if num_workers else None,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(dataset.seed),
+    )
+
+
+def slots_for(num_workers: int) -> int:
+    """So many batches are on their way from workers, and one is just being taken."""
+    return _PREFETCH * num_workers + 1
 
 
 def _references_to_a_free_array() -> int:
@@ -116,7 +136,7 @@ def fitting_workers(wanted: int | None, *, batch_bytes: int) -> int:
     workers = engine.cpu_cores() if wanted is None else wanted
     if workers and _SHARED_MEMORY.is_dir():
         # Training and validation workers live side by side and keep a batch in the making as well.
-        fitting = shutil.disk_usage(_SHARED_MEMORY).free // (2 * (PREFETCH + 1) * batch_bytes)
+        fitting = shutil.disk_usage(_SHARED_MEMORY).free // (2 * (_PREFETCH + 1) * batch_bytes)
         if wanted and fitting < wanted:
             warnings.warn(
                 f"num_workers={wanted} does not fit into {_SHARED_MEMORY}: using {fitting}. Give "

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from torch.utils.data import DataLoader
 
 from resnet_ft.data.dataset import EpochBatchSampler, ImageDataset
 from resnet_ft.data.decisions import apply_decisions
 from resnet_ft.data.decoded import DecodedImages
-from resnet_ft.data.exchange import PREFETCH, ImageLoader, fitting_workers
+from resnet_ft.data.exchange import fitting_workers, image_loader, slots_for
 from resnet_ft.data.filling import decode_once
 from resnet_ft.data.index import DatasetIndex, index_dataset
 from resnet_ft.data.transforms import (
@@ -144,23 +143,3 @@ def _loader(split: str, dataset: ImageDataset, batch_size: int, workers: int) ->
         seed=dataset.seed,
     )
     return image_loader(dataset, batches, workers)
-
-
-def image_loader(
-    dataset: ImageDataset, batches: EpochBatchSampler, num_workers: int
-) -> ImageLoader:
-    """A loader of these batches; their sampler goes through `slots_for(num_workers)` slots."""
-    return ImageLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        prefetch_factor=PREFETCH if num_workers else None,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(dataset.seed),
-    )
-
-
-def slots_for(num_workers: int) -> int:
-    """So many batches are on their way from workers, and one is just being taken."""
-    return PREFETCH * num_workers + 1

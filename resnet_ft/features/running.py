@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from resnet_ft import engine
 from resnet_ft.data.dataset import EpochBatchSampler, ImageDataset, SampleKey
-from resnet_ft.data.loaders import image_loader, slots_for
+from resnet_ft.data.exchange import image_loader, slots_for
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.features.stored import FeatureFile
 from resnet_ft.models.folding import fold_batchnorm

@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from resnet_ft.data.dataset import EpochBatchSampler
-from resnet_ft.data.exchange import ImageLoader
-from resnet_ft.data.loaders import image_loader
+from resnet_ft.data.exchange import ImageLoader, image_loader
 from resnet_ft.errors import ParameterError
 
 _FAR = 1_000_003  # epochs: more than any run has, and prime, so that cycles of epochs go on too

@@ -16,10 +16,8 @@ from resnet_ft.evaluation.predictions import Predictions, predict_logits, tabula
 from resnet_ft.features.precompute import precompute
 from resnet_ft.models.cutting import head_of
 from resnet_ft.models.freezing import freeze, kept_trainable
-from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.head import solve_head
 from resnet_ft.training.loop import train_model
-from resnet_ft.training.state import TrainingState
 
 _EPOCHS = 30  # of a head that has to be trained, on features
 
@@ -100,18 +98,3 @@ def _train(
     _, history = train_model(head, features, criterion, optimizer, num_epochs=_EPOCHS)
     best = history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).iloc[0]
     return float(best["train_loss"]), float(best["train_accuracy"])
-
-
-class HeadFirst(Callback):
-    """Begins the history with the head's row, and takes its model for the best so far."""
-
-    def __init__(self, result: HeadResult):
-        self.result = result
-
-    def on_fit_begin(self, state: TrainingState) -> None:
-        state.rows.append(self.result.row)
-        state.best.update(self.result.row)
-        if state.run is not None:
-            state.run.save_history(state.history)
-            if self.result.predictions is not None:
-                self.result.predictions.save(state.run.folder / "head_predictions.csv")

@@ -20,11 +20,12 @@ from resnet_ft.models.groups import parameter_groups
 from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.balance import balanced_loader, class_weights
 from resnet_ft.training.callbacks import Callback
-from resnet_ft.training.head_phase import HeadFirst, fit_head
+from resnet_ft.training.head_phase import HeadResult, fit_head
 from resnet_ft.training.loop import train_model
 from resnet_ft.training.mixing import MixedLoader
 from resnet_ft.training.pace import affordable_epochs, usual_epochs
 from resnet_ft.training.runs import start_run
+from resnet_ft.training.state import TrainingState
 from resnet_ft.training.steering import EarlyStop, StepScheduler, TimeBudget, warmup_cosine
 
 _LEARNING_RATE = 3e-4  # of the head, for AdamW
@@ -82,7 +83,7 @@ def fine_tune(
             head = fit_head(
                 model, dataloaders, criterion, class_weights=weights, cache_dir=cache_dir, seed=seed
             )
-            watchers.insert(0, HeadFirst(head))
+            watchers.insert(0, _HeadFirst(head))
         if pretrained and not train_batchnorm:
             freeze_batchnorm(model)
         optimizer = _optimizer(model, learning_rate, weight_decay, pretrained)
@@ -136,3 +137,18 @@ def _paced_by_steps(optimizer: AdamW, total: int) -> list[Callback]:
 def _paced_by_time(optimizer: AdamW, budget: TimeBudget) -> list[Callback]:
     schedule = LambdaLR(optimizer, lambda _: warmup_cosine(budget.progress))
     return [StepScheduler(schedule), budget]
+
+
+class _HeadFirst(Callback):
+    """Begins the history with the head's row, and takes its model for the best so far."""
+
+    def __init__(self, result: HeadResult):
+        self.result = result
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        state.rows.append(self.result.row)
+        state.best.update(self.result.row)
+        if state.run is not None:
+            state.run.save_history(state.history)
+            if self.result.predictions is not None:
+                self.result.predictions.save(state.run.folder / "head_predictions.csv")

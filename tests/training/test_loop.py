@@ -283,7 +283,14 @@ def test_an_optimizer_of_another_model_is_refused(loaders, small_network):
         train_model(small_network, loaders, optimizer=optimizer, num_epochs=1)
 
 
-@pytest.mark.parametrize("num_epochs", [0, -1, 2.5])
+def test_no_epochs_leave_the_weights_and_an_empty_history(loaders, small_network):
+    before = copy.deepcopy(small_network.state_dict())
+    model, history = train_model(small_network, loaders, num_epochs=0)
+    assert history.empty and not model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("num_epochs", [-1, 2.5])
 def test_a_number_of_epochs_that_is_none_is_refused(loaders, small_network, num_epochs):
     with pytest.raises(ParameterError, match="num_epochs"):
         train_model(small_network, loaders, num_epochs=num_epochs)
