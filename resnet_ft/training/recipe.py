@@ -70,9 +70,9 @@ def fine_tune(
     Returns the model and the history as `train_model` does, and raises what it and `precompute` do.
     """
     started = time.perf_counter()
-    _check_options(epochs, minutes, balance)
-    run = None if run_dir is None else start_run(run_dir)
     pretrained = getattr(model, "pretrained", True)
+    _check_options(epochs, minutes, balance, pretrained)
+    run = None if run_dir is None else start_run(run_dir)
     weights = _class_weights(dataloaders["train"]) if balance else None
     criterion = nn.CrossEntropyLoss(
         weights if balance == "loss" else None, label_smoothing=label_smoothing
@@ -94,14 +94,19 @@ def fine_tune(
             epochs = usual_epochs(len(loaders["train"].dataset)) if epochs is None else epochs
             watchers += _paced_by_steps(optimizer, epochs * len(loaders["train"]))
         else:
-            epochs = affordable_epochs(model, loaders, started + 60 * minutes - time.perf_counter())
+            left = started + 60 * minutes - time.perf_counter()
+            epochs = max(affordable_epochs(model, loaders, left), 0 if pretrained else 1)
             watchers += _paced_by_time(optimizer, TimeBudget(minutes, started=started))
         return train_model(
             model, loaders, criterion, optimizer, None, epochs, run_dir=run, callbacks=watchers
         )
 
 
-def _check_options(epochs: int | None, minutes: float | None, balance: str | None) -> None:
+def _check_options(
+    epochs: int | None, minutes: float | None, balance: str | None, pretrained: bool
+) -> None:
+    if epochs == 0 and not pretrained:
+        raise ParameterError("epochs=0 stops after the head, which random weights have no use for.")
     if epochs is not None and minutes is not None:
         raise ParameterError("Give epochs or minutes, not both.")
     if balance not in (None, "loss", "sampler"):

@@ -12,6 +12,11 @@ from torch.utils.data import DataLoader
 from resnet_ft.training.best import BestModel, whole_model
 from resnet_ft.training.runs import Run
 
+_COLUMNS = (
+    *("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    *("learning_rate", "seconds"),
+)
+
 
 @dataclass
 class TrainingState:
@@ -39,8 +44,10 @@ class TrainingState:
 
     @property
     def history(self) -> pd.DataFrame:
-        """The epochs that are complete, a row each."""
-        return pd.DataFrame(self.rows)
+        """The epochs that are complete, a row each; columns that callbacks added come last."""
+        history = pd.DataFrame(self.rows)
+        first = [name for name in _COLUMNS if name in history]
+        return history[first + [name for name in history if name not in first]]
 
     @property
     def learning_rate(self) -> float:
@@ -70,7 +77,7 @@ def describe_training(state: TrainingState) -> dict[str, object]:
         "batch_size": getattr(loader.batch_sampler, "batch_size", loader.batch_size),
         "criterion": repr(state.criterion),
         "optimizer": type(state.optimizer).__name__,
-        "optimizer_defaults": state.optimizer.defaults,
+        "optimizer_options": state.optimizer.defaults | {"lr": state.learning_rate},
         "scheduler": state.scheduler and type(state.scheduler).__name__,
         "num_epochs": state.num_epochs,
     }

@@ -65,7 +65,7 @@ def _tracker_class(name: str) -> type:
 
 
 def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested values as one level of numbers and texts: {"optimizer_defaults.lr": 0.0001}."""
+    """Nested values as one level of numbers and texts: {"optimizer_options.lr": 0.0001}."""
     flat = {}
     for name, value in values.items():
         if isinstance(value, dict):

@@ -8,6 +8,7 @@ from torch import nn
 
 from resnet_ft import (
     Callback,
+    LivePlot,
     ParameterError,
     RunError,
     build_model,
@@ -63,6 +64,14 @@ def test_the_head_comes_first_and_the_best_of_all_is_kept(loaders, tmp_path):
     assert saved.scores["val_accuracy"] == pytest.approx(best)
     stored = pd.read_csv(tmp_path / "run" / "history.csv")
     assert stored["val_loss"].tolist() == pytest.approx(history["val_loss"].tolist())
+
+
+def test_the_head_is_announced_and_drawn_before_the_first_epoch(loaders, tmp_path, capsys):
+    plot = LivePlot(tmp_path / "history.png")
+    _, history = fine_tune(network(), loaders, epochs=0, callbacks=[plot])
+    assert "head alone   cross-validated: accuracy" in capsys.readouterr().out
+    assert (tmp_path / "history.png").exists()
+    assert list(history)[-2:] == ["learning_rate", "seconds"]
 
 
 def test_fine_tuning_never_ends_worse_than_the_head(loaders, tmp_path):
@@ -181,6 +190,8 @@ def test_options_of_the_recipe_go_together(loaders):
 def test_contradictions_are_refused_before_anything_is_made(loaders, tmp_path):
     with pytest.raises(ParameterError, match="epochs or minutes"):
         fine_tune(network(), loaders, epochs=1, minutes=1, run_dir=tmp_path / "run")
+    with pytest.raises(ParameterError, match="random weights"):
+        fine_tune(network(pretrained=False), loaders, epochs=0, run_dir=tmp_path / "run")
     with pytest.raises(ParameterError, match="balance='weights'"):
         fine_tune(network(), loaders, balance="weights", run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -35,7 +35,7 @@ def test_a_run_leaves_what_a_later_notebook_needs(trained, photos):
     assert config["training"]["arch"] == "resnet18"
     assert config["training"]["images"] == {"train": 17, "val": 6}
     assert config["training"]["batch_size"] == 6
-    assert config["training"]["optimizer_defaults"]["lr"] == 1e-4
+    assert config["training"]["optimizer_options"]["lr"] == 1e-4
     assert len(config["training"]["data_fingerprint"]) == 16
     assert {"python", "torch", "torchvision"} < set(config["versions"])
     checkpoint = load_checkpoint(run.best)

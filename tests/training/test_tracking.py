@@ -58,7 +58,7 @@ def test_what_the_run_was_started_with_is_kept_as_plain_values(loaders, small_ne
     (file,) = (tmp_path / "logs" / "resnet_ft").glob("*/hparams.yml")
     kept = dict(line.split(": ", 1) for line in file.read_text().splitlines())
     assert kept["optimizer"] == "Adam" and kept["num_epochs"] == "1"
-    assert kept["optimizer_defaults.lr"] == "0.0001" and kept["images.train"] == "6"
+    assert kept["optimizer_options.lr"] == "0.0001" and kept["images.train"] == "6"
 
 
 def test_without_a_run_folder_the_events_go_to_runs(loaders, small_network, tmp_path, monkeypatch):
