@@ -27,7 +27,7 @@ models.weights models.build models.freezing models.checkpoint models.cutting mod
 models.groups features.stored features.dataset features.keys features.running features.precompute
 evaluation.predictions evaluation.labels evaluation.scores
 visualize.style visualize.images visualize.dataset visualize.issues visualize.plots
-training.runs training.best training.state training.checks training.callbacks
+training.runs training.best training.state training.checks training.callbacks training.validation
 training.steering training.averaging training.watching training.tracking training.mixing
 training.balance training.loop training.restoring training.range_test training.finder
 training.head training.head_phase training.pace training.recipe

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
-from torchvision.transforms import v2
 
 from resnet_ft.data.cache import file_keys
 from resnet_ft.data.dataset import ImageDataset
+from resnet_ft.features.stored import NAMELESS
 from resnet_ft.files import fingerprint
 
 _FORMAT = 1  # to be raised with any change of how features are computed
@@ -17,13 +17,16 @@ _SHOWN_WHOLE = ("torchvision.transforms", "resnet_ft.data.transforms")
 
 
 def feature_key(weights: str, dataset: ImageDataset, epoch: int | None) -> str:
-    """A digest of what features depend on; `weights` is `network_digest`'s.
+    """A digest of what features depend on; one that was never seen before where that is not known.
 
-    `epoch` is None where the transform draws nothing at random.
+    `weights` is `network_digest`'s. `epoch` is None where the transform draws nothing at random.
     """
     files = file_keys(dataset.images.paths, dataset.images.side or 0).tobytes()
     seed = None if epoch is None else (dataset.seed, epoch)
-    return fingerprint([_FORMAT, weights, _described(dataset.transform), files, seed])
+    transform = _described(dataset.transform)
+    if transform is None:
+        return f"{NAMELESS}{secrets.token_hex(8)}"
+    return fingerprint([_FORMAT, weights, transform, files, seed])
 
 
 def network_digest(network: nn.Module) -> str:
@@ -36,12 +39,12 @@ def network_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _described(transform: Callable) -> str:
-    """A transform in words, or words that nothing else has where they do not say all of it."""
+def _described(transform: Callable) -> str | None:
+    """A transform in words, where they say all of it."""
     steps = list(_steps(transform))
     known = all(type(step).__module__.startswith(_SHOWN_WHOLE) for step in steps)
-    hidden = any(isinstance(step, v2.Lambda) for step in steps)
-    return repr(transform) if known and not hidden else secrets.token_hex()
+    hidden = any(type(step).__name__ == "Lambda" for step in steps)
+    return repr(transform) if known and not hidden else None
 
 
 def _steps(transform: Callable) -> Iterator[Callable]:

@@ -4,20 +4,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock
 from torch import nn
 from torch.utils.data import DataLoader
 
+from resnet_ft import engine
 from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.data.exchange import ImageLoader
 from resnet_ft.errors import ParameterError
 from resnet_ft.features.dataset import feature_loader
 from resnet_ft.features.keys import feature_key, network_digest
-from resnet_ft.features.running import fast_copy, run_frozen
-from resnet_ft.features.stored import FeatureFile, make_room
+from resnet_ft.features.running import alike, fast_copy, run_frozen
+from resnet_ft.features.stored import FeatureFile, forget_nameless, make_room, writable, writing_to
 from resnet_ft.files import default_cache_dir
 from resnet_ft.models.cutting import cut_frozen
+from resnet_ft.models.freezing import evaluation_mode
 from resnet_ft.progress import progress_bar
 
 
@@ -46,15 +49,20 @@ def precompute(
     if views < 1:
         raise ParameterError(f"views={views} should be 1, the evaluation view, or more.")
     if not all(isinstance(loader, ImageLoader) for loader in dataloaders.values()):
-        raise ParameterError("precompute takes the loaders that make_dataloaders makes.")
+        raise ParameterError(
+            "What frozen layers put out is kept by file, so the loaders have to be those that "
+            "make_dataloaders makes. With others train the network by train_model as it is."
+        )
     frozen, head = cut_frozen(model)
-    directory = Path(cache_dir or default_cache_dir() / "features")
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = writable(Path(cache_dir or default_cache_dir() / "features"))
     views = list(_views(dataloaders, views, network_digest(frozen), directory))
     with FileLock(directory / "features.lock"):
+        _forget_what_is_not_so(views, head)
+        forget_nameless(directory)
         missing = [view for view in views if view.file.find() is None]
         if missing:
-            _run(missing, frozen, head, cache_size_gb, kept={view.file.key for view in views})
+            with writing_to(directory):
+                _run(missing, frozen, head, cache_size_gb, kept={view.file.key for view in views})
         arrays = [(view.split, view.file.find()) for view in views]
     return head, {
         split: feature_loader(loader, [array for name, array in arrays if name == split])
@@ -83,6 +91,23 @@ def _views(
         for epoch in range(views if varied else 1):
             key = feature_key(weights, dataset, epoch if varied else None)
             yield _View(split, epoch, loader, dataset, FeatureFile(directory, key, len(dataset)))
+
+
+def _forget_what_is_not_so(views: list[_View], head: nn.Module) -> None:
+    """Delete stored features that do not lead to the network's own answers for a first image.
+
+    A key knows weights and layers, not what a network's own code does with them.
+    """
+    stored = [(view, array) for view in views if (array := view.file.find()) is not None]
+    if not stored:
+        return
+    rows = torch.from_numpy(np.stack([array[0] for _, array in stored])).float()
+    images = torch.stack([view.dataset[view.epoch, 0][0] for view, _ in stored])
+    whole, device = head.full_model.to(engine.device()), engine.device()
+    with evaluation_mode(whole), evaluation_mode(head), torch.inference_mode():
+        if not alike(head(rows.to(device)), whole(images.to(device))):
+            for view, _ in stored:
+                view.file.forget()
 
 
 def _with_transform(dataset: ImageDataset, transform: object) -> ImageDataset:

@@ -46,12 +46,20 @@ def fast_copy(
             folded = folded.to(memory_format=torch.contiguous_format)
             features = folded(images)
         found, expected = head(features), whole(images)
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0.01, atol=0.01):
+    if not alike(found, expected):
         raise ParameterError(
             f"{type(whole).__name__} does more than to run its last layers on what the frozen ones "
             "put out, so those cannot be computed once. Train it with train_model as it is."
         )
     return folded, tuple(features.shape[1:])
+
+
+def alike(found: Tensor, expected: Tensor) -> bool:
+    """Whether logits are the same but for what is rounded, in half precision or on a GPU."""
+    if found.shape != expected.shape:
+        return False
+    tolerance = 0.01 if engine.device().type == "cpu" else 0.05
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
 
 def run_frozen(

@@ -5,9 +5,13 @@ process costs no more than the batch that it was at. The file's name holds its k
 a row; it ends with `.part` until the last row is there.
 """
 
+import atexit
 import os
 import shutil
-from collections.abc import Container
+import tempfile
+import warnings
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ import numpy as np
 from resnet_ft.errors import TrainingError
 
 _DTYPE = np.dtype(np.float16)
+NAMELESS = "once"  # how keys begin that are drawn at random
 _RESERVE = 2**30  # bytes of the disk that are left to others
 
 
@@ -31,8 +36,17 @@ class FeatureFile:
         found = self._path(".f16")
         if found is None:
             return None
-        found.touch()  # what was used last is deleted last
-        return np.memmap(found, _DTYPE, mode="r", shape=(self.rows, *_row_shape(found)))
+        shape = _row_shape(found)
+        if found.stat().st_size != self.rows * _row_bytes(shape):  # a copy that was cut off, say
+            return None
+        with suppress(OSError):  # where only reading is allowed
+            found.touch()  # what was used last is deleted last
+        return np.memmap(found, _DTYPE, mode="r", shape=(self.rows, *shape))
+
+    def forget(self) -> None:
+        """Delete the finished array."""
+        if found := self._path(".f16"):
+            found.unlink()
 
     def rows_done(self) -> int:
         """How many rows an interrupted process left."""
@@ -52,6 +66,8 @@ class FeatureFile:
     def finish(self) -> np.ndarray:
         """The array, once all of its rows are there."""
         part = self._path(".part")
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(part, part.with_suffix(".f16"))
         return self.find()
 
@@ -65,6 +81,42 @@ class FeatureFile:
     def _named(self, shape: tuple[int, ...], suffix: str) -> Path:
         sizes = "x".join(str(size) for size in shape)
         return self.directory / f"features-{self.key}-{sizes}{suffix}"
+
+
+def writable(directory: Path) -> Path:
+    """The directory, or one for this process alone where it cannot be written to."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "features.lock").touch()
+        return directory
+    except OSError as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="resnet_ft-"))
+        atexit.register(shutil.rmtree, elsewhere, ignore_errors=True)
+        warnings.warn(
+            f"{directory} cannot be written to ({error}), so features are kept in {elsewhere} "
+            "until this process ends. Give another cache_dir to keep them for longer.",
+            stacklevel=3,
+        )
+        return elsewhere
+
+
+@contextmanager
+def writing_to(directory: Path) -> Iterator[None]:
+    """Raise TrainingError, with the remedy, where the disk is full or goes away."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"What the frozen layers put out could not be kept in {directory} ({error}). What is "
+            "there already will be used: make room, or give another cache_dir, and call it again."
+        ) from error
+
+
+def forget_nameless(directory: Path) -> None:
+    """Delete features of transforms that cannot be told apart, which nobody can ever find again."""
+    for path in directory.glob(f"features-{NAMELESS}*"):
+        with suppress(OSError):  # Windows does not delete a file that is being read
+            path.unlink()
 
 
 def make_room(directory: Path, needed: int, size_gb: float | None, kept: Container[str]) -> None:
@@ -82,8 +134,8 @@ def make_room(directory: Path, needed: int, size_gb: float | None, kept: Contain
             path.unlink()
     if used + needed > limit:
         raise TrainingError(
-            f"What the frozen layers put out needs {needed / 2**30:.2f} GiB in {directory}, where "
-            f"{max(0, limit - used) / 2**30:.2f} GiB may be used. Freeze more (freeze(model, "
+            f"What the frozen layers put out needs {needed / 2**20:,.1f} MiB in {directory}, where "
+            f"{max(0, limit - used) / 2**20:,.1f} MiB may be used. Freeze more (freeze(model, "
             'until="fc") needs least), take fewer views, a larger cache_size_gb or another '
             "cache_dir, or train without precompute."
         )

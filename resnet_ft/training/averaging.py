@@ -1,15 +1,13 @@
 """An average of the weights that training goes through: it is often better than the last ones."""
 
-import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from resnet_ft import engine
 from resnet_ft.errors import ParameterError
-from resnet_ft.evaluation.predictions import predict_logits
 from resnet_ft.training.callbacks import Callback
-from resnet_ft.training.checks import likeliest
 from resnet_ft.training.state import TrainingState
+from resnet_ft.training.validation import validation_scores
 
 
 class WeightAverage(Callback):
@@ -49,8 +47,10 @@ class WeightAverage(Callback):
 
     def on_phase_end(self, state: TrainingState) -> None:
         if state.phase == "val":
-            loss, accuracy = self._scores(state)
-            state.row |= {"ema_val_loss": loss, "ema_val_accuracy": accuracy}
+            scores = validation_scores(
+                self.average.module, state.dataloaders["val"], state.criterion
+            )
+            state.row |= {f"ema_{name}": score for name, score in scores.items()}
 
     def on_epoch_end(self, state: TrainingState) -> None:
         scores = {name: state.row[f"ema_{name}"] for name in ("val_loss", "val_accuracy")}
@@ -61,22 +61,6 @@ class WeightAverage(Callback):
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         self.average.load_state_dict(state)
-
-    def _scores(self, state: TrainingState) -> tuple[float, float]:
-        """Loss and accuracy of the average on the validation images."""
-        with torch.random.fork_rng(devices=[]):  # a loader draws a number for its workers
-            logits, labels = predict_logits(self.average.module, state.dataloaders["val"])
-        with torch.inference_mode():
-            # In batches, as train_model does: class weights make another mean of all at once.
-            size = getattr(state.dataloaders["val"].batch_sampler, "batch_size", len(labels))
-            batches = zip(logits.split(size), labels.split(size), strict=True)
-            device = engine.device()
-            losses = [
-                state.criterion(of_batch.to(device), true.to(device)).item() * len(true)
-                for of_batch, true in batches
-            ]
-        correct = (logits.argmax(dim=1) == likeliest(labels)).sum().item()
-        return sum(losses) / len(labels), correct / len(labels)
 
 
 def _decay_for(state: TrainingState) -> float:

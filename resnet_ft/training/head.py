@@ -81,6 +81,8 @@ def _best_penalty(
         total = 0.0
         for fold in range(_FOLDS):
             held_out = folds == fold
+            if not held_out.any():  # fewer images than folds
+                continue
             weight, bias = fitted[fold] = _fit(
                 inputs[~held_out], labels[~held_out], num_classes, loss, penalty, fitted[fold]
             )

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from os import PathLike
 
 import torch
@@ -12,26 +11,18 @@ from torch.utils.data import DataLoader
 from torchvision.models import ResNet
 
 from resnet_ft import engine
-from resnet_ft.evaluation.predictions import Predictions, predict_logits, tabulate
+from resnet_ft.errors import TrainingError
+from resnet_ft.evaluation.predictions import Predictions, tabulate
 from resnet_ft.features.precompute import precompute
 from resnet_ft.models.cutting import head_of
-from resnet_ft.models.freezing import freeze, kept_trainable
+from resnet_ft.models.freezing import kept_trainable
+from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.head import solve_head
 from resnet_ft.training.loop import train_model
+from resnet_ft.training.state import TrainingState
+from resnet_ft.training.validation import validation_scores
 
 _EPOCHS = 30  # of a head that has to be trained, on features
-
-
-@dataclass(frozen=True)
-class HeadResult:
-    """What the head alone can do.
-
-    `row` is row 0 of a history; of a head that was solved its training columns are cross-validated,
-    and `predictions` are the out-of-sample ones of all training images.
-    """
-
-    row: dict[str, float]
-    predictions: Predictions | None
 
 
 def fit_head(
@@ -42,16 +33,21 @@ def fit_head(
     class_weights: Tensor | None = None,
     cache_dir: str | PathLike | None = None,
     seed: int = 0,
-) -> HeadResult:
+) -> tuple[dict[str, float], Predictions | None]:
     """Give the model the best head for what its other layers put out, which stand still.
 
-    A head that is one Linear layer is solved (see `solve_head`), any other trained. Which layers
-    train is afterwards as before. Raises ParameterError where the head cannot be cut off.
+    A head that is one Linear layer is solved (see `solve_head`), any other trained. Returns row 0
+    of a history and, of a solved head, the out-of-sample predictions of all training images, which
+    the row's training columns are about. Which layers train is afterwards as before. Raises
+    ParameterError where the head cannot be cut off, TrainingError where it has other classes.
     """
     started = time.perf_counter()
     loaders = {split: dataloaders[split] for split in ("train", "val")}
     with kept_trainable(model):
-        freeze(model, until=_head_name(model))
+        for parameter in model.parameters():
+            parameter.requires_grad = False
+        for parameter in _head(model, loaders["train"]).parameters():
+            parameter.requires_grad = True
         head, features = precompute(model, loaders, cache_dir=cache_dir)
         layers = [layer for layer in head if list(layer.parameters())]
         if len(layers) == 1 and isinstance(layers[0], nn.Linear) and layers[0].bias is not None:
@@ -59,21 +55,28 @@ def fit_head(
             scores = (float(predictions.table["loss"].mean()), predictions.accuracy)
         else:
             predictions, scores = None, _train(head, features, criterion)
-    logits, labels = predict_logits(head, features["val"])
     row = {
         "epoch": 0,
         "train_loss": scores[0],
         "train_accuracy": scores[1],
-        "val_loss": criterion(logits.to(engine.device()), labels.to(engine.device())).item(),
-        "val_accuracy": (logits.argmax(dim=1) == labels).float().mean().item(),
+        **validation_scores(head, features["val"], criterion),
         "learning_rate": float("nan"),
         "seconds": time.perf_counter() - started,
     }
-    return HeadResult(row, predictions)
+    return row, predictions
 
 
-def _head_name(model: nn.Module) -> str:
-    return "fc" if isinstance(model, ResNet) else head_of(model)[0]
+def _head(model: nn.Module, loader: DataLoader) -> nn.Module:
+    """The head; TrainingError, before any image is looked at, if it is made for other classes."""
+    name, last = head_of(model)
+    classes = loader.dataset.classes
+    if last.out_features != len(classes):
+        raise TrainingError(
+            f"The model's last layer, {name}, has {last.out_features} outputs, but there are "
+            f"{len(classes)} classes: {', '.join(classes)}. Build the model with num_classes="
+            'len(dataloaders["train"].dataset.classes).'
+        )
+    return model.fc if isinstance(model, ResNet) else last
 
 
 def _solve(
@@ -98,3 +101,25 @@ def _train(
     _, history = train_model(head, features, criterion, optimizer, num_epochs=_EPOCHS)
     best = history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).iloc[0]
     return float(best["train_loss"]), float(best["train_accuracy"])
+
+
+class HeadFirst(Callback):
+    """Begins the history with what `fit_head` gave, and takes that model for the best so far."""
+
+    def __init__(self, row: dict[str, float], predictions: Predictions | None):
+        self.row, self.predictions = row, predictions
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        row, predictions = self.row, self.predictions
+        seen = "cross-validated" if predictions else "train"
+        print(
+            f"head alone    {seen}: loss {row['train_loss']:.3f}, accuracy "
+            f"{row['train_accuracy']:6.1%}   val: loss {row['val_loss']:.3f}, accuracy "
+            f"{row['val_accuracy']:6.1%}   {row['seconds']:.0f} s"
+        )
+        state.rows.append(row)
+        state.best.update(row)
+        if state.run is not None:
+            state.run.save_history(state.history)
+            if predictions is not None:
+                predictions.save(state.run.folder / "head_predictions.csv")

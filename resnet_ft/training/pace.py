@@ -1,4 +1,4 @@
-"""How many epochs: for a data set of this size, or in the time there is."""
+"""How many epochs, for a data set of this size or in the time there is, and how large steps are."""
 
 import copy
 import math
@@ -6,26 +6,53 @@ import time
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from resnet_ft import engine
 from resnet_ft.models.freezing import train_mode
+from resnet_ft.training.callbacks import Callback
+from resnet_ft.training.steering import StepScheduler, TimeBudget, warmup_cosine
 
 
-def usual_epochs(num_images: int) -> int:
+def paced(
+    model: nn.Module,
+    dataloaders: dict[str, DataLoader],
+    optimizer: Optimizer,
+    *,
+    epochs: int | None,
+    budget: TimeBudget | None,
+) -> tuple[int, list[Callback]]:
+    """How many epochs, and callbacks that lead the learning rate through them, up and down."""
+    if budget is not None:
+        schedule = LambdaLR(optimizer, lambda _: warmup_cosine(budget.progress))
+        at_least = 0 if getattr(model, "pretrained", True) else 1
+        epochs = max(at_least, _affordable_epochs(model, dataloaders, budget.seconds_left))
+        return epochs, [StepScheduler(schedule), budget]
+    epochs = _usual_epochs(len(dataloaders["train"].dataset)) if epochs is None else epochs
+    total = max(1, epochs * len(dataloaders["train"]))
+    return epochs, [StepScheduler(LambdaLR(optimizer, lambda step: warmup_cosine(step / total)))]
+
+
+def _usual_epochs(num_images: int) -> int:
     """10 for 100 images, 6 for 1,000, 4 from 10,000 on: the more images, the fewer times each."""
     return round(min(10, max(4, 10 * (100 / max(num_images, 1)) ** 0.2)))
 
 
-def affordable_epochs(model: nn.Module, dataloaders: dict[str, DataLoader], seconds: float) -> int:
+def _affordable_epochs(model: nn.Module, dataloaders: dict[str, DataLoader], seconds: float) -> int:
     """How many epochs begin within so many seconds, from a step of training that is measured.
 
     It is made on a copy, with images of zeros, so that nothing else changes.
     """
+    trial = copy.deepcopy(model)
+    if hasattr(model, "arch"):  # as train_model does
+        trial.to(memory_format=torch.channels_last)
     batches = {phase: len(dataloaders[phase]) for phase in ("train", "val")}
     image = dataloaders["val"].dataset[0][0]
     size = getattr(dataloaders["train"].batch_sampler, "batch_size", None) or 32
-    step = _step_seconds(copy.deepcopy(model), torch.zeros(size, *image.shape))
+    with torch.random.fork_rng():  # dropout draws
+        step = _step_seconds(trial, torch.zeros(size, *image.shape))
     # Both networks, the present one and the average, are validated, in a third of a step each.
     epoch = step * (batches["train"] + batches["val"] * 2 / 3)
     return math.ceil(seconds / epoch) if seconds > step else 0

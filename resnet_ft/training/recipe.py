@@ -11,26 +11,31 @@ from os import PathLike
 import pandas as pd
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from resnet_ft import engine
+from resnet_ft.data.exchange import ImageLoader
 from resnet_ft.errors import ParameterError
 from resnet_ft.models.freezing import freeze_batchnorm, kept_trainable
 from resnet_ft.models.groups import parameter_groups
 from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.balance import balanced_loader, class_weights
 from resnet_ft.training.callbacks import Callback
-from resnet_ft.training.head_phase import HeadResult, fit_head
+from resnet_ft.training.checks import trainable_parameters
+from resnet_ft.training.head_phase import HeadFirst, fit_head
 from resnet_ft.training.loop import train_model
 from resnet_ft.training.mixing import MixedLoader
-from resnet_ft.training.pace import affordable_epochs, usual_epochs
+from resnet_ft.training.pace import paced
 from resnet_ft.training.runs import start_run
-from resnet_ft.training.state import TrainingState
-from resnet_ft.training.steering import EarlyStop, StepScheduler, TimeBudget, warmup_cosine
+from resnet_ft.training.steering import EarlyStop, TimeBudget
 
 _LEARNING_RATE = 3e-4  # of the head, for AdamW
 _FIRST_LAYER = 0.1  # of that, for the first layer
 _FROM_RANDOM = 1e-3  # of all layers, where weights are random
+_RECORDED = (
+    *("epochs", "minutes", "learning_rate", "weight_decay", "label_smoothing", "mix", "balance"),
+    *("train_batchnorm", "average_weights", "patience", "seed"),
+)
 
 
 def fine_tune(
@@ -69,46 +74,60 @@ def fine_tune(
 
     Returns the model and the history as `train_model` does, and raises what it and `precompute` do.
     """
+    chosen = {name: value for name, value in locals().items() if name in _RECORDED}
     started = time.perf_counter()
     pretrained = getattr(model, "pretrained", True)
-    _check_options(epochs, minutes, balance, pretrained)
-    run = None if run_dir is None else start_run(run_dir)
+    _check(model, dataloaders, pretrained, epochs, minutes, learning_rate, balance)
+    loaders = {**dataloaders, "train": _varied(dataloaders["train"], balance, mix, seed)}
     weights = _class_weights(dataloaders["train"]) if balance else None
     criterion = nn.CrossEntropyLoss(
         weights if balance == "loss" else None, label_smoothing=label_smoothing
-    )
-    watchers = list(callbacks)
+    ).to(engine.device())
+    watchers = [WeightAverage()] if average_weights else []
+    watchers += [*callbacks, *([] if patience is None else [EarlyStop(patience)])]
+    budget = None if minutes is None else TimeBudget(minutes, started=started)
+    run = None if run_dir is None else start_run(run_dir, fine_tune=chosen)
     with kept_trainable(model):
         if pretrained:
             head = fit_head(
                 model, dataloaders, criterion, class_weights=weights, cache_dir=cache_dir, seed=seed
             )
-            watchers.insert(0, _HeadFirst(head))
-        if pretrained and not train_batchnorm:
-            freeze_batchnorm(model)
+            watchers.insert(0, HeadFirst(*head))
+            if not train_batchnorm:
+                freeze_batchnorm(model)
         optimizer = _optimizer(model, learning_rate, weight_decay, pretrained)
-        watchers += [WeightAverage()] if average_weights else []
-        watchers += [EarlyStop(patience)] if patience else []
-        loaders = {**dataloaders, "train": _varied(dataloaders["train"], balance, mix, seed)}
-        if minutes is None:
-            epochs = usual_epochs(len(loaders["train"].dataset)) if epochs is None else epochs
-            watchers += _paced_by_steps(optimizer, epochs * len(loaders["train"]))
-        else:
-            left = started + 60 * minutes - time.perf_counter()
-            epochs = max(affordable_epochs(model, loaders, left), 0 if pretrained else 1)
-            watchers += _paced_by_time(optimizer, TimeBudget(minutes, started=started))
+        epochs, pacing = paced(model, loaders, optimizer, epochs=epochs, budget=budget)
+        watchers += pacing
         return train_model(
             model, loaders, criterion, optimizer, None, epochs, run_dir=run, callbacks=watchers
         )
 
 
-def _check_options(
-    epochs: int | None, minutes: float | None, balance: str | None, pretrained: bool
+def _check(
+    model: nn.Module,
+    dataloaders: dict[str, DataLoader],
+    pretrained: bool,
+    epochs: int | None,
+    minutes: float | None,
+    learning_rate: float | None,
+    balance: str | None,
 ) -> None:
-    if epochs == 0 and not pretrained:
-        raise ParameterError("epochs=0 stops after the head, which random weights have no use for.")
+    """Refuse what could not work, before any work is done; other options check themselves."""
+    trainable_parameters(model)
+    loaders = [dataloaders.get(split) for split in ("train", "val")]
+    if not all(isinstance(loader, ImageLoader) for loader in loaders):
+        raise ParameterError(
+            'fine_tune takes loaders "train" and "val" of make_dataloaders. With others, use '
+            "train_model."
+        )
     if epochs is not None and minutes is not None:
         raise ParameterError("Give epochs or minutes, not both.")
+    if epochs is not None and (not isinstance(epochs, int) or epochs < 0):
+        raise ParameterError(f"epochs={epochs!r} should be a whole number, or None.")
+    if epochs == 0 and not pretrained:
+        raise ParameterError("epochs=0 stops after the head, which random weights have no use for.")
+    if learning_rate is not None and not learning_rate > 0:
+        raise ParameterError(f"learning_rate={learning_rate} should be positive, or None.")
     if balance not in (None, "loss", "sampler"):
         raise ParameterError(f'balance={balance!r} is unknown. Choose None, "loss" or "sampler".')
 
@@ -121,7 +140,8 @@ def _optimizer(
     model: nn.Module, learning_rate: float | None, weight_decay: float, pretrained: bool
 ) -> AdamW:
     """Layers that know something already move less, those near the images least."""
-    rate = learning_rate or (_LEARNING_RATE if pretrained else _FROM_RANDOM)
+    usual = _LEARNING_RATE if pretrained else _FROM_RANDOM
+    rate = usual if learning_rate is None else learning_rate
     first_layer = _FIRST_LAYER if pretrained else 1.0
     groups = parameter_groups(model, rate, weight_decay=weight_decay, first_layer=first_layer)
     return AdamW(groups)
@@ -132,28 +152,3 @@ def _varied(loader: DataLoader, balance: str | None, mix: str | None, seed: int)
     loader = balanced_loader(loader) if balance == "sampler" else loader
     classes = len(loader.dataset.classes)
     return loader if mix is None else MixedLoader(loader, classes, mix, seed=seed)
-
-
-def _paced_by_steps(optimizer: AdamW, total: int) -> list[Callback]:
-    schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step / max(total, 1)))
-    return [StepScheduler(schedule)]
-
-
-def _paced_by_time(optimizer: AdamW, budget: TimeBudget) -> list[Callback]:
-    schedule = LambdaLR(optimizer, lambda _: warmup_cosine(budget.progress))
-    return [StepScheduler(schedule), budget]
-
-
-class _HeadFirst(Callback):
-    """Begins the history with the head's row, and takes its model for the best so far."""
-
-    def __init__(self, result: HeadResult):
-        self.result = result
-
-    def on_fit_begin(self, state: TrainingState) -> None:
-        state.rows.append(self.result.row)
-        state.best.update(self.result.row)
-        if state.run is not None:
-            state.run.save_history(state.history)
-            if self.result.predictions is not None:
-                self.result.predictions.save(state.run.folder / "head_predictions.csv")

@@ -77,10 +77,17 @@ def describe_training(state: TrainingState) -> dict[str, object]:
         "batch_size": getattr(loader.batch_sampler, "batch_size", loader.batch_size),
         "criterion": repr(state.criterion),
         "optimizer": type(state.optimizer).__name__,
-        "optimizer_options": state.optimizer.defaults | {"lr": state.learning_rate},
+        "optimizer_options": state.optimizer.defaults | _of_groups(state.optimizer),
         "scheduler": state.scheduler and type(state.scheduler).__name__,
         "num_epochs": state.num_epochs,
     }
+
+
+def _of_groups(optimizer: Optimizer) -> dict[str, float]:
+    """What groups of parameters have in place of the defaults, at its highest."""
+    groups = optimizer.param_groups
+    rates = [group.get("initial_lr", group["lr"]) for group in groups]
+    return {"lr": max(rates), "weight_decay": max(group.get("weight_decay", 0) for group in groups)}
 
 
 def _length(loader: DataLoader) -> int | None:

@@ -27,7 +27,9 @@ class EarlyStop(Callback):
         self._sign = -1.0 if metric.endswith("loss") else 1.0
 
     def on_fit_begin(self, state: TrainingState) -> None:
-        self._best = -math.inf  # of the metric with its sign: higher is better
+        # Of the metric with its sign: higher is better. A first row may be that of the head alone.
+        values = [self._sign * row[self.metric] for row in state.rows if self.metric in row]
+        self._best = max(values, default=-math.inf)
         self._epochs_without = 0
 
     def on_epoch_end(self, state: TrainingState) -> None:
@@ -76,6 +78,12 @@ class TimeBudget(Callback):
             return 0.0
         available = self._deadline - self._validation_seconds - self._began
         return min(1.0, (time.perf_counter() - self._began) / available) if available > 0 else 1.0
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the budget is used up."""
+        now = time.perf_counter()
+        return self._seconds - (now - (now if self._started is None else self._started))
 
     def on_fit_begin(self, state: TrainingState) -> None:
         self._began = time.perf_counter()

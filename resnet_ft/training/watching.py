@@ -16,12 +16,6 @@ class ProgressBar(Callback):
 
     def on_fit_begin(self, state: TrainingState) -> None:
         self.bar = progress_bar(total=_total_steps(state), unit="batch")
-        for row in state.rows:  # fine_tune's, of the head
-            self.bar.write(
-                f"head alone   cross-validated: accuracy {row['train_accuracy']:.1%}"
-                f"   val: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:6.1%}"
-                f"   {row['seconds']:.0f} s"
-            )
 
     def on_phase_begin(self, state: TrainingState) -> None:
         if state.should_stop and state.steps_per_epoch:

@@ -6,6 +6,7 @@ import torch
 from conftest import write_image
 from torch import nn
 from torch.optim import SGD
+from torchvision import transforms
 
 from resnet_ft import (
     MixedLoader,
@@ -289,7 +290,7 @@ def test_what_was_not_used_for_longest_makes_room_and_too_little_room_is_an_erro
     assert [len(names) for names in kept] == [2, 4, 4]
     assert not kept[2] & kept[0] and len(kept[2] & kept[1]) == 2
     freeze(model, until="layer1")
-    with pytest.raises(TrainingError, match=r"needs 0\.00 GiB .*freeze\(model, until=\"fc\"\)"):
+    with pytest.raises(TrainingError, match=r"needs 0\.2 MiB .*freeze\(model, until=\"fc\"\)"):
         precompute(model, loaders, cache_dir=tmp_path / "small", cache_size_gb=size_gb)
 
 
@@ -381,3 +382,71 @@ def test_varied_views_depend_on_the_strength_of_the_augmentation(photos, tmp_pat
         )
         precompute(model, loaders, cache_dir=tmp_path, views=2)
         assert len(stored(tmp_path)) == count  # the validation view is the same
+
+
+class Scaled(nn.Module):
+    """What it computes depends on numbers that neither its layers nor its weights show."""
+
+    def __init__(self, before=1.0, after=1.0):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)  # before the convolution in the order of the modules
+        self.convolve = nn.Conv2d(3, 4, 3)
+        self.before, self.after = before, after
+
+    def forward(self, images):
+        return self.after * self.fc(self.before * self.convolve(images).mean(dim=(2, 3)))
+
+
+def scaled(**factors):
+    torch.manual_seed(0)
+    model = Scaled(**factors)
+    for parameter in model.convolve.parameters():
+        parameter.requires_grad = False
+    return model
+
+
+def test_features_of_a_network_that_computes_something_else_are_not_taken(loaders, tmp_path):
+    for factor in (1.0, 50.0):
+        model = scaled(before=factor)
+        head, features = precompute(model, loaders, cache_dir=tmp_path)
+        expected = evaluate(model, loaders["val"]).probabilities
+        found = evaluate(head, features["val"]).probabilities
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+    assert len(stored(tmp_path)) == 2
+    with pytest.raises(ParameterError, match="does more than"):
+        precompute(scaled(after=3.0), loaders, cache_dir=tmp_path)
+
+
+def test_features_of_nameless_transforms_do_not_pile_up(photos, tmp_path):
+    model = resnet18()
+    freeze(model, until="fc")
+    old = [transforms.Resize(32), transforms.CenterCrop(32), transforms.ToTensor()]
+    for factor in (1.0, -5.0):
+        val = transforms.Compose([*old, transforms.Lambda(lambda x, factor=factor: x * factor)])
+        loaders = make_dataloaders(photos, image_size=32, num_workers=0, val=val)
+        _, features = precompute(model, loaders, cache_dir=tmp_path)
+        images = torch.cat([images.clone() for images, _ in loaders["val"]])
+        found = torch.cat([features for features, _ in features["val"]])
+        torch.testing.assert_close(found, prefix_of(model, "fc", images), rtol=2e-3, atol=2e-3)
+        assert len(stored(tmp_path)) == 2
+
+
+def test_a_file_that_was_cut_off_is_computed_again(loaders, tmp_path):
+    model = resnet18()
+    freeze(model, until="fc")
+    precompute(model, loaders, cache_dir=tmp_path)
+    for path in tmp_path.glob("*.f16"):
+        os.truncate(path, 1000)
+    _, features = precompute(model, loaders, cache_dir=tmp_path)
+    images = torch.cat([images.clone() for images, _ in loaders["val"]])
+    found = torch.cat([features for features, _ in features["val"]])
+    torch.testing.assert_close(found, prefix_of(model, "fc", images), rtol=2e-3, atol=2e-3)
+
+
+def test_where_the_cache_cannot_be_written_features_are_kept_elsewhere(loaders, tmp_path):
+    model = resnet18()
+    freeze(model, until="fc")
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match=r"file/features cannot be written to .*cache_dir"):
+        _, features = precompute(model, loaders, cache_dir=tmp_path / "file" / "features")
+    assert next(iter(features["train"]))[0].shape == (5, 512)

@@ -68,6 +68,11 @@ def test_classes_of_hardly_any_image_are_no_obstacle(counts):
     assert solved.weight.isfinite().all() and solved.weight.shape == (3, 20)
 
 
+def test_fewer_images_than_folds_are_cross_validated_too():
+    features, labels = clusters([2, 2], num_classes=2, spread=0.01)
+    assert solve_head(features, labels, 2).penalty < 1e-3
+
+
 def test_features_that_are_all_the_same_give_the_share_of_each_class():
     labels = torch.tensor([0] * 30 + [1] * 10)
     solved = solve_head(torch.ones(40, 5), labels, 2)

@@ -5,18 +5,21 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from resnet_ft import (
     Callback,
     LivePlot,
     ParameterError,
     RunError,
+    TrainingError,
     build_model,
     evaluate,
     find_label_errors,
     fine_tune,
     freeze,
     load_checkpoint,
+    load_run,
     make_dataloaders,
 )
 from resnet_ft.evaluation.predictions import Predictions
@@ -69,7 +72,7 @@ def test_the_head_comes_first_and_the_best_of_all_is_kept(loaders, tmp_path):
 def test_the_head_is_announced_and_drawn_before_the_first_epoch(loaders, tmp_path, capsys):
     plot = LivePlot(tmp_path / "history.png")
     _, history = fine_tune(network(), loaders, epochs=0, callbacks=[plot])
-    assert "head alone   cross-validated: accuracy" in capsys.readouterr().out
+    assert "head alone    cross-validated: loss" in capsys.readouterr().out
     assert (tmp_path / "history.png").exists()
     assert list(history)[-2:] == ["learning_rate", "seconds"]
 
@@ -198,3 +201,65 @@ def test_contradictions_are_refused_before_anything_is_made(loaders, tmp_path):
     fine_tune(network(), loaders, epochs=0, run_dir=tmp_path / "run")
     with pytest.raises(RunError, match="already holds"):
         fine_tune(network(), loaders, epochs=0, run_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mix": "mixupp"},
+        {"minutes": 0},
+        {"epochs": -1},
+        {"epochs": 2.5},
+        {"patience": 0},
+        {"learning_rate": 0},
+    ],
+)
+def test_options_are_checked_before_the_images_are_looked_at(loaders, tmp_path, options):
+    with pytest.raises(ParameterError, match=next(iter(options))):
+        fine_tune(network(), loaders, cache_dir=tmp_path / "features", **options)
+    assert not (tmp_path / "features").exists()
+
+
+def test_a_head_for_other_classes_is_refused_before_the_images_are_looked_at(loaders, tmp_path):
+    model = build_model("resnet18", 5, weights=None)
+    model.pretrained = True
+    with pytest.raises(TrainingError, match="5 outputs, but there are 2 classes: blue, red"):
+        fine_tune(model, loaders, cache_dir=tmp_path / "features")
+    assert not (tmp_path / "features").exists()
+
+
+def test_other_loaders_and_a_frozen_network_are_refused(loaders):
+    plain = DataLoader(TensorDataset(torch.zeros(2, 3, 9, 9), torch.tensor([0, 1])))
+    for others in ({"train": plain, "val": plain}, {"train": loaders["train"]}):
+        with pytest.raises(ParameterError, match="make_dataloaders"):
+            fine_tune(network(), others)
+    model = network()
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    with pytest.raises(TrainingError, match="Every layer is frozen"):
+        fine_tune(model, loaders)
+
+
+def test_patience_counts_from_the_head_on(loaders):
+    options = {"learning_rate": 0.5, "patience": 2, "average_weights": False}
+    _, history = fine_tune(network(), loaders, epochs=6, **options)
+    assert (history["val_loss"][1:] > history["val_loss"][0]).all()
+    assert history["epoch"].tolist() == [0, 1, 2]
+
+
+def test_the_run_knows_how_it_was_made(loaders, tmp_path):
+    options = {"epochs": 1, "mix": "mixup", "seed": 3, "weight_decay": 0.02}
+    fine_tune(network(), loaders, run_dir=tmp_path / "run", **options)
+    config = load_run(tmp_path / "run").config
+    assert config["fine_tune"].items() >= options.items()
+    assert config["training"]["optimizer_options"]["lr"] == pytest.approx(3e-4)
+    assert config["training"]["optimizer_options"]["weight_decay"] == 0.02
+
+
+def test_with_weighted_classes_the_head_is_scored_as_the_epochs_are(loaders, photos):
+    for i in range(3):
+        (photos / "Train" / "red" / f"{i}.png").unlink()
+    unequal = make_dataloaders(photos, image_size=32, batch_size=4, num_workers=0)
+    still = {"learning_rate": 1e-12, "average_weights": False}
+    _, history = fine_tune(network(), unequal, epochs=1, balance="loss", **still)
+    assert history["val_loss"][1] == pytest.approx(history["val_loss"][0], rel=1e-3)
