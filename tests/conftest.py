@@ -30,6 +30,16 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def one_thread(request):
+    """Tiny networks wait for a second thread longer than it saves; not so those of slow tests."""
+    threads = torch.get_num_threads()
+    if request.node.get_closest_marker("slow") is None:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
 def figures_closed():
     yield
     import matplotlib.pyplot as plt
