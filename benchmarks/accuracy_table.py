@@ -139,9 +139,10 @@ def _below_the_best(cells: Cells, data_set: str) -> tuple[float, float, float]:
 
 
 def _conditions(rows: list[dict]) -> str:
-    seeds = len({row["seed"] for row in rows})
+    count = len({row["seed"] for row in rows})
+    seeds = f"Mean and standard error of {count} seeds" if count > 1 else "One seed"
     return (
-        f"*Mean and standard error of {seeds} seeds, and the median of seconds from the folder to "
+        f"*{seeds}, and the median of seconds from the folder to "
         "the trained model. EfficientNet-Lite0 with ImageNet weights, images of 128 pixels, two "
         "workers, on the CPU; all but what a recipe needs to be itself is the library's default. "
         f"Every single number is in `benchmarks/results.md`. {circumstances(rows)}.*"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import TensorDataset
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -79,6 +80,13 @@ def small_network() -> torch.nn.Module:
         torch.nn.Dropout(0.2),
         torch.nn.Linear(8, 2),
     )
+
+
+def tensors(count: int, seed: int) -> TensorDataset:
+    """Noise of 9x9 pixels, of class 1 where its mean is positive."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, 9, 9, generator=generator)
+    return TensorDataset(images, (images.mean(dim=(1, 2, 3)) > 0).long())
 
 
 def shared_data(name: str) -> Path:

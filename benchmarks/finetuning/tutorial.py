@@ -10,6 +10,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
+from tutorial_loop import run_phase
 
 from finetuning import EPOCHS, IMAGE_SIZE, MEAN, NUM_WORKERS, STD
 from finetuning.network import pretrained
@@ -57,21 +58,9 @@ def _train(
     """The tutorial's train_model; the validation accuracy of each epoch."""
     criterion, accuracies = nn.CrossEntropyLoss(), []
     for _ in range(EPOCHS):
-        for folder, loader in loaders.items():
-            training = folder == "Train"
-            model.train(training)
-            correct = 0
-            for images, labels in loader:
-                optimizer.zero_grad()
-                with torch.set_grad_enabled(training):
-                    outputs = model(images)
-                    loss = criterion(outputs, labels)
-                    if training:
-                        loss.backward()
-                        optimizer.step()
-                correct += (outputs.argmax(1) == labels).sum().item()
+        run_phase(model, loaders["Train"], criterion, optimizer)
         scheduler.step()
-        accuracies.append(correct / len(loader.dataset))
+        accuracies.append(run_phase(model, loaders["Val"], criterion))
         if accuracies[-1] == max(accuracies):
             torch.save(model.state_dict(), best)
     model.load_state_dict(torch.load(best, weights_only=True))

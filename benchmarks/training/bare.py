@@ -1,12 +1,11 @@
 """train_model with nothing frozen, beside a bare loop on tensors in memory, in turns.
 
 `python -m training.bare data_dir`; the last line printed is JSON: the seconds of each pass over the
-training images, and `ratio`, the median of train_model's beside those of the bare loop after it.
-train_model gets its images from files, decoded once, augmented by two workers.
+training images, of the loops in turns. train_model gets its images from files, decoded once,
+augmented by two workers.
 """
 
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -84,11 +83,9 @@ def measure(data_dir: Path) -> dict[str, object]:
             train_model(model, loaders, None, optimizer, num_epochs=1, callbacks=[ours])
             bare.run()
             channels_last.run()
-    pairs = zip(ours.seconds, bare.seconds, strict=True)
     return {
         "library": "resnet_ft",
         "recipe": "nothing frozen",
-        "ratio": round(statistics.median(one / other for one, other in pairs), 4),
         "train_model": _rounded(ours.seconds),
         "bare": _rounded(bare.seconds),
         "bare_channels_last": _rounded(channels_last.seconds),

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+from tutorial_loop import run_phase
 
 from training import BATCH_SIZE, EPOCHS, IMAGE_SIZE, NUM_WORKERS
 from training.clock import Clock
@@ -65,35 +66,14 @@ def _train(data_dir: Path, _scratch: Path, model: nn.Module, clock: Clock, *, re
         torch.save(model.state_dict(), best)
         clock.lap()
         for _ in range(EPOCHS):
-            _run_phase(model, loaders["Train"], criterion, optimizer)
+            run_phase(model, loaders["Train"], criterion, optimizer)
             scheduler.step()
-            accuracy = _run_phase(model, loaders["Val"], criterion)
+            accuracy = run_phase(model, loaders["Val"], criterion)
             if accuracy > best_accuracy:
                 best_accuracy = accuracy
                 torch.save(model.state_dict(), best)
             clock.lap()
         model.load_state_dict(torch.load(best, weights_only=True))
-
-
-def _run_phase(
-    model: nn.Module, loader: DataLoader, criterion: nn.Module, optimizer: SGD | None = None
-) -> float:
-    """A pass over the images, which trains where there is an optimizer; the accuracy."""
-    training = optimizer is not None
-    model.train(training)
-    running_loss, correct = 0.0, 0
-    for images, labels in loader:
-        if training:
-            optimizer.zero_grad()
-        with torch.set_grad_enabled(training):
-            outputs = model(images)
-            loss = criterion(outputs, labels)
-            if training:
-                loss.backward()
-                optimizer.step()
-        running_loss += loss.item() * len(labels)
-        correct += (outputs.argmax(1) == labels).sum().item()
-    return correct / len(loader.dataset)
 
 
 RECIPES = {recipe: partial(_train, recipe=recipe) for recipe in TRAINED}

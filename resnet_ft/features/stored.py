@@ -63,13 +63,12 @@ class FeatureFile:
             file.seek(whole)
             file.write(features.tobytes())
 
-    def finish(self) -> np.ndarray:
-        """The array, once all of its rows are there."""
+    def finish(self) -> None:
+        """Give the file its final name, once all rows are there."""
         part = self._path(".part")
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, part.with_suffix(".f16"))
-        return self.find()
 
     def bytes_missing(self, shape: tuple[int, ...]) -> int:
         """How much larger the file becomes, with rows of this shape."""

@@ -27,14 +27,15 @@ class BestModel:
             return False
         self._rank = rank
         model = self._model if model is None else model
-        self._weights = _on_cpu(model.state_dict())
+        tensors = model.state_dict()
+        self._weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
         if self._run is not None:
             save_checkpoint(
                 self._run.best,
                 whole_model(self._model),
                 preprocessing=self._preprocessing,
                 scores=row,
-                state_dict=_on_cpu(whole_model(model).state_dict()),
+                state_dict=whole_model(model).state_dict(),
             )
         return True
 
@@ -49,7 +50,3 @@ class BestModel:
 def whole_model(model: nn.Module) -> nn.Module:
     """The network that a part of it, which trains on precomputed features, belongs to."""
     return getattr(model, "full_model", model)
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}

@@ -74,9 +74,9 @@ def train_model(
     try:
         with engine.prepared(model, optimizer) as (net, stepper):
             for state.epoch in range(1, num_epochs + 1):
+                _run_epoch(state, net, stepper, watchers)
                 if state.should_stop:
                     break
-                _run_epoch(state, net, stepper, watchers)
     finally:
         state.best.restore()
         notify(watchers, "on_fit_end", state)

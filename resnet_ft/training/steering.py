@@ -81,9 +81,10 @@ class TimeBudget(Callback):
 
     @property
     def seconds_left(self) -> float:
-        """Until the budget is used up."""
-        now = time.perf_counter()
-        return self._seconds - (now - (now if self._started is None else self._started))
+        """Until the budget is used up; all of it before the clock starts."""
+        if self._started is None:
+            return self._seconds
+        return self._started + self._seconds - time.perf_counter()
 
     def on_fit_begin(self, state: TrainingState) -> None:
         self._began = time.perf_counter()

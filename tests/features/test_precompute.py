@@ -62,16 +62,22 @@ def prefix_of(model, stage, images):
     return found[0]
 
 
+def check_features(model, loaders, features, stage="fc"):
+    """Compare those of the validation images with what the network does, to half precision."""
+    images = torch.cat([images.clone() for images, _ in loaders["val"]])
+    found = torch.cat([batch for batch, _ in features["val"]])
+    expected = prefix_of(model, stage, images)
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_features_are_what_the_frozen_layers_put_out(loaders, tmp_path, stage):
     model = resnet18()
     freeze(model, until=stage)
     head, features = precompute(model, loaders, cache_dir=tmp_path)
+    check_features(model, loaders, features, stage)
     images = torch.cat([images.clone() for images, _ in loaders["val"]])
     expected = prefix_of(model, stage, images)
-    found = torch.cat([features for features, _ in features["val"]])
-    assert found.shape == expected.shape
-    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)  # half precision: 11 bits
     with torch.inference_mode():
         torch.testing.assert_close(head.eval()(expected), model(images), rtol=1e-4, atol=1e-4)
 
@@ -209,9 +215,7 @@ def test_a_changed_weight_transform_or_file_makes_new_features(
     change(model, loaders, photos)
     _, features = precompute(model, loaders, cache_dir=tmp_path / "features")
     assert len(set(stored(tmp_path / "features")) - before) == new
-    images = torch.cat([images.clone() for images, _ in loaders["val"]])
-    found = torch.cat([features for features, _ in features["val"]])
-    torch.testing.assert_close(found, prefix_of(model, "fc", images), rtol=2e-3, atol=2e-3)
+    check_features(model, loaders, features)
 
 
 def test_a_transform_that_does_not_say_what_it_does_is_never_taken_for_another(photos, tmp_path):
@@ -226,9 +230,7 @@ def test_a_transform_that_does_not_say_what_it_does_is_never_taken_for_another(p
             val=lambda image, brightness=brightness: plain(image) * brightness,
         )
         _, features = precompute(model, loaders, cache_dir=tmp_path)
-        images = torch.cat([images.clone() for images, _ in loaders["val"]])
-        found = torch.cat([features for features, _ in features["val"]])
-        torch.testing.assert_close(found, prefix_of(model, "fc", images), rtol=2e-3, atol=2e-3)
+        check_features(model, loaders, features)
 
 
 class Interrupt(Exception):
@@ -279,16 +281,22 @@ def test_what_was_not_used_for_longest_makes_room_and_too_little_room_is_an_erro
     model = resnet18()
     freeze(model, until="fc")
     size_gb = (17 + 6) * 512 * 2 / 2**30
-    kept = []
-    for change in range(3):
+    written = {}
+    for age, name in ((2000, "first"), (3000, "second")):
+        before = set(stored(tmp_path))
         model.bn1.running_mean[0] += 0.1
         precompute(model, loaders, cache_dir=tmp_path, cache_size_gb=2 * size_gb)
-        kept.append(set(stored(tmp_path)))
-        for i, path in enumerate(sorted(tmp_path.glob("*.f16"))):
-            age = 1000 * (3 - change) + i if path.name not in kept[change - 1] else 9000
-            os.utime(path, (age, age)) if change == 0 else None
-    assert [len(names) for names in kept] == [2, 4, 4]
-    assert not kept[2] & kept[0] and len(kept[2] & kept[1]) == 2
+        written[name] = set(stored(tmp_path)) - before
+        for file in written[name]:
+            os.utime(tmp_path / file, (age, age))
+    model.bn1.running_mean[0] -= 0.1
+    precompute(model, loaders, cache_dir=tmp_path)  # uses the first again
+    model.bn1.running_mean[0] -= 0.1
+    precompute(model, loaders, cache_dir=tmp_path, cache_size_gb=2 * size_gb)
+    assert len(stored(tmp_path)) == 4
+    assert written["first"] < set(stored(tmp_path)) and not written["second"] & set(
+        stored(tmp_path)
+    )
     freeze(model, until="layer1")
     with pytest.raises(TrainingError, match=r"needs 0\.2 MiB .*freeze\(model, until=\"fc\"\)"):
         precompute(model, loaders, cache_dir=tmp_path / "small", cache_size_gb=size_gb)
@@ -425,9 +433,7 @@ def test_features_of_nameless_transforms_do_not_pile_up(photos, tmp_path):
         val = transforms.Compose([*old, transforms.Lambda(lambda x, factor=factor: x * factor)])
         loaders = make_dataloaders(photos, image_size=32, num_workers=0, val=val)
         _, features = precompute(model, loaders, cache_dir=tmp_path)
-        images = torch.cat([images.clone() for images, _ in loaders["val"]])
-        found = torch.cat([features for features, _ in features["val"]])
-        torch.testing.assert_close(found, prefix_of(model, "fc", images), rtol=2e-3, atol=2e-3)
+        check_features(model, loaders, features)
         assert len(stored(tmp_path)) == 2
 
 
@@ -438,9 +444,7 @@ def test_a_file_that_was_cut_off_is_computed_again(loaders, tmp_path):
     for path in tmp_path.glob("*.f16"):
         os.truncate(path, 1000)
     _, features = precompute(model, loaders, cache_dir=tmp_path)
-    images = torch.cat([images.clone() for images, _ in loaders["val"]])
-    found = torch.cat([features for features, _ in features["val"]])
-    torch.testing.assert_close(found, prefix_of(model, "fc", images), rtol=2e-3, atol=2e-3)
+    check_features(model, loaders, features)
 
 
 def test_where_the_cache_cannot_be_written_features_are_kept_elsewhere(loaders, tmp_path):

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from conftest import tensors
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -12,12 +13,6 @@ from resnet_ft.models.checkpoint import load_checkpoint
 from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.loop import train_model
-
-
-def tensors(count, seed):
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(count, 3, 9, 9, generator=generator)
-    return TensorDataset(images, (images.mean(dim=(1, 2, 3)) > 0).long())
 
 
 @pytest.fixture

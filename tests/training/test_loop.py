@@ -6,6 +6,7 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from conftest import tensors
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -19,12 +20,6 @@ from resnet_ft import (
     make_dataloaders,
     train_model,
 )
-
-
-def tensors(count, seed):
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(count, 3, 9, 9, generator=generator)
-    return TensorDataset(images, (images.mean(dim=(1, 2, 3)) > 0).long())
 
 
 @pytest.fixture
