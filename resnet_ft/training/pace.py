@@ -1,4 +1,4 @@
-"""How many epochs, for a data set of this size or in the time there is, and how large steps are."""
+"""How many epochs, by default or in the time there is, and how large steps are."""
 
 import copy
 import math
@@ -15,6 +15,8 @@ from resnet_ft.models.freezing import train_mode
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.steering import StepScheduler, TimeBudget, warmup_cosine
 
+_EPOCHS = 5  # from a head that is right already, more teach little and cost as much
+
 
 def paced(
     model: nn.Module,
@@ -30,14 +32,9 @@ def paced(
         at_least = 0 if getattr(model, "pretrained", True) else 1
         epochs = max(at_least, _affordable_epochs(model, dataloaders, budget.seconds_left))
         return epochs, [StepScheduler(schedule), budget]
-    epochs = _usual_epochs(len(dataloaders["train"].dataset)) if epochs is None else epochs
+    epochs = _EPOCHS if epochs is None else epochs
     total = max(1, epochs * len(dataloaders["train"]))
     return epochs, [StepScheduler(LambdaLR(optimizer, lambda step: warmup_cosine(step / total)))]
-
-
-def _usual_epochs(num_images: int) -> int:
-    """6; 5 from 3,100 images on, 4 from 8,500 on: the more images, the fewer times each."""
-    return round(min(6, max(4, 6 * (2000 / max(num_images, 1)) ** 0.2)))
 
 
 def _affordable_epochs(model: nn.Module, dataloaders: dict[str, DataLoader], seconds: float) -> int:
