@@ -241,9 +241,13 @@ def test_other_loaders_and_a_frozen_network_are_refused(loaders):
 
 
 def test_patience_counts_from_the_head_on(loaders):
-    options = {"learning_rate": 0.5, "patience": 2, "average_weights": False}
+    class Worse(Callback):
+        def on_phase_end(self, state):
+            if state.phase == "val":
+                state.row["val_loss"] = 99.0
+
+    options = {"patience": 2, "average_weights": False, "callbacks": [Worse()]}
     _, history = fine_tune(network(), loaders, epochs=6, **options)
-    assert (history["val_loss"][1:] > history["val_loss"][0]).all()
     assert history["epoch"].tolist() == [0, 1, 2]
 
 
