@@ -7,7 +7,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from resnet_ft.data.folders import find_images, walk_images
@@ -51,7 +51,8 @@ def copy_folder(
             if isinstance(copied, str):
                 listing.failed[path] = copied
             else:
-                manifest.add(path, *copied)
+                with _unless_full(target, path):
+                    manifest.add(path, *copied)
     _remove_what_is_not_listed(target, listing)
     _report(source, target, listing.failed)
 
@@ -73,11 +74,21 @@ def _copy_or_reason(
     patience: Patience, path: Path, work: Path, copied: Path, max_side: int | None
 ) -> _Copied | str:
     try:
-        return patience(_copy, path, work, copied, max_side)
+        with _unless_full(copied.parent, path):
+            return patience(_copy, path, work, copied, max_side)
+    except OSError as error:
+        return in_words(error)
+
+
+@contextmanager
+def _unless_full(target: Path, path: Path) -> Iterator[None]:
+    """Raise DatasetError where the disk of `target` has no space left for a file, or a line."""
+    try:
+        yield
     except OSError as error:
         if means_full_disk(error):
-            raise _full_disk(copied.parent, f"no space was left for {path}") from error
-        return in_words(error)
+            raise _full_disk(target, f"no space was left for {path}") from error
+        raise
 
 
 def _copy(path: Path, work: Path, copied: Path, max_side: int | None) -> _Copied:
