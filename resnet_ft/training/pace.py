@@ -15,7 +15,8 @@ from resnet_ft.models.freezing import train_mode
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.steering import StepScheduler, TimeBudget, warmup_cosine
 
-_EPOCHS = 5  # from a head that is right already, more teach little and cost as much
+_EPOCHS = 5  # from a head that is right already
+_FROM_RANDOM = 25  # as `train_model`
 
 
 def paced(
@@ -27,12 +28,14 @@ def paced(
     budget: TimeBudget | None,
 ) -> tuple[int, list[Callback]]:
     """How many epochs, and callbacks that lead the learning rate through them, up and down."""
+    pretrained = getattr(model, "pretrained", True)
     if budget is not None:
         schedule = LambdaLR(optimizer, lambda _: warmup_cosine(budget.progress))
-        at_least = 0 if getattr(model, "pretrained", True) else 1
+        at_least = 0 if pretrained else 1
         epochs = max(at_least, _affordable_epochs(model, dataloaders, budget.seconds_left))
         return epochs, [StepScheduler(schedule), budget]
-    epochs = _EPOCHS if epochs is None else epochs
+    if epochs is None:
+        epochs = _EPOCHS if pretrained else _FROM_RANDOM
     total = max(1, epochs * len(dataloaders["train"]))
     return epochs, [StepScheduler(LambdaLR(optimizer, lambda step: warmup_cosine(step / total)))]
 

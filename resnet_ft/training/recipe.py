@@ -67,9 +67,9 @@ def fine_tune(
        warm-up, cosine decay and standing BatchNorm. An average of the weights is scored as well.
     3. Of head, epochs and averages the model gets the best by validation (see `train_model`).
 
-    `epochs`: by default 5; 0 stops after the head. `minutes`, in their place, is what all of it may
-    take. `mix`: "mixup", "cutmix" or "both". `balance`: "loss"
-    or "sampler", for classes of unequal size. `patience`: end after so many epochs without a lower
+    `epochs`: by default 5, from random weights 25; 0 stops after the head. `minutes`, in their
+    place, is what all of it may take. `mix`: "mixup", "cutmix" or "both". `balance`: "loss" or
+    "sampler", for classes of unequal size. `patience`: end after so many epochs without a lower
     validation loss. How strongly images are varied is for `make_dataloaders(train=...)` to say.
 
     Returns the model and the history as `train_model` does, and raises what it and `precompute` do.

@@ -124,6 +124,17 @@ def test_a_network_of_random_weights_trains_whole_from_the_start(loaders):
     assert min(batchnorm) == 20 and slowest == fastest
 
 
+@pytest.mark.parametrize(("pretrained", "epochs"), [(True, 5), (False, 25)])
+def test_from_random_weights_there_is_more_to_learn(pretrained, epochs, loaders):
+    class Look(Callback):
+        def on_step_end(self, state):
+            self.num_epochs, state.should_stop = state.num_epochs, True
+
+    look = Look()
+    fine_tune(network(pretrained), loaders, callbacks=[look])
+    assert look.num_epochs == epochs
+
+
 @pytest.mark.parametrize(("train_batchnorm", "training"), [(False, 0), (True, 20)])
 def test_batchnorm_stands_still_unless_asked_and_early_layers_move_less(
     loaders, train_batchnorm, training
