@@ -2,7 +2,7 @@
 # make test       the tests, in under ten minutes
 # make test-slow  the tests that take longer
 # make lint       ruff
-# make bench-speed  this library beside others, in about 30 minutes; FRESH=1 starts anew
+# make bench-speed  this library beside others, in about 40 minutes; FRESH=1 starts anew
 # make bench-accuracy  whole recipes beside others, in about two hours; row by row, FRESH=1 anew
 # make template   REPO=owner/name writes your repository into badges and setup cells
 # Each installs what it needs into .venv, bench-speed and bench-accuracy into .venv-bench.

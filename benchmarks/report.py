@@ -10,6 +10,7 @@ from pathlib import Path
 
 from accuracy_table import accuracy_markdown, all_accuracies_markdown
 from runner import BENCHMARKS, read_results
+from scale_table import all_scale_markdown, scale_markdown
 from speed_table import all_speeds_markdown, speed_markdown
 from table import write_between_markers
 from training_table import all_training_markdown, training_markdown
@@ -39,6 +40,7 @@ class _Section:
 _SECTIONS = (
     _Section("Loading and staging", "bench-speed", SPEED, speed_markdown, all_speeds_markdown),
     _Section("Training", "bench-training", SPEED, training_markdown, all_training_markdown),
+    _Section("A million files", "bench-scale", SPEED, scale_markdown, all_scale_markdown),
     _Section("Accuracy", "bench-accuracy", ACCURACY, accuracy_markdown, all_accuracies_markdown),
 )
 

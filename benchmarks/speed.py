@@ -1,4 +1,4 @@
-"""Images a second, staging and training, beside the libraries that people would pick instead.
+"""Images a second, staging and training beside other libraries, and what a million files take.
 
 `make bench-speed` runs this: only rows that benchmarks/results/speed.json lacks, or all of them
 with --fresh; `--only training` leaves the others alone. It ends with the tables of report.py.
@@ -79,6 +79,10 @@ def _staging_rows(_photos: Path) -> list[Row]:
     return [Row("staging", ("staging.py",), ("resnet_ft",))]
 
 
+def _scale_rows(_photos: Path) -> list[Row]:
+    return [Row("scale", ("scale.py",), ("resnet_ft", "torch", "pandas", "pillow"))]
+
+
 def _training_rows(photos: Path) -> list[Row]:
     folder = str(copy_photographs(photos, SCRATCH))
     rows = [
@@ -94,7 +98,12 @@ def _training_rows(photos: Path) -> list[Row]:
     return [*rows, Row("training / resnet_ft / nothing frozen", bare, (*_PACKAGES, "resnet_ft"))]
 
 
-_ROWS = {"loading": _loading_rows, "staging": _staging_rows, "training": _training_rows}
+_ROWS = {
+    "loading": _loading_rows,
+    "staging": _staging_rows,
+    "training": _training_rows,
+    "scale": _scale_rows,
+}
 
 
 if __name__ == "__main__":

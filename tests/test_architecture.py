@@ -15,8 +15,8 @@ import resnet_ft
 ORDER = """
 errors files engine progress
 data.drive data.images data.resizing data.drawing data.flaws data.sample data.folders
-data.splitting data.layout data.index data.decisions data.decision_log
-data.paths data.cache data.decoded data.filling
+data.paths data.table data.splitting data.layout data.index data.decisions data.decision_log
+data.cache data.decoded data.filling
 data.transforms data.dataset data.exchange data.loaders
 staging.patience staging.unfinished staging.manifest staging.listing staging.shrinking
 staging.copying staging.entries staging.unpacking staging.archives staging.partial

@@ -52,6 +52,16 @@ def test_train_model_beside_the_bare_loops_is_the_median_of_pairs(module):
     assert cells(markdown, "the same")[1:] == ["20.0% slower", ""]
 
 
+def test_a_million_files_are_beside_their_targets(module):
+    row = MEASURED | {"files": 1_000_000, "index_s": 7.25, "index_mb": 70.0, "index_peak_mb": 80.0}
+    row |= {"batches": 12_500, "worker_first_mb": 11.5, "worker_last_mb": 12.0}
+    markdown = module("scale_table").scale_markdown({"scale": row})
+    assert cells(markdown, "1,000,000 files")[1:] == ["measured", "target"]
+    assert cells(markdown, "MB of the index")[1:] == ["70", "less than 200"]
+    assert cells(markdown, "MB that a worker")[1:] == ["0.5", "less than 2"]
+    assert module("scale_table").scale_markdown({}) == ""
+
+
 def test_accuracy_is_the_mean_of_seeds_with_its_standard_error(module):
     results = {
         f"hymenoptera / tutorial / frozen / seed {seed}": MEASURED

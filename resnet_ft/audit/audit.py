@@ -128,7 +128,7 @@ def audit_dataset(
 
 def _inspect(layout: Layout, num_workers: int | None, cache_dir: str | Path | None) -> pd.DataFrame:
     """The layout's table, training images first, with the facts of every file."""
-    table = layout.table.sort_values("split", kind="stable", ignore_index=True)
+    table = layout.images.to_frame().sort_values("split", kind="stable", ignore_index=True)
     paths = [layout.root / path for path in table["path"]]
     facts = inspect_files(
         paths, num_workers=num_workers, cache_dir=cache_dir or default_cache_dir()
@@ -140,5 +140,5 @@ def _inspect(layout: Layout, num_workers: int | None, cache_dir: str | Path | No
 def _layout_findings(layout: Layout) -> Iterator[tuple[str, str, str]]:
     for problem in layout.problems:
         yield problem.path.relative_to(layout.root).as_posix(), "refused", problem.message
-    for path, issue in find_strays(layout.root, layout.table["path"]):
+    for path, issue in find_strays(layout.root, layout.images.paths):
         yield path, issue, ""

@@ -7,12 +7,12 @@ looked at and is right.
 
 import re
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from resnet_ft.data.index import DatasetIndex
+from resnet_ft.data.table import ImageTable
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import atomic_write, fingerprint
 
@@ -87,21 +87,18 @@ def apply_decisions(index: DatasetIndex, decisions: str | Path | pd.DataFrame) -
     else:
         name, decisions = str(decisions), read_decisions(decisions)
     decisions = decisions[decisions["decision"] != "keep"].set_index("path")
-    unknown = decisions.index.difference(index.table["path"])
+    named = set(decisions.index)
+    row_of = {path: row for row, path in enumerate(index.images.paths) if path in named}
+    unknown = decisions.index.difference(list(row_of))
     if len(unknown):
         warnings.warn(
             f"{name}: {len(unknown)} of {len(decisions)} are about images that are not in "
             f"{index.root}, such as {unknown[0]}. They are passed over.",
             stacklevel=3,
         )
-    decisions = decisions[decisions.index.isin(index.table["path"])]
+    decisions = decisions.drop(unknown)
     _check_values(decisions, name, {"relabel": index.classes, "move": list(index.counts())})
-    table = index.table.astype({"split": object, "class_name": object}).set_index("path")
-    for decision, column in (("relabel", "class_name"), ("move", "split")):
-        values = decisions.loc[decisions["decision"] == decision, "value"]
-        table.loc[values.index, column] = values
-    table = table.drop(decisions.index[decisions["decision"] == "exclude"])
-    decided = replace(index, table=table.reset_index().astype(index.table.dtypes.to_dict()))
+    decided = _decided(index, decisions.rename(index=row_of))
     for split, before in index.counts().items():
         after = decided.counts().get(split, 0 * before)
         lost = before.index[(before > 0) & (after == 0)]
@@ -111,6 +108,17 @@ def apply_decisions(index: DatasetIndex, decisions: str | Path | pd.DataFrame) -
                 "them: change those decisions."
             )
     return decided
+
+
+def _decided(index: DatasetIndex, decisions: pd.DataFrame) -> DatasetIndex:
+    """The index after decisions about its images in these rows."""
+    labels = index.images.labels.copy()
+    for decision, column in (("relabel", "class_name"), ("move", "split")):
+        values = decisions.loc[decisions["decision"] == decision, "value"]
+        labels.loc[values.index, column] = values
+    excluded = decisions.index[decisions["decision"] == "exclude"]
+    images = ImageTable(index.images.paths, labels).take(labels.index.drop(excluded))
+    return DatasetIndex(index.root, index.classes, images)
 
 
 def _check_values(decisions: pd.DataFrame, name: str, known: dict[str, list[str]]) -> None:

@@ -77,7 +77,7 @@ def _decode(
     images: DecodedImages, rows: np.ndarray, pixels: Path | None, limit: int, num_workers: int
 ) -> Iterator[tuple[int, int, int, int, str | None]]:
     """Decode the photographs in `rows` and store them: row, offset, height, width, reason."""
-    chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+    chunks = (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK))
     decoding = DataLoader(
         _Decoding(images, pixels, limit),
         batch_sampler=chunks,

@@ -27,9 +27,15 @@ def find_images(folder: Path) -> Iterator[Path]:
 
 def walk_images(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
     """Each visible folder, from `folder` down, with the image files that lie in it."""
+    for parent, names in walk_names(folder):
+        yield parent, [parent / name for name in names]
+
+
+def walk_names(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """What `walk_images` walks, as names: a Path interns its name, in memory that is kept."""
     for parent, _, names in walk_once(folder):
         images = [
-            parent / name
+            name
             for name in names
             if not is_hidden(name) and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
         ]

@@ -2,58 +2,66 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from resnet_ft.data.layout import SPLITS, read_layout
+from resnet_ft.data.table import ImageTable
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import fingerprint
 
 
-@dataclass(frozen=True)
 class DatasetIndex:
     """What `index_dataset` found.
 
     `table` has a row an image: `path` (relative to `root`), `split` ("train", "val" or "test") and
-    `class_name`; `classes` are the class names of the training split, sorted.
+    `class_name`; `classes` are the class names of the training split, sorted. The table is made
+    anew whenever it is asked for, from `images`, which hold no object for each of them.
     """
 
-    root: Path
-    classes: list[str]
-    table: pd.DataFrame
+    def __init__(self, root: Path, classes: list[str], table: pd.DataFrame | ImageTable):
+        self.root = root
+        self.classes = classes
+        self.images = table if isinstance(table, ImageTable) else ImageTable.from_frame(table)
+
+    def __repr__(self) -> str:
+        return f"{self.root}: {len(self.images)} images of {len(self.classes)} classes"
+
+    @property
+    def table(self) -> pd.DataFrame:
+        return self.images.to_frame()
 
     def split(self, name: str) -> pd.DataFrame:
         """The rows of one split."""
-        return self.table[self.table["split"] == name].reset_index(drop=True)
+        return self.images.take(self.images.labels["split"] == name).to_frame()
 
     def paths(self) -> list[Path]:
         """Every image's path."""
-        return [self.root / path for path in self.table["path"]]
+        return [self.root / path for path in self.images.paths]
 
     def without(self, paths: Iterable[str | Path]) -> "DatasetIndex":
         """The index without these files, which cannot be read, say."""
         out = {os.path.relpath(path, self.root).replace(os.sep, "/") for path in paths}
-        kept = self.table[~self.table["path"].isin(out)]
-        return replace(self, table=kept.reset_index(drop=True))
+        kept = np.fromiter((path not in out for path in self.images.paths), bool)
+        return DatasetIndex(self.root, self.classes, self.images.take(kept))
 
     def counts(self) -> pd.DataFrame:
         """Images by class (rows) and split (columns)."""
-        counts = pd.crosstab(self.table["class_name"], self.table["split"])
+        counts = pd.crosstab(self.images.labels["class_name"], self.images.labels["split"])
         splits = [name for name in SPLITS if name in counts]
         counts = counts.reindex(index=self.classes, columns=splits, fill_value=0)
         return counts.rename_axis(index=None, columns=None)
 
     def fingerprint(self) -> str:
         """A digest of every file's path, split and size: equal for equal data sets."""
-        rows = self.table.itertuples(index=False)
-        return fingerprint(
-            [part for path, *rest in rows for part in (path, *rest, self._size(path))]
-        )
+        labels = self.images.labels
+        rows = zip(self.images.paths, labels["split"], labels["class_name"], strict=True)
+        return fingerprint(part for row in rows for part in (*row, self._size(row[0])))
 
     def _size(self, path: str) -> int:
-        return (self.root / path).stat().st_size
+        return os.stat(os.path.join(self.root, path)).st_size
 
 
 def index_dataset(data_dir: str | Path) -> DatasetIndex:
@@ -67,4 +75,4 @@ def index_dataset(data_dir: str | Path) -> DatasetIndex:
     layout = read_layout(data_dir)
     if layout.problems:
         raise DatasetError(layout.problems[0].message)
-    return DatasetIndex(layout.root, layout.classes, layout.table)
+    return DatasetIndex(layout.root, layout.classes, layout.images)

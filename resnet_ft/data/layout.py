@@ -4,14 +4,19 @@ Nothing is refused here: `index_dataset` refuses what has problems, `audit_datas
 """
 
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from resnet_ft.data.folders import find_images, subfolders
+from resnet_ft.data.folders import subfolders, walk_names
+from resnet_ft.data.paths import PathArray
 from resnet_ft.data.splitting import set_aside
+from resnet_ft.data.table import ImageTable
 from resnet_ft.errors import DatasetError
 
 SPLITS = ("train", "val", "test")
@@ -29,22 +34,27 @@ class _Problem(NamedTuple):
     message: str
 
 
+class _Group(NamedTuple):
+    """How many images a class has in a split."""
+
+    split: str
+    class_name: str
+    count: int
+
+
 @dataclass(frozen=True)
 class Layout:
-    """What `read_layout` found.
-
-    `table` has a row an image: `path` (relative to `root`), and, as categories, `split` and
-    `class_name`.
-    """
+    """What `read_layout` found: the paths of `images` are relative to `root`."""
 
     root: Path
-    table: pd.DataFrame
+    images: ImageTable
     problems: list[_Problem]
 
     @property
     def classes(self) -> list[str]:
         """The class names of the training split, sorted."""
-        return sorted(self.table.loc[self.table["split"] == "train", "class_name"].unique())
+        labels = self.images.labels
+        return sorted(labels.loc[labels["split"] == "train", "class_name"].unique())
 
 
 def read_layout(data_dir: str | Path) -> Layout:
@@ -55,20 +65,17 @@ def read_layout(data_dir: str | Path) -> Layout:
     """
     root = _unwrap(Path(data_dir))
     folders, problems = _split_folders(root)
-    splits = {split for split, _ in folders}
-    rows = []
-    for split, folder in folders:
-        problems += _read_split(root, folder, split, rows)
-    table = pd.DataFrame(rows, columns=["path", "split", "class_name"], dtype=object)
-    if splits == {"train"}:
+    groups = []
+    found = (_read_split(root, *pair, groups, problems) for pair in folders)
+    paths = PathArray(chain.from_iterable(found))  # at once, so that no list of them is made
+    images = ImageTable(paths, _labels(groups))
+    if {split for split, _ in folders} == {"train"}:
         try:
-            table = set_aside(table)
+            images = set_aside(images)
         except DatasetError as error:
             problems.append(_Problem(root, str(error)))
-    problems += _disagreements(root, table)
-    split = pd.Categorical(table["split"], SPLITS)
-    table = table.assign(split=split, class_name=table["class_name"].astype("category"))
-    return Layout(root, table, problems)
+    problems += _disagreements(root, images.labels)
+    return Layout(root, images, problems)
 
 
 def _unwrap(folder: Path) -> Path:
@@ -102,30 +109,48 @@ def _split_folders(root: Path) -> tuple[list[tuple[str, Path]], list[_Problem]]:
     return found or [("train", root)], problems
 
 
-def _read_split(root: Path, folder: Path, split: str, rows: list[tuple]) -> list[_Problem]:
-    """Add the images of one split to `rows`; returns the problems."""
+def _read_split(
+    root: Path, split: str, folder: Path, groups: list[_Group], problems: list[_Problem]
+) -> Iterator[str]:
+    """Each image of a split, relative to `root`; adds to `groups` and `problems` on the way."""
     class_folders = subfolders(folder)
     if not class_folders:
         message = (
             f"{folder} has no class folders. Put the images of each class into a folder of its "
             "own, named after the class."
         )
-        return [_Problem(folder, message)]
-    problems = []
+        problems.append(_Problem(folder, message))
     for class_folder in class_folders:
         # macOS writes accents as characters of their own: the same name in two spellings.
         class_name = unicodedata.normalize("NFC", class_folder.name)
-        images = [path.relative_to(root).as_posix() for path in find_images(class_folder)]
-        rows += [(path, split, class_name) for path in images]
-        if not images:
+        count = 0
+        for parent, names in walk_names(class_folder):
+            prefix = parent.relative_to(root).as_posix()
+            yield from (f"{prefix}/{name}" for name in names)
+            count += len(names)
+        if count:
+            groups.append(_Group(split, class_name, count))
+        else:
             message = f"{class_folder} holds no images. Add some, or remove the folder."
             problems.append(_Problem(class_folder, message))
-    return problems
 
 
-def _disagreements(root: Path, table: pd.DataFrame) -> list[_Problem]:
+def _labels(groups: list[_Group]) -> pd.DataFrame:
+    """Split and class of each image, as categories, in the order of the groups."""
+    groups = pd.DataFrame(groups, columns=_Group._fields, dtype=object)
+    labels = pd.DataFrame(
+        {
+            "split": pd.Categorical(groups["split"], SPLITS),
+            "class_name": groups["class_name"].astype("category"),
+        }
+    )
+    return labels.iloc[np.repeat(labels.index, groups["count"].astype(int))].reset_index(drop=True)
+
+
+def _disagreements(root: Path, labels: pd.DataFrame) -> list[_Problem]:
     problems = []
-    classes = {split: set(rows) for split, rows in table.groupby("split")["class_name"]}
+    known_pairs = labels.drop_duplicates().astype(object)
+    classes = {split: set(rows) for split, rows in known_pairs.groupby("split")["class_name"]}
     known = classes.pop("train", set())
     if len(known) == 1:
         message = f"{root} has a single class ({min(known)}). A classifier needs two or more."

@@ -69,7 +69,7 @@ def make_dataloaders(
     if decisions is not None:
         index = apply_decisions(index, decisions)
     images, reasons = decode_once(
-        (os.path.join(index.root, path) for path in index.table["path"]),
+        (os.path.join(index.root, path) for path in index.images.paths),
         side_for(val) or side_before_crop(image_size),
         cache_dir=cache_dir,
         cache_size_gb=cache_size_gb,
@@ -88,8 +88,9 @@ def _datasets(
 ) -> dict[str, ImageDataset]:
     """A data set for each split, of the images that can be read."""
     unreadable = _table(images, reasons)
-    readable = index.without(unreadable["path"])
+    readable = index
     if reasons:
+        readable = index.without(unreadable["path"])
         _report(index, readable, unreadable)
     shared = {
         "classes": index.classes,
@@ -98,11 +99,11 @@ def _datasets(
         "unreadable": unreadable,
         "fingerprint": readable.fingerprint(),
     }
-    labels = pd.Categorical(index.table["class_name"], index.classes).codes
+    labels = pd.Categorical(index.images.labels["class_name"], index.classes).codes
     is_readable = ~np.isin(np.arange(len(images)), list(reasons))
     datasets = {}
     for split in index.counts():
-        rows = np.flatnonzero((index.table["split"] == split) & is_readable)
+        rows = np.flatnonzero((index.images.labels["split"] == split) & is_readable)
         datasets[split] = ImageDataset(
             images.take(rows), labels[rows], transform=transforms[split], **shared
         )
@@ -127,7 +128,7 @@ def _report(index: DatasetIndex, readable: DatasetIndex, unreadable: pd.DataFram
     listing = "\n".join(f"  {path}: {reason}" for path, reason in unreadable.head(10).values)
     more = f"\n  and {len(unreadable) - 10} more" if len(unreadable) > 10 else ""
     warnings.warn(
-        f"{len(unreadable)} of {len(index.table)} files cannot be read and are left out "
+        f"{len(unreadable)} of {len(index.images)} files cannot be read and are left out "
         f"(all of them in loader.dataset.unreadable):\n{listing}{more}",
         stacklevel=4,
     )

@@ -1,6 +1,7 @@
 """A million paths in the memory of their characters, for processes that share it."""
 
 import os
+from array import array
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -14,12 +15,12 @@ class PathArray(Sequence[str]):
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike]):
-        text, ends = bytearray(), [0]
+        text, ends = bytearray(), array("q", [0])
         for path in paths:
             text += os.fsencode(path)
             ends.append(len(text))
         self._text = np.frombuffer(bytes(text), np.uint8)
-        self._ends = np.array(ends, np.int64)
+        self._ends = np.array(ends)
 
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -4,7 +4,7 @@ import unicodedata
 import pytest
 from conftest import shared_data, write_image
 
-from resnet_ft import DatasetError, index_dataset
+from resnet_ft import DatasetError, DatasetIndex, index_dataset
 
 
 def dataset(folder, layout):
@@ -130,6 +130,22 @@ def test_the_fingerprint_changes_with_the_files(tmp_path):
     assert index_dataset(tmp_path).fingerprint() == before
     dataset(tmp_path, ["Train/a/2.png"])
     assert index_dataset(tmp_path).fingerprint() != before
+
+
+def test_the_fingerprint_is_that_of_earlier_runs(tmp_path):
+    layout = [*both_classes("Train"), *both_classes("Val"), "Test/a/ü.png"]
+    for size, path in enumerate(layout):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(bytes(size))
+    assert index_dataset(tmp_path).fingerprint() == "926e682c9fae9fa9"
+
+
+def test_an_index_can_be_made_of_a_table(photos):
+    index = index_dataset(photos)
+    table = index.table.astype(object)
+    again = DatasetIndex(index.root, index.classes, table[table["split"] == "val"])
+    assert again.table["path"].tolist() == index.split("val")["path"].tolist()
+    assert again.counts().to_dict("list") == {"val": [3, 3]}
 
 
 def test_files_can_be_left_out(photos):
