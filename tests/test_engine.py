@@ -1,7 +1,12 @@
+import os
+import subprocess
+import sys
+
+import pytest
 import torch
 from torch import nn
 
-from resnet_ft import describe_device
+from resnet_ft import ParameterError, configure_engine, describe_device
 from resnet_ft.engine import accelerator, device, prepared
 
 
@@ -23,3 +28,60 @@ def test_a_prepared_model_is_unwrapped_at_the_end():
         assert net(torch.ones(1, 2).to(device())).shape == (1, 2)
     assert model.forward == forward
     assert not accelerator()._models
+
+
+def of_a_new_process(code, **environment):
+    """What a process prints that has not used its device yet."""
+    code = f"from resnet_ft import ParameterError, configure_engine, engine\n{code}"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return run.stdout.splitlines()
+
+
+def test_precision_is_chosen_by_name():
+    code = """
+configure_engine(mixed_precision="bf16", gradient_accumulation_steps=4)
+print(engine.accelerator().mixed_precision, engine.accelerator().gradient_accumulation_steps)
+import subprocess, sys
+print(subprocess.run([sys.executable, "-c", '''
+from resnet_ft import configure_engine, engine
+configure_engine()
+print(engine.accelerator().mixed_precision, engine.accelerator().gradient_accumulation_steps)
+'''], capture_output=True, text=True, check=True).stdout)
+"""
+    assert of_a_new_process(code)[:2] == ["bf16 4", "bf16 4"]
+
+
+def test_auto_is_what_accelerate_was_told():
+    code = """
+configure_engine()
+print(engine.accelerator().mixed_precision, engine.accelerator().gradient_accumulation_steps)
+"""
+    told = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2"}
+    assert of_a_new_process(code, **told) == ["bf16 2"]
+
+
+def test_precision_cannot_change_while_a_process_lives():
+    configure_engine()
+    other = "no" if accelerator().mixed_precision == "bf16" else "bf16"
+    with pytest.raises(ParameterError, match=f"Restart it .* to choose '{other}'"):
+        configure_engine(mixed_precision=other)
+
+
+@pytest.mark.parametrize("parts", [0, -1])
+def test_wrong_choices_are_refused(parts):
+    with pytest.raises(ParameterError, match="gradient_accumulation_steps"):
+        configure_engine(gradient_accumulation_steps=parts)
+    with pytest.raises(ParameterError, match='"auto", "no", "fp16" or "bf16"'):
+        configure_engine(mixed_precision="half")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in fp16")
+def test_fp16_without_a_gpu_is_refused():
+    with pytest.raises(ParameterError, match="needs a GPU"):
+        configure_engine(mixed_precision="fp16")

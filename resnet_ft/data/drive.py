@@ -50,13 +50,29 @@ def mount_drive(mount_point: str | Path = "/content/drive", *, timeout_s: float 
     return Path(mount_point) / "MyDrive"
 
 
+def unmount_drive() -> None:
+    """Wait until all that was written has arrived in Google Drive, and unmount it.
+
+    Colab uploads in the background: what is still on its way when a machine is given back is lost.
+    Outside Colab it says that there is nothing to do. Raises DriveError where Drive is silent.
+    """
+    if not _in_colab():
+        print("Not in Colab, so there is no Drive to unmount: everything is on this disk")
+        return
+    from google.colab import drive
+
+    try:
+        drive.flush_and_unmount()
+    except ValueError as error:
+        raise DriveError(
+            f"Drive could not be unmounted: {error}. Close what still uses it, look at "
+            "drive.google.com whether all files are there, and run it again."
+        ) from error
+    print("Everything has arrived in Google Drive, which is unmounted now")
+
+
 def _in_colab() -> bool:
     return "google.colab" in sys.modules
-
-
-def is_on_drive(path: str | Path) -> bool:
-    """Whether a path lies in a mounted Google Drive (My Drive or a shared one)."""
-    return not {"MyDrive", "Shareddrives"}.isdisjoint(Path(path).absolute().parts)
 
 
 def project_root() -> Path:

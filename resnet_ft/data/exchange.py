@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from resnet_ft import engine
-from resnet_ft.data.dataset import EpochBatchSampler, ImageDataset, SampleKey
+from resnet_ft.data.dataset import ImageDataset, SampleKey, SeededDataset
+from resnet_ft.data.sampling import EpochBatchSampler
 
 _PREFETCH = 2  # batches that a worker has ready
 _SHARED_MEMORY = Path("/dev/shm")
@@ -34,7 +35,7 @@ class ImageLoader(DataLoader):
     """
 
     def __init__(
-        self, dataset: ImageDataset, *, batch_sampler: EpochBatchSampler, **options: object
+        self, dataset: SeededDataset, *, batch_sampler: EpochBatchSampler, **options: object
     ):
         super().__init__(dataset, batch_sampler=batch_sampler, collate_fn=_Handing(), **options)
         self._memory = _Memory()
@@ -57,7 +58,7 @@ class ImageLoader(DataLoader):
 
 
 def image_loader(
-    dataset: ImageDataset, batches: EpochBatchSampler, num_workers: int
+    dataset: SeededDataset, batches: EpochBatchSampler, num_workers: int
 ) -> ImageLoader:
     """A loader of these batches; their sampler goes through `slots_for(num_workers)` slots."""
     return ImageLoader(
@@ -79,6 +80,11 @@ def _keep_shared(_worker: int) -> None:
     imports made, and so copy 90 MB of them into each worker.
     """
     gc.freeze()
+
+
+def reads_files(loader: DataLoader) -> bool:
+    """Whether a loader is one of `make_dataloaders` whose every image is a file of its own."""
+    return isinstance(loader, ImageLoader) and isinstance(loader.dataset, ImageDataset)
 
 
 def slots_for(num_workers: int) -> int:

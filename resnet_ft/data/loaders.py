@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import DataLoader
 
-from resnet_ft.data.dataset import EpochBatchSampler, ImageDataset
+from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.data.decisions import apply_decisions
 from resnet_ft.data.decoded import DecodedImages
 from resnet_ft.data.exchange import fitting_workers, image_loader, slots_for
 from resnet_ft.data.filling import decode_once
 from resnet_ft.data.index import DatasetIndex, index_dataset
+from resnet_ft.data.sampling import EpochBatchSampler
+from resnet_ft.data.shard_loader import shard_loaders
+from resnet_ft.data.shards import holds_shards
 from resnet_ft.data.transforms import (
     describe_preprocessing,
     eval_transform,
@@ -57,6 +60,13 @@ def make_dataloaders(
     the disk has, but for one; 0 keeps nothing). What cannot be read is left out, counted in a
     warning and listed in `loader.dataset.unreadable`. Raises DatasetError for a data set that
     cannot be trained on.
+
+    `data_dir` may also be a folder of tar shards that `pack_dataset` wrote, or the address of one
+    (http(s), what `webdataset` opens, or "pipe:" and a command; "{}" stands for the file's name).
+    Nothing is decoded beforehand then; of shards from elsewhere, `cache_dir` keeps those that fit,
+    and at least the eight in use. In training, samples of about five shards are mixed. Each process
+    of several reads its part, and `batch_size` is that of all. Reading is tried again; then,
+    DatasetError or ImageError names the shard and the sample.
     """
     if image_size < 1 or batch_size < 1:
         raise ParameterError(
@@ -64,17 +74,20 @@ def make_dataloaders(
         )
     val = val or eval_transform(image_size)
     transforms = {"train": train or train_transform(image_size), "val": val, "test": val}
+    side = side_for(val) or side_before_crop(image_size)
     workers = fitting_workers(num_workers, batch_bytes=batch_size * 3 * image_size**2 * 4)
+    cache = {"cache_dir": cache_dir, "cache_size_gb": cache_size_gb, "num_workers": workers}
+    if holds_shards(data_dir):
+        if decisions is not None:
+            raise ParameterError("decisions are about files: give them to pack_dataset instead.")
+        return shard_loaders(
+            data_dir, transforms, side=side, batch_size=batch_size, seed=seed, **cache
+        )
     index = index_dataset(data_dir)
     if decisions is not None:
         index = apply_decisions(index, decisions)
-    images, reasons = decode_once(
-        (os.path.join(index.root, path) for path in index.images.paths),
-        side_for(val) or side_before_crop(image_size),
-        cache_dir=cache_dir,
-        cache_size_gb=cache_size_gb,
-        num_workers=workers,
-    )
+    paths = (os.path.join(index.root, path) for path in index.images.paths)
+    images, reasons = decode_once(paths, side, **cache)
     datasets = _datasets(index, images, reasons, transforms, seed)
     return {split: _loader(split, data, batch_size, workers) for split, data in datasets.items()}
 

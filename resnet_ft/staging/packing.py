@@ -1,4 +1,4 @@
-"""A data set as one file: Drive hands out one large file much faster than many small ones."""
+"""A data set as one file, which Drive hands out much faster than many small ones, or as shards."""
 
 import hashlib
 import os
@@ -6,40 +6,78 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pandas as pd
+
+from resnet_ft.data.decisions import apply_decisions
 from resnet_ft.data.folders import walk_images
-from resnet_ft.errors import DatasetError
+from resnet_ft.data.index import index_dataset
+from resnet_ft.errors import DatasetError, ParameterError
 from resnet_ft.files import fingerprint
 from resnet_ft.progress import progress_bar
+from resnet_ft.staging.sharding import write_shards
 from resnet_ft.staging.unfinished import unfinished
 
 _KEY = "RESNET_FT.fingerprint"  # in a header for the whole archive: POSIX.1-2001, pax format
 
 
-def pack_dataset(data_dir: str | Path, archive: str | Path) -> Path:
+def pack_dataset(
+    data_dir: str | Path,
+    archive: str | Path,
+    *,
+    max_shard_mb: float | None = None,
+    decisions: str | Path | pd.DataFrame | None = None,
+) -> Path:
     """Write the images of a folder, in their folders, to one uncompressed .tar; return its path.
 
     Hidden files and whatever is not an image stay out; links become what they lead to.
     `stage_dataset` makes an equal data set of it, and equal data sets make equal files. Where
     `archive` holds this data set already, it is left as it is. Raises DatasetError where it holds
     anything else, where there are no images, and where it cannot be written.
+
+    With `max_shard_mb`, `archive` is a folder for tar shards of up to so many megabytes, in the
+    WebDataset layout, with a dataset.json, which `make_dataloaders` reads where they are: a few
+    hundred megabytes are usual. Images go to the shards of their split in a random order, their
+    files as they are; `decisions` (see `apply_decisions`) are carried out, and files that cannot be
+    read are left out with a warning. What holds files of the same names and sizes is the same data
+    set here. A call that was killed is continued. This needs the webdataset library.
     """
     data_dir, archive = Path(data_dir), Path(archive)
-    if archive.suffix.lower() != ".tar":
-        raise DatasetError(f"{archive} should be called something.tar: it is written uncompressed.")
+    _check_options(archive, max_shard_mb, decisions)
     try:
-        with unfinished(archive) as work:
-            folders = _folders(data_dir)
-            identity = _identity(data_dir, folders)
-            if archive.exists():
-                _check_same(data_dir, archive, identity)
-            else:
-                _write(work / archive.name, data_dir, folders, identity)
-                os.replace(work / archive.name, archive)
+        if max_shard_mb is None:
+            return _pack(data_dir, archive)
+        index = index_dataset(data_dir)
+        if decisions is not None:
+            index = apply_decisions(index, decisions)
+        return write_shards(index, archive, max_shard_mb)
     except OSError as error:
         raise DatasetError(
             f"{data_dir} could not be packed to {archive}: {error.strerror or error}. Is the disk "
             "or Drive full, may nothing be written there, or did the images change meanwhile?"
         ) from error
+
+
+def _check_options(archive: Path, max_shard_mb: float | None, decisions: object) -> None:
+    is_tar = archive.suffix.lower() == ".tar"
+    if max_shard_mb is None and decisions is not None:
+        raise ParameterError("decisions go with max_shard_mb: a single .tar holds every image.")
+    if max_shard_mb is None and not is_tar:
+        raise DatasetError(f"{archive} should be called something.tar: it is written uncompressed.")
+    if max_shard_mb is not None and (is_tar or max_shard_mb <= 0):
+        raise ParameterError(
+            f"max_shard_mb={max_shard_mb} should be positive, and {archive} a folder for shards."
+        )
+
+
+def _pack(data_dir: Path, archive: Path) -> Path:
+    with unfinished(archive) as work:
+        folders = _folders(data_dir)
+        identity = _identity(data_dir, folders)
+        if archive.exists():
+            _check_same(data_dir, archive, identity)
+        else:
+            _write(work / archive.name, data_dir, folders, identity)
+            os.replace(work / archive.name, archive)
     return archive
 
 

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from resnet_ft.data.drive import is_on_drive
 from resnet_ft.data.sample import make_sample_dataset
 from resnet_ft.errors import DatasetError, ParameterError
-from resnet_ft.files import fingerprint
+from resnet_ft.files import fingerprint, is_on_drive
 from resnet_ft.staging.archives import unpack
 from resnet_ft.staging.copying import copy_folder
 from resnet_ft.staging.download import download

@@ -5,7 +5,6 @@ import torch
 from conftest import write_image
 
 from resnet_ft import ImageDataset, ImageError, train_transform
-from resnet_ft.data.dataset import EpochBatchSampler
 
 
 @pytest.fixture
@@ -43,36 +42,3 @@ def test_names_are_those_of_torchvision(dataset):
     assert dataset.classes == ["a", "b"]
     assert dataset.targets == [0, 1, 0, 1, 0]
     assert len(dataset) == len(dataset.samples) == 5
-
-
-def test_every_epoch_has_each_index_once_in_an_order_of_its_own():
-    sampler = EpochBatchSampler(10, 4, shuffle=True)
-    epochs = [[key for batch in sampler for key in batch] for _ in range(3)]
-    for number, keys in enumerate(epochs):
-        assert {key.epoch for key in keys} == {number}
-        assert sorted(key.index for key in keys) == list(range(10))
-    assert len({tuple(key.index for key in keys) for keys in epochs}) == 3
-
-
-def test_an_epoch_can_be_repeated():
-    sampler = EpochBatchSampler(10, 4, shuffle=True)
-    first = list(sampler)
-    assert list(sampler) != first
-    sampler.set_epoch(0)
-    assert list(sampler) == first
-
-
-def test_without_shuffling_every_pass_is_epoch_zero_in_order():
-    sampler = EpochBatchSampler(3, 2)
-    for _ in range(2):
-        assert [[key[:2] for key in batch] for batch in sampler] == [[(0, 0), (0, 1)], [(0, 2)]]
-
-
-@pytest.mark.parametrize(
-    ("count", "size", "lengths"),
-    [(9, 4, [4, 5]), (10, 4, [4, 4, 2]), (8, 4, [4, 4]), (1, 4, [1]), (3, 1, [1, 1, 1])],
-)
-def test_a_last_batch_of_one_joins_the_batch_before(count, size, lengths):
-    sampler = EpochBatchSampler(count, size, shuffle=True, join_last=True)
-    assert [len(batch) for batch in sampler] == lengths
-    assert len(sampler) == len(lengths)

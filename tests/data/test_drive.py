@@ -3,8 +3,7 @@ import types
 
 import pytest
 
-from resnet_ft import DriveError, check_storage, mount_drive, project_root
-from resnet_ft.data.drive import is_on_drive
+from resnet_ft import DriveError, check_storage, mount_drive, project_root, unmount_drive
 
 
 @pytest.fixture
@@ -18,7 +17,13 @@ def colab(monkeypatch):
         if drive.error:
             raise drive.error
 
+    def flush_and_unmount(timeout_ms=24 * 60 * 60 * 1000):
+        calls.append("unmounted")
+        if drive.error:
+            raise drive.error
+
     drive.mount, drive.error, drive.calls = mount, None, calls
+    drive.flush_and_unmount = flush_and_unmount
     colab = types.ModuleType("google.colab")
     colab.drive = drive
     google = types.ModuleType("google")
@@ -59,6 +64,20 @@ def test_a_failed_mount_says_what_to_do(colab, error, remedy):
     assert str(error) in str(raised.value)
 
 
+def test_unmounting_waits_until_all_has_arrived(colab, capsys):
+    unmount_drive()
+    assert colab.calls == ["unmounted"]
+    assert "has arrived" in capsys.readouterr().out
+    colab.error = ValueError("drive is busy")
+    with pytest.raises(DriveError, match=r"drive is busy.*drive.google.com"):
+        unmount_drive()
+
+
+def test_outside_colab_there_is_nothing_to_unmount(capsys):
+    unmount_drive()
+    assert "everything is on this disk" in capsys.readouterr().out
+
+
 def test_the_project_root_is_the_same_from_jupyter_papermill_and_elsewhere(monkeypatch, tmp_path):
     root = project_root()
     for folder in (root, root / "notebooks", tmp_path):
@@ -81,9 +100,3 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path):
     with pytest.raises(DriveError, match="missing cannot be read"):
         check_storage(tmp_path / "missing", write=False)
     assert not (tmp_path / "missing").exists()
-
-
-def test_my_drive_and_shared_drives_are_known():
-    assert is_on_drive("/content/drive/MyDrive/photos")
-    assert is_on_drive("/content/drive/Shareddrives/team/photos")
-    assert not is_on_drive("/content/data/photos")

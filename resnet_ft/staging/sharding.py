@@ -1,0 +1,164 @@
+"""A data set as tar shards in the WebDataset layout, for data that is larger than a disk."""
+
+import json
+import os
+import shutil
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from resnet_ft import engine
+from resnet_ft.data.index import DatasetIndex
+from resnet_ft.data.resizing import open_resized
+from resnet_ft.data.shards import INDEX, Shard, ShardIndex, list_samples, read_shard_index
+from resnet_ft.errors import DatasetError, ImageError
+from resnet_ft.files import atomic_write, fingerprint
+from resnet_ft.progress import progress_bar
+from resnet_ft.staging.unfinished import KEPT, unfinished
+
+if TYPE_CHECKING:
+    from webdataset import TarWriter
+
+_BLOCK = 512  # bytes: what a tar file is made of
+_SIDE = 64  # pixels: an image is decoded to know that it can be, if not at its full size
+
+
+class _Sample(NamedTuple):
+    key: str
+    path: Path
+    label: int
+
+
+Plan = dict[str, list[_Sample]]  # by the name of the shard
+
+
+def write_shards(index: DatasetIndex, folder: Path, max_shard_mb: float) -> Path:
+    """Write the images of an index to train-000000.tar, ... and dataset.json in `folder`.
+
+    The folder appears when all is written; a call that was killed is continued by the next one.
+    Raises DatasetError where `folder` holds anything else and without the webdataset library,
+    OSError where it cannot be written.
+    """
+    try:
+        from webdataset import TarWriter
+    except ImportError as error:
+        raise DatasetError("Shards are written by webdataset: pip install webdataset") from error
+    plan, identity = _plan(index, max_shard_mb * 1e6), index.fingerprint()
+    with unfinished(folder) as work:
+        if folder.exists() and any(folder.iterdir()):
+            _check_same(folder, index, plan)
+            return folder
+        begun = work / KEPT / fingerprint([identity, max_shard_mb])
+        begun.mkdir(parents=True, exist_ok=True)
+        for other in begun.parent.iterdir():
+            if other != begun:  # the data set was another one when a call was killed
+                shutil.rmtree(other)
+        with progress_bar(None, f"Packing {folder.name}", len(index.table)) as progress:
+            for name, samples in plan.items():
+                if not (begun / name).exists():
+                    with (work / name).open("wb") as file:
+                        _write(TarWriter(file, mtime=0), samples)
+                    os.replace(work / name, begun / name)
+                progress.update(len(samples))
+        _describe(begun, index, plan)
+        if folder.exists():  # and is empty
+            folder.rmdir()
+        os.replace(begun, folder)
+        begun.parent.rmdir()
+    return folder
+
+
+def _plan(index: DatasetIndex, limit: float) -> Plan:
+    """Which image goes to which shard: in a random order, so that no shard is of one class."""
+    labels = {name: label for label, name in enumerate(index.classes)}
+    sizes = [path.stat().st_size for path in index.paths()]
+    taken = [(3 + -(-size // _BLOCK)) * _BLOCK for size in sizes]  # two headers and the label
+    table = index.table.assign(key=_keys(index.table["path"]), taken=taken)
+    plan: Plan = {}
+    for split in index.counts():
+        rows = table[table["split"] == split]
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).numpy()
+        rows = rows.iloc[order]
+        shards = _filled(rows["taken"].to_numpy(), limit)
+        for row, shard in zip(rows.itertuples(), shards, strict=True):
+            sample = _Sample(row.key, index.root / row.path, labels[row.class_name])
+            plan.setdefault(f"{split}-{shard:06d}.tar", []).append(sample)
+    return plan
+
+
+def _filled(sizes: np.ndarray, limit: float) -> list[int]:
+    """The number of the shard of each, so that no shard is larger, unless by a single one."""
+    shard, filled, shards = 0, 0, []
+    for size in sizes.tolist():
+        if filled and filled + size > limit:
+            shard, filled = shard + 1, 0
+        filled += size
+        shards.append(shard)
+    return shards
+
+
+def _keys(paths: list[str]) -> list[str]:
+    """A name for each image, from its path, without dots: they part a key from what it is of."""
+    keys: dict[str, None] = {}
+    for path in paths:
+        key = os.path.splitext(path)[0].replace(".", "_")
+        while key in keys:
+            key += "_"
+        keys[key] = None
+    return list(keys)
+
+
+def _write(tar: "TarWriter", samples: list[_Sample]) -> None:
+    with ThreadPoolExecutor(engine.cpu_cores()) as pool, tar:
+        for sample, content in zip(samples, pool.map(_content, samples), strict=True):
+            if content is not None:
+                extension = sample.path.suffix[1:].lower()
+                tar.write({"__key__": sample.key, extension: content, "cls": str(sample.label)})
+
+
+def _content(sample: _Sample) -> bytes | None:
+    """The bytes of an image that can be read."""
+    content = sample.path.read_bytes()
+    try:
+        open_resized(BytesIO(content), _SIDE)
+    except ImageError:
+        return None
+    return content
+
+
+def _describe(folder: Path, index: DatasetIndex, plan: Plan) -> None:
+    """Write dataset.json of the shards as they are, and say what is not in them."""
+    splits: dict[str, list[Shard]] = {}
+    left_out = []
+    for name, samples in plan.items():
+        with (folder / name).open("rb") as file:
+            keys, size = set(list_samples(file, name)[0]), os.fstat(file.fileno()).st_size
+        splits.setdefault(name.partition("-")[0], []).append(Shard(name, len(keys), size))
+        left_out += [sample.path for sample in samples if sample.key not in keys]
+    described = asdict(ShardIndex(index.classes, index.fingerprint(), splits))
+    with atomic_write(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    if left_out:
+        listing = "\n".join(f"  {path}" for path in left_out[:10])
+        warnings.warn(
+            f"{len(left_out)} of {len(index.table)} files cannot be read and are not in the shards "
+            f"(audit_dataset says why):\n{listing}" + "\n  ..." * (len(left_out) > 10),
+            stacklevel=4,
+        )
+
+
+def _check_same(folder: Path, index: DatasetIndex, plan: Plan) -> None:
+    found = read_shard_index(folder) if (folder / INDEX).is_file() else None
+    names = [shard.name for shards in found.splits.values() for shard in shards] if found else []
+    if not found or (found.fingerprint, names) != (index.fingerprint(), list(plan)):
+        raise DatasetError(
+            f"{folder} exists and holds something other than shards of {index.root}. Delete it if "
+            "you do not need it, or give another name."
+        )
+    print(f"{folder} already holds the images of {index.root}: nothing to do.")
