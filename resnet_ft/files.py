@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,28 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def rewrite(path: str | Path) -> Iterator[Path]:
+    """Like `atomic_write`, for a file that is written over and over.
+
+    On Google Drive, where what is replaced fills the Trash, an existing file is overwritten. Who is
+    killed in that moment leaves half of it, so this is for what is kept elsewhere as well.
+    """
+    path = Path(path)
+    if not (is_on_drive(path) and path.exists()):
+        with atomic_write(path) as temporary:
+            yield temporary
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / path.name
+        shutil.copyfile(Path(folder) / path.name, path)
+
+
+def is_on_drive(path: str | Path) -> bool:
+    """Whether a path lies in a mounted Google Drive (My Drive or a shared one)."""
+    return not {"MyDrive", "Shareddrives"}.isdisjoint(Path(path).absolute().parts)
 
 
 def fingerprint(parts: Iterable[object]) -> str:

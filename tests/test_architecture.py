@@ -13,27 +13,31 @@ import resnet_ft
 
 # A module imports only from those above it.
 ORDER = """
-errors files engine progress
+errors files engine processes progress
 data.drive data.images data.resizing data.drawing data.flaws data.sample data.folders
 data.paths data.table data.splitting data.layout data.index data.decisions data.decision_log
 data.cache data.decoded data.filling
-data.transforms data.dataset data.exchange data.loaders
+data.transforms data.dataset data.sampling data.exchange
+data.fetching data.shards data.shard_files data.shard_order data.shard_loader data.loaders
 staging.patience staging.unfinished staging.manifest staging.listing staging.shrinking
 staging.copying staging.entries staging.unpacking staging.archives staging.partial
-staging.download staging.packing staging.stage
+staging.download staging.sharding staging.packing staging.stage
 audit.appearance audit.facts audit.inspection audit.strays audit.resemblance audit.duplicates
 audit.issues audit.findings audit.proposals audit.audit
-models.weights models.build models.freezing models.checkpoint models.cutting models.folding
-models.groups features.stored features.dataset features.keys features.running features.precompute
+models.weights models.build models.freezing models.synchronising models.checkpoint models.cutting
+models.folding models.groups
+features.stored features.dataset features.keys features.running features.precompute
 evaluation.predictions evaluation.labels evaluation.scores
 visualize.style visualize.images visualize.dataset visualize.issues visualize.plots
-training.runs training.best training.state training.checks training.callbacks training.validation
-training.steering training.averaging training.watching training.tracking training.mixing
-training.balance training.loop training.restoring training.range_test training.finder
-training.head training.head_phase training.pace training.recipe
+training.snapshots training.storing training.runs training.starting training.best training.state
+training.checks training.callbacks training.validation training.steering training.budget
+training.averaging training.watching training.tracking training.mixing training.balance
+training.generators training.batches training.steps training.resuming training.interrupts
+training.checkpointing training.loop training.restoring training.range_test training.finder
+training.head training.head_phase training.pace training.recipe training.job training.launching
 inference.predictor
 widgets.picture widgets.browse widgets.review widgets.augmentation widgets.drop widgets.upload
-notebook
+notebook __main__
 """.split()  # noqa: SIM905
 
 MODULES = sorted(path for path in (ROOT / "resnet_ft").rglob("*.py") if path.name != "__init__.py")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 
-from resnet_ft import engine
-from resnet_ft.data.dataset import EpochBatchSampler
+from resnet_ft import engine, processes
+from resnet_ft.data.sampling import EpochBatchSampler
 from resnet_ft.errors import DatasetError, ParameterError
 from resnet_ft.files import atomic_write
 from resnet_ft.models.freezing import evaluation_mode
@@ -59,7 +59,8 @@ def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
     """What `model` says of every image that `dataloader` delivers, in its order.
 
     Batches are (images (N, 3, H, W), integer labels (N,)). The model moves to the device and is
-    left in the mode it was in. `path` is known where the dataset has `samples` in that order.
+    left in the mode it was in. Of several processes all have to call it, and all get everything.
+    `path` is known where the dataset has `samples` in that order.
     """
     logits, labels = predict_logits(model, dataloader)
     classes = _model_classes(model, dataloader, logits.shape[1])
@@ -94,7 +95,18 @@ def predict_logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Te
         for images, batch_labels in progress_bar(dataloader, "Evaluating", unit="batch"):
             logits.append(model(images.to(device)).float().cpu())
             labels.append(batch_labels)
-    return torch.cat(logits), torch.cat(labels)
+    return _of_all(dataloader, torch.cat(logits)), _of_all(dataloader, torch.cat(labels))
+
+
+def _of_all(dataloader: DataLoader, rows: Tensor) -> Tensor:
+    """The rows of all processes, where each of them has its share, in the order of the loader."""
+    sampler = dataloader.batch_sampler
+    if processes.count() == 1 or not isinstance(sampler, EpochBatchSampler):
+        return rows
+    parts = torch.cat(processes.gathered(rows))
+    whole = torch.empty_like(parts)
+    whole[torch.cat(processes.gathered(sampler.places()))] = parts
+    return whole
 
 
 def _model_classes(model: nn.Module, dataloader: DataLoader, num_logits: int) -> list[str]:

@@ -1,6 +1,7 @@
 """precompute: the frozen part of a network runs once, and the rest trains on what it put out."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from filelock import FileLock
 from torch import nn
 from torch.utils.data import DataLoader
 
-from resnet_ft import engine
+from resnet_ft import engine, processes
 from resnet_ft.data.dataset import ImageDataset
-from resnet_ft.data.exchange import ImageLoader
+from resnet_ft.data.exchange import reads_files
 from resnet_ft.errors import ParameterError
 from resnet_ft.features.dataset import feature_loader
 from resnet_ft.features.keys import feature_key, network_digest
@@ -42,27 +43,32 @@ def precompute(
 
     Features are kept in half precision in `cache_dir` (the user's cache folder) for the next run
     and the next head, under a key of weights, transform and files; `cache_size_gb` GiB at most
-    (half of what the disk has): those go first that were not used for longest. The model is left in
-    the mode it was in. Raises ParameterError for a network that cannot be cut where it is frozen,
-    TrainingError where there is too little room.
+    (half of what the disk has): those go first that were not used for longest. Of several processes
+    each computes its share. The model is left in the mode it was in. Raises ParameterError for a
+    network that cannot be cut where it is frozen, TrainingError where there is too little room.
     """
     if views < 1:
         raise ParameterError(f"views={views} should be 1, the evaluation view, or more.")
-    if not all(isinstance(loader, ImageLoader) for loader in dataloaders.values()):
+    if not all(map(reads_files, dataloaders.values())):
         raise ParameterError(
             "What frozen layers put out is kept by file, so the loaders have to be those that "
-            "make_dataloaders makes. With others train the network by train_model as it is."
+            "make_dataloaders makes of image files. With others, of shards too, train the network "
+            "by train_model as it is."
         )
     frozen, head = cut_frozen(model)
     directory = writable(Path(cache_dir or default_cache_dir() / "features"))
     views = list(_views(dataloaders, views, network_digest(frozen), directory))
-    with FileLock(directory / "features.lock"):
-        _forget_what_is_not_so(views, head)
-        forget_nameless(directory)
-        missing = [view for view in views if view.file.find() is None]
+    writes = processes.is_first_in(directory)
+    with FileLock(directory / "features.lock") if writes else nullcontext():
+        if writes:
+            _forget_what_is_not_so(views, head)
+            forget_nameless(directory)
+        processes.wait()
+        missing = [view for view in views if processes.any_of_all(view.file.find() is None)]
         if missing:
             with writing_to(directory):
-                _run(missing, frozen, head, cache_size_gb, kept={view.file.key for view in views})
+                kept = {view.file.key for view in views}
+                _run(missing, frozen, head, cache_size_gb, kept=kept, writes=writes)
         arrays = [(view.split, view.file.find()) for view in views]
     return head, {
         split: feature_loader(loader, [array for name, array in arrays if name == split])
@@ -89,7 +95,7 @@ def _views(
         if split == "train" and not varied:
             dataset = _with_transform(dataset, dataloaders["val"].dataset.transform)
         for epoch in range(views if varied else 1):
-            key = feature_key(weights, dataset, epoch if varied else None)
+            key = processes.from_main(feature_key(weights, dataset, epoch if varied else None))
             yield _View(split, epoch, loader, dataset, FeatureFile(directory, key, len(dataset)))
 
 
@@ -119,13 +125,16 @@ def _run(
     frozen: nn.Module,
     head: nn.Module,
     cache_size_gb: float | None,
+    *,
     kept: set[str],
+    writes: bool,
 ) -> None:
     """Compute the views that are not there, after making room for all of them."""
     images = torch.stack([missing[0].dataset[i][0] for i in range(min(2, len(missing[0].dataset)))])
     network, shape = fast_copy(frozen, head, images)
-    needed = sum(view.file.bytes_missing(shape) for view in missing)
-    make_room(missing[0].file.directory, needed, cache_size_gb, kept)
+    if writes:
+        needed = sum(view.file.bytes_missing(shape) for view in missing)
+        make_room(missing[0].file.directory, needed, cache_size_gb, kept)
     total = sum(len(view.dataset) for view in missing)
     with progress_bar(None, "Running the frozen layers", total) as progress:
         for view in missing:
@@ -133,9 +142,13 @@ def _run(
                 network,
                 view.dataset,
                 view.file,
+                shape=shape,
                 epoch=view.epoch,
                 batch_size=view.loader.batch_sampler.batch_size,
                 num_workers=view.loader.num_workers,
+                writes=writes,
                 progress=progress,
             )
-            view.file.finish()
+            if writes:
+                view.file.finish()
+            processes.wait()

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from resnet_ft import engine
-from resnet_ft.data.dataset import EpochBatchSampler, ImageDataset, SampleKey
+from resnet_ft import engine, processes
+from resnet_ft.data.dataset import ImageDataset, SampleKey
 from resnet_ft.data.exchange import image_loader, slots_for
+from resnet_ft.data.sampling import EpochBatchSampler
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.features.stored import FeatureFile
 from resnet_ft.models.folding import fold_batchnorm
@@ -67,29 +68,56 @@ def run_frozen(
     dataset: ImageDataset,
     file: FeatureFile,
     *,
+    shape: tuple[int, ...],
     epoch: int,
     batch_size: int,
     num_workers: int,
+    writes: bool,
     progress: tqdm,
 ) -> None:
     """Append what `network` makes of the images, as this epoch sees them, to the file.
 
-    Goes on where an interrupted pass was. Raises TrainingError for values beyond half precision.
+    Goes on where an interrupted pass was. Of several processes each computes its share, and
+    those that are told so write all. Raises TrainingError for values beyond half precision.
     """
-    done = file.rows_done()
+    done = _rows_done_everywhere(file, writes)
     progress.update(done)
-    if done == len(dataset):
-        return
     batches = _InOrder(
         len(dataset), batch_size, epoch=epoch, start=done, slots=slots_for(num_workers)
     )
+    device = engine.device()
     with torch.inference_mode(), engine.accelerator().autocast():
-        for images, _ in image_loader(dataset, batches, num_workers):
-            features = network(images.to(engine.device())).half().cpu()
+        loader = iter(image_loader(dataset, batches, num_workers))
+        for _ in range(len(batches)):  # a process without a share of the last batch waits for it
+            images = next(loader, [None])[0]
+            features = torch.empty(0, *shape) if images is None else network(images.to(device))
+            features = features.half().cpu()
             if not features.isfinite().all():
                 raise TrainingError(
                     "The frozen layers put out values that half precision cannot hold (above "
                     "65,504, or not a number). Train without precompute."
                 )
-            file.append(features.numpy())
-            progress.update(len(images))
+            features = _interleaved(processes.gathered(features))
+            if writes:
+                file.append(features.numpy())
+            progress.update(len(features))
+
+
+def _rows_done_everywhere(file: FeatureFile, writes: bool) -> int:
+    """What an interrupted pass left; nothing where the machines of a run do not agree."""
+    done = processes.of_all(file.rows_done())
+    if len(set(done)) > 1:
+        processes.wait()
+        if writes:
+            file.forget()
+        processes.wait()
+        return 0
+    return done[0]
+
+
+def _interleaved(shares: list[Tensor]) -> Tensor:
+    """A batch from the shares of its processes, which took turns at its rows."""
+    whole = shares[0].new_empty(sum(map(len, shares)), *shares[0].shape[1:])
+    for rank, share in enumerate(shares):
+        whole[rank :: len(shares)] = share
+    return whole

@@ -44,8 +44,8 @@ class FeatureFile:
         return np.memmap(found, _DTYPE, mode="r", shape=(self.rows, *shape))
 
     def forget(self) -> None:
-        """Delete the finished array."""
-        if found := self._path(".f16"):
+        """Delete what there is, finished or not."""
+        for found in filter(None, map(self._path, (".f16", ".part"))):
             found.unlink()
 
     def rows_done(self) -> int:

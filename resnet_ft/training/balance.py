@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from resnet_ft.data.dataset import EpochBatchSampler
-from resnet_ft.data.exchange import ImageLoader, image_loader
+from resnet_ft.data.exchange import image_loader, reads_files
+from resnet_ft.data.sampling import EpochBatchSampler
 from resnet_ft.errors import ParameterError
 
 _FAR = 1_000_003  # epochs: more than any run has, and prime, so that cycles of epochs go on too
@@ -38,10 +38,10 @@ def balanced_loader(loader: DataLoader) -> DataLoader:
     each time, and not all of large classes come. Raises ParameterError for another loader.
     """
     plain = loader.batch_sampler
-    if not (isinstance(loader, ImageLoader) and plain.shuffle):
+    if not (reads_files(loader) and plain.shuffle):
         raise ParameterError(
-            'balanced_loader takes dataloaders["train"] of make_dataloaders. For a loader of your '
-            "own use torch.utils.data.WeightedRandomSampler; mix what is balanced, not before."
+            'balanced_loader takes dataloaders["train"] of make_dataloaders, from image files. For '
+            "others use torch.utils.data.WeightedRandomSampler; mix what is balanced, not before."
         )
     batches = _BalancedBatchSampler(
         loader.dataset.labels,

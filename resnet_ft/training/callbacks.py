@@ -1,7 +1,5 @@
 """What may watch or steer a run: hooks that `train_model` calls."""
 
-from collections.abc import Sequence
-
 from resnet_ft.training.state import TrainingState
 
 
@@ -9,8 +7,14 @@ class Callback:
     """Empty hooks: fill those that you need and hand it to `train_model(callbacks=[...])`.
 
     The order of a run: fit begins; epochs begin; phases "train" and "val" begin; steps begin and
-    end; and so on outwards.
+    end; and so on outwards. In a run that goes on amid an epoch, fit begins, `load_state_dict` is
+    called where there was a `state_dict`, and steps follow.
+
+    Of several processes each has callbacks of its own, but for those that are
+    `only_in_main_process`, since they show or write something.
     """
+
+    only_in_main_process = False
 
     def on_fit_begin(self, state: TrainingState) -> None:
         """Before the first epoch."""
@@ -33,8 +37,11 @@ class Callback:
     def on_epoch_end(self, state: TrainingState) -> None:
         """After the validation of an epoch; `state.rows[-1]` is its row of the history."""
 
+    def on_interrupt(self, state: TrainingState) -> None:
+        """When an exception or Ctrl-C ends the run, before the model gets its best weights back."""
+
     def on_fit_end(self, state: TrainingState) -> None:
-        """At the end, also where the run was interrupted."""
+        """At the end, also after `on_interrupt`; the model has its best weights."""
 
     def state_dict(self) -> dict[str, object]:
         """What has to be kept to go on later as if nothing had happened: tensors and plain data."""
@@ -44,7 +51,7 @@ class Callback:
         """Go on from what `state_dict` gave."""
 
 
-def notify(callbacks: Sequence[Callback], event: str, state: TrainingState) -> None:
-    """Call one hook of every callback, in their order."""
-    for callback in callbacks:
+def notify(state: TrainingState, event: str) -> None:
+    """Call one hook of every callback of the run, in their order."""
+    for callback in state.callbacks:
         getattr(callback, event)(state)

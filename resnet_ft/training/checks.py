@@ -70,9 +70,9 @@ def check_finite(loss: float, state: TrainingState) -> None:
         )
 
 
-def check_not_empty(num_samples: int, state: TrainingState) -> None:
+def check_not_empty(state: TrainingState) -> None:
     """Raise TrainingError for a loader that delivered nothing."""
-    if not num_samples:
+    if not state.count:
         raise TrainingError(
             f"The {state.phase} loader delivers nothing. Has it fewer than a batch, with drop_last?"
         )

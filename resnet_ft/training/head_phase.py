@@ -10,7 +10,7 @@ from torch.optim import AdamW
 from torch.utils.data import DataLoader
 from torchvision.models import ResNet
 
-from resnet_ft import engine
+from resnet_ft import engine, processes
 from resnet_ft.errors import TrainingError
 from resnet_ft.evaluation.predictions import Predictions, tabulate
 from resnet_ft.features.precompute import precompute
@@ -110,6 +110,13 @@ class HeadFirst(Callback):
         self.row, self.predictions = row, predictions
 
     def on_fit_begin(self, state: TrainingState) -> None:
+        row = self.row
+        state.rows.append(row)
+        if processes.is_main():
+            self._show(state)
+        state.best.update(row)
+
+    def _show(self, state: TrainingState) -> None:
         row, predictions = self.row, self.predictions
         seen = "cross-validated" if predictions else "train"
         print(
@@ -117,9 +124,7 @@ class HeadFirst(Callback):
             f"{row['train_accuracy']:6.1%}   val: loss {row['val_loss']:.3f}, accuracy "
             f"{row['val_accuracy']:6.1%}   {row['seconds']:.0f} s"
         )
-        state.rows.append(row)
-        state.best.update(row)
         if state.run is not None:
             state.run.save_history(state.history)
             if predictions is not None:
-                predictions.save(state.run.folder / "head_predictions.csv")
+                state.run.storage.write("head_predictions.csv", predictions.save)

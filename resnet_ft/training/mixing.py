@@ -66,7 +66,8 @@ class MixedLoader:
         counting = [one for one in (self.batch_sampler, self.sampler) if hasattr(one, "epoch")]
         epoch = counting[0].epoch if counting else self.epoch
         self.epoch = epoch + 1
-        for step, (images, labels) in enumerate(self.loader):
+        first_batch = getattr(self.batch_sampler, "first_batch", 0)
+        for step, (images, labels) in enumerate(self.loader, first_batch):
             yield self._mixed(images, labels, fingerprint(("mix", self.seed, epoch, step)))
 
     def _mixed(self, images: Tensor, labels: Tensor, drawn: str) -> tuple[Tensor, Tensor]:

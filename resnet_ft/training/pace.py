@@ -5,15 +5,19 @@ import math
 import time
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from resnet_ft import engine
+from resnet_ft import engine, processes
 from resnet_ft.models.freezing import train_mode
+from resnet_ft.training.budget import TimeBudget
 from resnet_ft.training.callbacks import Callback
-from resnet_ft.training.steering import StepScheduler, TimeBudget, warmup_cosine
+from resnet_ft.training.checks import trainable_parameters
+from resnet_ft.training.state import TrainingState
+from resnet_ft.training.steering import StepScheduler, warmup_cosine
+from resnet_ft.training.steps import run_step
 
 _EPOCHS = 5  # from a head that is right already
 _FROM_RANDOM = 25  # as `train_model`
@@ -32,7 +36,9 @@ def paced(
     if budget is not None:
         schedule = LambdaLR(optimizer, lambda _: warmup_cosine(budget.progress))
         at_least = 0 if pretrained else 1
-        epochs = max(at_least, _affordable_epochs(model, dataloaders, budget.seconds_left))
+        if epochs is None:
+            affordable = _affordable_epochs(model, dataloaders, budget.seconds_left)
+            epochs = processes.from_main(max(at_least, affordable))
         return epochs, [StepScheduler(schedule), budget]
     if epochs is None:
         epochs = _EPOCHS if pretrained else _FROM_RANDOM
@@ -51,22 +57,24 @@ def _affordable_epochs(model: nn.Module, dataloaders: dict[str, DataLoader], sec
     batches = {phase: len(dataloaders[phase]) for phase in ("train", "val")}
     image = dataloaders["val"].dataset[0][0]
     size = getattr(dataloaders["train"].batch_sampler, "batch_size", None) or 32
+    images = torch.zeros(math.ceil(size / processes.count()), *image.shape)
+    optimizer = SGD(trainable_parameters(trial), lr=0.0)
+    state = TrainingState(trial, dataloaders, nn.CrossEntropyLoss(), optimizer, None, 1)
     with torch.random.fork_rng():  # dropout draws
-        step = _step_seconds(trial, torch.zeros(size, *image.shape))
+        step = _step_seconds(state, images)
     # Both networks, the present one and the average, are validated, in a third of a step each.
     epoch = step * (batches["train"] + batches["val"] * 2 / 3)
     return math.ceil(seconds / epoch) if seconds > step else 0
 
 
-def _step_seconds(model: nn.Module, images: torch.Tensor) -> float:
+def _step_seconds(state: TrainingState, images: Tensor) -> float:
     """The faster of two steps: the first one has memory to fetch."""
-    model.to(engine.device())
-    train_mode(model)
-    taken = []
-    for _ in range(2):
-        started = time.perf_counter()
-        with engine.accelerator().autocast():
-            model(images.to(engine.device())).float().square().mean().backward()
-        next(model.parameters()).cpu()  # a GPU's work is done when it answers
-        taken.append(time.perf_counter() - started)
+    labels, taken = torch.zeros(len(images), dtype=torch.long), []
+    with engine.prepared(state.model, state.optimizer) as (net, stepper):
+        train_mode(net)
+        for _ in range(2):
+            started = time.perf_counter()
+            run_step(state, net, stepper, images, labels)
+            next(net.parameters()).cpu()  # a GPU's work is done when it answers
+            taken.append(time.perf_counter() - started)
     return min(taken)

@@ -47,7 +47,7 @@ def range_test(state: TrainingState, rates: Sequence[float]) -> pd.DataFrame:
                 break
             rows.append({"learning_rate": rate, "loss": value})
             stepper.zero_grad()
-            engine.accelerator().backward(loss)
+            engine.backward(loss)
             stepper.step()
     return pd.DataFrame(rows)
 
@@ -55,7 +55,8 @@ def range_test(state: TrainingState, rates: Sequence[float]) -> pd.DataFrame:
 def _endless(state: TrainingState) -> Iterator[tuple[Tensor, Tensor]]:
     """The training batches, epoch after epoch."""
     while True:
-        count = 0
-        for count, batch in enumerate(state.dataloaders["train"], start=1):  # noqa: B007
+        state.count = 0
+        for batch in state.dataloaders["train"]:
+            state.count += 1
             yield batch
-        check_not_empty(count, state)
+        check_not_empty(state)

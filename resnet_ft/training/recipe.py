@@ -13,21 +13,22 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
-from resnet_ft import engine
-from resnet_ft.data.exchange import ImageLoader
+from resnet_ft import engine, processes
+from resnet_ft.data.exchange import reads_files
 from resnet_ft.errors import ParameterError
 from resnet_ft.models.freezing import freeze_batchnorm, kept_trainable
 from resnet_ft.models.groups import parameter_groups
 from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.balance import balanced_loader, class_weights
+from resnet_ft.training.budget import TimeBudget
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.checks import trainable_parameters
 from resnet_ft.training.head_phase import HeadFirst, fit_head
 from resnet_ft.training.loop import train_model
 from resnet_ft.training.mixing import MixedLoader
 from resnet_ft.training.pace import paced
-from resnet_ft.training.runs import start_run
-from resnet_ft.training.steering import EarlyStop, TimeBudget
+from resnet_ft.training.starting import start_run
+from resnet_ft.training.steering import EarlyStop
 
 _LEARNING_RATE = 3e-4  # of the head, for AdamW
 _FIRST_LAYER = 0.1  # of that, for the first layer
@@ -54,6 +55,7 @@ def fine_tune(
     patience: int | None = None,
     seed: int = 0,
     run_dir: str | PathLike | None = None,
+    resume: str | bool = "auto",
     cache_dir: str | PathLike | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> tuple[nn.Module, pd.DataFrame]:
@@ -72,7 +74,9 @@ def fine_tune(
     "sampler", for classes of unequal size. `patience`: end after so many epochs without a lower
     validation loss. How strongly images are varied is for `make_dataloaders(train=...)` to say.
 
-    Returns the model and the history as `train_model` does, and raises what it and `precompute` do.
+    Called again with the same options and `run_dir`, a run goes on where it was, and a finished one
+    returns at once; `minutes` count over all of it. Returns the model and the history as
+    `train_model` does, and raises what it and `precompute` do.
     """
     chosen = {name: value for name, value in locals().items() if name in _RECORDED}
     started = time.perf_counter()
@@ -86,20 +90,26 @@ def fine_tune(
     watchers = [WeightAverage()] if average_weights else []
     watchers += [*callbacks, *([] if patience is None else [EarlyStop(patience)])]
     budget = None if minutes is None else TimeBudget(minutes, started=started)
-    run = None if run_dir is None else start_run(run_dir, fine_tune=chosen)
+    goes_on = False
+    if run_dir is not None and processes.is_main():
+        run_dir = start_run(run_dir, resume=resume, fine_tune=chosen)
+        goes_on = run_dir.can_continue
+        if goes_on and budget:
+            epochs = run_dir.config["training"]["num_epochs"]
+    goes_on, epochs = processes.from_main((goes_on, epochs))
     with kept_trainable(model):
-        if pretrained:
+        if pretrained and not goes_on:
             head = fit_head(
                 model, dataloaders, criterion, class_weights=weights, cache_dir=cache_dir, seed=seed
             )
             watchers.insert(0, HeadFirst(*head))
-            if not train_batchnorm:
-                freeze_batchnorm(model)
+        if pretrained and not train_batchnorm:
+            freeze_batchnorm(model)
         optimizer = _optimizer(model, learning_rate, weight_decay, pretrained)
         epochs, pacing = paced(model, loaders, optimizer, epochs=epochs, budget=budget)
         watchers += pacing
         return train_model(
-            model, loaders, criterion, optimizer, None, epochs, run_dir=run, callbacks=watchers
+            model, loaders, criterion, optimizer, None, epochs, run_dir=run_dir, callbacks=watchers
         )
 
 
@@ -115,10 +125,10 @@ def _check(
     """Refuse what could not work, before any work is done; other options check themselves."""
     trainable_parameters(model)
     loaders = [dataloaders.get(split) for split in ("train", "val")]
-    if not all(isinstance(loader, ImageLoader) for loader in loaders):
+    if not all(map(reads_files, loaders)):
         raise ParameterError(
-            'fine_tune takes loaders "train" and "val" of make_dataloaders. With others, use '
-            "train_model."
+            'fine_tune takes loaders "train" and "val" that make_dataloaders makes of image files. '
+            "With others, of shards too, use train_model."
         )
     if epochs is not None and minutes is not None:
         raise ParameterError("Give epochs or minutes, not both.")
@@ -133,7 +143,7 @@ def _check(
 
 
 def _class_weights(loader: DataLoader) -> Tensor:
-    return class_weights(loader.dataset.targets, len(loader.dataset.classes))
+    return class_weights(loader.dataset.labels, len(loader.dataset.classes))
 
 
 def _optimizer(

@@ -1,15 +1,13 @@
 """A trial that leaves no trace on what the run after it will draw."""
 
 import copy
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
 from resnet_ft import engine
+from resnet_ft.training.generators import generator_states, set_generator_states
 from resnet_ft.training.mixing import MixedLoader
 
 
@@ -21,22 +19,14 @@ def without_trace(loader: DataLoader) -> Iterator[DataLoader]:
     loader and samplers, and the scale of the loss in mixed precision.
     """
     inner = getattr(loader.batch_sampler, "sampler", None)
-    parts = [loader, loader.batch_sampler, loader.sampler, inner]
-    generators = [part.generator for part in parts if getattr(part, "generator", None) is not None]
-    states = [generator.get_state() for generator in generators]
+    parts = (loader, loader.batch_sampler, loader.sampler, inner)
     epochs = [(part, part.epoch) for part in parts if hasattr(part, "epoch")]
-    python, numpy, scaler = random.getstate(), np.random.get_state(), engine.accelerator().scaler
+    generators, scaler = generator_states([loader]), engine.accelerator().scaler
     scale = scaler and scaler.state_dict()
-    device = engine.device()
-    devices = [] if device.type == "cpu" else [device]  # that of the CPU is always kept
     try:
-        with torch.random.fork_rng(devices, device_type=device.type):
-            yield _with_own_workers(loader)
+        yield _with_own_workers(loader)
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+        set_generator_states(generators, [loader])
         for part, epoch in epochs:
             part.epoch = epoch
         if scaler:

@@ -2,18 +2,15 @@
 
 import json
 import os
-import platform
-import shutil
-from datetime import datetime, timezone
-from importlib.metadata import version
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from resnet_ft.errors import RunError
 from resnet_ft.files import atomic_write
-
-_VERSIONS_OF = ("torch", "torchvision", "numpy", "pandas", "accelerate", "pillow")
+from resnet_ft.training.snapshots import read_newest, snapshots_in
+from resnet_ft.training.storing import Storage
 
 
 class Run:
@@ -24,6 +21,7 @@ class Run:
 
     def __init__(self, run_dir: str | os.PathLike):
         self.folder = Path(run_dir)
+        self._id: str | None = None
 
     def __fspath__(self) -> str:
         return os.fspath(self.folder)
@@ -70,45 +68,66 @@ class Run:
         """A row an epoch, as `train_model` returns it."""
         return pd.read_csv(self.folder / "history.csv")
 
+    @property
+    def id(self) -> str | None:
+        """What tells the run from all others, once it was started."""
+        if self._id is None and (self.folder / "config.json").exists():
+            self._id = self.config.get("id")
+        return self._id
+
+    @cached_property
+    def storage(self) -> Storage:
+        """What writes the files of the run, also where its folder goes away."""
+        return Storage(self.folder, self.id)
+
+    def snapshot(self) -> tuple[int, dict[str, object]] | None:
+        """Where the run stands, and how often that was saved; None before the first time.
+
+        Raises RunError where what was saved is damaged, or is another run's.
+        """
+        newest = read_newest(self._places())
+        if newest is None:
+            return None
+        path, number, content = newest
+        if content["run"] != self.id:
+            raise RunError(
+                f"{self.folder} holds the last.0.pt or last.1.pt of another run. Move them back to "
+                "where they came from, or choose another run_name."
+            )
+        if path.parent != self.folder:
+            self.storage.remember(path.name)
+        return number, content
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of an epoch or more has been trained."""
+        if self.can_continue:
+            return True
+        if not (self.folder / "history.csv").exists():
+            return self.best.exists()
+        return self.history["epoch"].max() > 0  # the head alone is found again in seconds
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether there is a file that says where the run stands."""
+        return any(snapshots_in(folder) for folder in self._places())
+
     def record(self, **entries: object) -> None:
         """Add entries to config.json."""
-        config = self.config if (self.folder / "config.json").exists() else {}
-        with atomic_write(self.folder / "config.json") as temporary:
-            text = json.dumps({**config, **entries}, indent=2, default=str, ensure_ascii=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        file = self.folder / "config.json"
+        before = file.read_text(encoding="utf-8") if file.exists() else "{}"
+        entries = {**json.loads(before), **entries}
+        text = json.dumps(entries, indent=2, default=str, ensure_ascii=False) + "\n"
+        if text != before:
+            with atomic_write(file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
 
     def save_history(self, history: pd.DataFrame) -> None:
         """Write history.csv."""
-        with atomic_write(self.folder / "history.csv") as temporary:
-            history.to_csv(temporary, index=False)
+        self.storage.write("history.csv", lambda path: history.to_csv(path, index=False))
 
-
-def start_run(
-    run_dir: str | os.PathLike, *, decisions: str | os.PathLike | None = None, **parameters: object
-) -> Run:
-    """Begin a run: make its folder and note its parameters and the library versions.
-
-    A file of `decisions` about single images is copied into the folder, if there is one: whoever
-    looks at the run later needs the data that it saw.
-    Raises RunError where a run has been trained there already, so that none is ever overwritten.
-    """
-    run = Run(run_dir)
-    for name in ("history.csv", "best.pt"):
-        if (run.folder / name).exists():
-            raise RunError(
-                f"{run.folder} already holds a trained run ({name}). Choose another run_name, or "
-                "move that folder away if it is no longer wanted."
-            )
-    versions = {name: version(name) for name in _VERSIONS_OF}
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    if decisions is not None:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / "decisions.csv").unlink(missing_ok=True)  # of an attempt that broke off
-        if Path(decisions).exists():
-            shutil.copyfile(decisions, run.folder / "decisions.csv")
-    versions = {"python": platform.python_version(), **versions}
-    run.record(**{"created": now, "versions": versions, **parameters})
-    return run
+    def _places(self) -> list[Path]:
+        return [self.folder] if self.id is None else [self.folder, self.storage.refuge]
 
 
 def load_run(run_dir: str | os.PathLike) -> Run:

@@ -1,6 +1,6 @@
 """Where a run stands: what trains on what, and how far it has come."""
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
+from resnet_ft import processes
 from resnet_ft.training.best import BestModel, whole_model
 from resnet_ft.training.runs import Run
 
@@ -32,15 +33,47 @@ class TrainingState:
     optimizer: Optimizer
     scheduler: LRScheduler | ReduceLROnPlateau | None
     num_epochs: int
+    callbacks: Sequence[object] = ()
     run: Run | None = None
     best: BestModel | None = None
-    epoch: int = 0  # counted from 1
+    epoch: int = 1
     phase: str = "train"
-    step: int = 0  # in this phase, counted from 1
+    step: int = 0  # in this phase: how many have begun
+    loss_sum: float = 0.0  # of this phase, over `count` samples, like `correct`
+    correct: int = 0
+    count: int = 0
     row: dict[str, float] = field(default_factory=dict)  # of the present epoch
     rows: list[dict[str, float]] = field(default_factory=list)
     is_best: bool = False
     should_stop: bool = False
+    epoch_began: float = 0.0  # by time.perf_counter()
+    saves: int = 0  # how often where the run stands was saved
+    micro_batches: int = 1  # parts that a batch goes through the network in
+    # What draws at random, as it was before this phase; of a run that goes on, as it has to be.
+    generators_before: dict[str, object] | None = None
+    generators_now: dict[str, object] | None = None
+
+    def add(self, loss_sum: float, correct: float, count: float) -> None:
+        """Count a batch in: the sum of its losses, how many were right, of how many."""
+        self.loss_sum, self.correct = self.loss_sum + loss_sum, self.correct + correct
+        self.count += count
+
+    def share(self) -> None:
+        """Let all processes know what they counted together."""
+        self.loss_sum, self.correct, self.count = processes.total(
+            self.loss_sum, self.correct, self.count
+        )
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no epoch is left to train, or a callback has ended the run."""
+        between_epochs = self.phase == "train" and not self.step
+        return self.epochs_done >= self.num_epochs or (self.should_stop and between_epochs)
+
+    @property
+    def epochs_done(self) -> int:
+        """How many epochs are complete."""
+        return self.rows[-1]["epoch"] if self.rows else 0
 
     @property
     def history(self) -> pd.DataFrame:
@@ -79,6 +112,7 @@ def describe_training(state: TrainingState) -> dict[str, object]:
         "optimizer": type(state.optimizer).__name__,
         "optimizer_options": state.optimizer.defaults | _of_groups(state.optimizer),
         "scheduler": state.scheduler and type(state.scheduler).__name__,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "num_epochs": state.num_epochs,
     }
 

@@ -1,7 +1,6 @@
 """What steers a run: when it stops, and how its learning rate goes."""
 
 import math
-import time
 
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -49,70 +48,6 @@ class EarlyStop(Callback):
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         self._best, self._epochs_without = state["best"], state["epochs_without"]
-
-
-class TimeBudget(Callback):
-    """Ends the whole run within so many minutes, its last validation included.
-
-    Training stops, amid an epoch if need be, when no more than one step and a validation still fit
-    in. A validation is expected to take as long as the one before, with all that callbacks do after
-    it (hand this one over last, then theirs is counted too); the first one half as long a step as
-    training. At least one step is made. The clock starts with the run, or at `started`, a value of
-    `time.perf_counter()`, where work before it counts too.
-    """
-
-    def __init__(self, minutes: float, *, started: float | None = None):
-        if not minutes > 0:
-            raise ParameterError(f"minutes={minutes} should be more than 0.")
-        self._seconds, self._started = 60 * minutes, started
-        self._began: float | None = None
-
-    @property
-    def progress(self) -> float:
-        """How much of the time for training is over: 0 when it begins, 1 when it has to stop.
-
-        A schedule can follow it:
-        `LambdaLR(optimizer, lambda step: warmup_cosine(budget.progress))`.
-        """
-        if self._began is None:
-            return 0.0
-        available = self._deadline - self._validation_seconds - self._began
-        return min(1.0, (time.perf_counter() - self._began) / available) if available > 0 else 1.0
-
-    @property
-    def seconds_left(self) -> float:
-        """Until the budget is used up; all of it before the clock starts."""
-        if self._started is None:
-            return self._seconds
-        return self._started + self._seconds - time.perf_counter()
-
-    def on_fit_begin(self, state: TrainingState) -> None:
-        self._began = time.perf_counter()
-        started = self._began if self._started is None else self._started
-        self._deadline = started + self._seconds
-        self._step_seconds = self._validation_seconds = 0.0
-        self._has_validated = False
-
-    def on_phase_begin(self, state: TrainingState) -> None:
-        self._phase_began = time.perf_counter()
-
-    def on_step_end(self, state: TrainingState) -> None:
-        if state.phase != "train":
-            return
-        self._step_seconds = (time.perf_counter() - self._phase_began) / state.step
-        if not self._has_validated:
-            steps = (state.steps_per_epoch or {}).get("val", 0)  # a stream does not know
-            self._validation_seconds = steps * self._step_seconds / 2  # it computes no gradients
-        state.should_stop |= self._is_over()
-
-    def on_epoch_end(self, state: TrainingState) -> None:
-        self._validation_seconds = time.perf_counter() - self._phase_began
-        self._has_validated = True
-        state.should_stop |= self._is_over()
-
-    def _is_over(self) -> bool:
-        needed = self._step_seconds + self._validation_seconds
-        return time.perf_counter() + needed > self._deadline
 
 
 class StepScheduler(Callback):

@@ -16,6 +16,8 @@ class Tracker(Callback):
     Raises ParameterError for a name that is unknown, or whose package is not installed.
     """
 
+    only_in_main_process = True
+
     def __init__(self, name: str = "tensorboard", *, logging_dir: str | Path | None = None):
         self._tracker_class = _tracker_class(name)
         self.logging_dir = logging_dir

@@ -1,5 +1,6 @@
 """What watches a run: a progress bar, a plot that grows."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from resnet_ft.progress import progress_bar
@@ -13,6 +14,8 @@ class ProgressBar(Callback):
 
     Where nobody watches it (a log file, CI, a notebook that papermill runs), the lines alone.
     """
+
+    only_in_main_process = True
 
     def on_fit_begin(self, state: TrainingState) -> None:
         self.bar = progress_bar(total=_total_steps(state), unit="batch")
@@ -43,6 +46,8 @@ class ProgressBar(Callback):
 class LivePlot(Callback):
     """Learning curves that grow in a notebook while the model trains, and a PNG file of them."""
 
+    only_in_main_process = True
+
     def __init__(self, path: str | Path | None = None):
         self.path = path
 
@@ -62,7 +67,8 @@ class LivePlot(Callback):
 
         figure = plot_history(state.history)
         if self.path is not None:
-            figure.savefig(self.path)
+            with suppress(OSError):  # Drive may be gone or full: the run goes on
+                figure.savefig(self.path)
         plt.close(figure)  # it is shown here, not once more at the end of the cell
         if self.display is not None:  # there is no place to draw in outside of a notebook
             self.display.update(figure)

@@ -331,7 +331,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from resnet_ft import engine, train_model
 
-engine._precision = lambda: "bf16"
+engine._suitable_precision = lambda: "bf16"
 data = TensorDataset(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 0, 1]))
 loaders = {phase: DataLoader(data, batch_size=2) for phase in ("train", "val")}
 model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))

@@ -209,9 +209,13 @@ def test_contradictions_are_refused_before_anything_is_made(loaders, tmp_path):
     with pytest.raises(ParameterError, match="balance='weights'"):
         fine_tune(network(), loaders, balance="weights", run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    fine_tune(network(), loaders, epochs=0, run_dir=tmp_path / "run")
+    _, history = fine_tune(network(), loaders, epochs=0, run_dir=tmp_path / "run")
     with pytest.raises(RunError, match="already holds"):
-        fine_tune(network(), loaders, epochs=0, run_dir=tmp_path / "run")
+        fine_tune(network(), loaders, epochs=0, run_dir=tmp_path / "run", resume=False)
+    with pytest.raises(RunError, match=r"fine_tune.seed was 0, now 1"):
+        fine_tune(network(), loaders, epochs=0, seed=1, run_dir=tmp_path / "run")
+    again, same = fine_tune(network(), loaders, epochs=0, run_dir=tmp_path / "run")
+    assert same.equals(history) and not again.training
 
 
 @pytest.mark.parametrize(

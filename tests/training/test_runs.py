@@ -27,7 +27,9 @@ def trained(photos, tmp_path):
 
 def test_a_run_leaves_what_a_later_notebook_needs(trained, photos):
     folder, model, history = trained
-    assert {path.name for path in folder.iterdir()} == {"config.json", "history.csv", "best.pt"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.json", "history.csv", "best.pt", "last.0.pt", "last.1.pt")
+    }
     run = load_run(folder)
     pd.testing.assert_frame_equal(run.history, history)
     config = run.config
@@ -48,10 +50,12 @@ def test_a_trained_run_is_never_overwritten(trained, photos):
     folder, model, _ = trained
     before = {path: path.read_bytes() for path in folder.iterdir()}
     loaders = make_dataloaders(photos, image_size=32, num_workers=0)
-    with pytest.raises(RunError, match=r"first already holds a trained run.*another run_name"):
+    with pytest.raises(RunError, match=r"batch_size was 6, now 32.*another run_name"):
         train_model(model, loaders, num_epochs=1, run_dir=folder)
-    with pytest.raises(RunError):
-        start_run(folder)
+    with pytest.raises(RunError, match=r"first already holds a trained run.*another run_name"):
+        train_model(model, loaders, num_epochs=1, run_dir=folder, resume=False)
+    with pytest.raises(RunError, match="already holds"):
+        start_run(folder, resume=False)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 

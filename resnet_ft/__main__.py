@@ -1,0 +1,37 @@
+"""`python -m resnet_ft train --config runs/first/config.json`: the library's verbs in a shell."""
+
+import argparse
+import sys
+
+from resnet_ft import processes
+from resnet_ft.errors import ResnetFtError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a verb; what the user can put right is said in a line, and ends it with status 1."""
+    parser = argparse.ArgumentParser(prog="resnet_ft", description=__doc__)
+    verbs = parser.add_subparsers(required=True, metavar="verb")
+    train = verbs.add_parser("train", help="train the run that a config.json describes, or go on")
+    train.add_argument("--config", required=True, help="the file; the run is kept in its folder")
+    train.add_argument("--data_dir", help="where the photographs are, if not where it says")
+    train.add_argument("--num_workers", type=int, help="processes that read images")
+    train.add_argument("--save_minutes", type=float, default=5.0, help="how often it is saved")
+    train.set_defaults(run=_train)
+    options = vars(parser.parse_args(arguments))
+    try:
+        options.pop("run")(**options)
+    except ResnetFtError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _train(config: str, **options: object) -> None:
+    from resnet_ft.training.job import train_run
+
+    _, history = train_run(config, **options)
+    if processes.is_main():
+        best = history["val_accuracy"].max()
+        print(f"Best validation accuracy {best:.1%} after {history['epoch'].max()} epochs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Everything that draws at random: what it would draw next can be kept."""
+
+import random
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from resnet_ft import engine, processes
+from resnet_ft.files import fingerprint
+
+
+def generator_states(loaders: Iterable[DataLoader]) -> dict[str, object]:
+    """The states of Python's, NumPy's and PyTorch's generators, and of those that loaders own.
+
+    Quickly, for every step: NumPy's has an array in it, which is a list in what is saved.
+    """
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "device": _of_device(),
+        "loaders": [generator.get_state() for generator in _generators(loaders)],
+    }
+
+
+def set_generator_states(states: dict[str, object], loaders: Iterable[DataLoader]) -> None:
+    """Let everything draw what it drew after `generator_states`."""
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    module = _module()
+    if module is not None and states["device"] is not None:
+        module.set_rng_state(states["device"])
+    if not processes.is_main():  # or else all would draw the same for the images of each
+        torch.manual_seed(int(fingerprint([states["torch"].tolist(), processes.rank()]), 16))
+    # Loaders of another kind than then have no state to take.
+    for generator, state in zip(_generators(loaders), states["loaders"], strict=False):
+        generator.set_state(state)
+
+
+def _of_device() -> Tensor | None:
+    module = _module()
+    return None if module is None else module.get_rng_state()
+
+
+def _module() -> object | None:
+    """torch.cuda or torch.mps, where the device has a generator of its own."""
+    kind = engine.device().type
+    return None if kind == "cpu" else torch.get_device_module(kind)
+
+
+def _generators(loaders: Iterable[DataLoader]) -> list[torch.Generator]:
+    found = []
+    for loader in loaders:
+        inner = getattr(loader.batch_sampler, "sampler", None)
+        for part in (loader, loader.batch_sampler, loader.sampler, inner):
+            generator = getattr(part, "generator", None)
+            if generator is not None and not any(generator is other for other in found):
+                found.append(generator)
+    return found

@@ -1,0 +1,124 @@
+"""Where a run stands, in files: two that are written in turn, so that one of them is always whole.
+
+A file is what `torch.save` writes of plain data, then the number of the save and a SHA-256 of both.
+Reading one runs no code from it. On Google Drive, where a replaced file goes to the Trash, writing
+the same two names over and over leaves nothing there.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from resnet_ft.errors import RunError
+
+_NAMES = ("last.0.pt", "last.1.pt")
+_NUMBER, _DIGEST = 8, 32  # bytes
+
+
+def snapshots_in(folder: Path) -> list[Path]:
+    """The files of a folder that hold where a run stands, or did before they were damaged."""
+    paths = (folder / name for name in _NAMES)
+    return [path for path in paths if path.is_file() and path.stat().st_size]
+
+
+def read_newest(folders: Iterable[Path]) -> tuple[Path, int, dict[str, object]] | None:
+    """The newest whole file of these folders, its number and its content; None without any.
+
+    Warns of files that are damaged. Raises RunError where all of them are.
+    """
+    found = [path for folder in folders for path in snapshots_in(folder)]
+    damaged = {}
+    for path in sorted(found, key=_number, reverse=True):
+        try:
+            content = _read(path)
+        except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            damaged[path] = str(error).split("\n", 1)[0]
+            continue
+        if damaged:
+            warnings.warn(
+                f"{_listed(damaged)}. The run goes on from {path}, which was saved before.",
+                stacklevel=2,
+            )
+        return path, _number(path), content
+    if damaged:
+        raise RunError(
+            f"The run cannot be continued: {_listed(damaged)}. Choose another run_name, or move "
+            "these files away if what they held is no longer wanted."
+        )
+    return None
+
+
+def snapshot_name(number: int) -> str:
+    """The name of the file that holds the save of this number."""
+    return _NAMES[number % 2]
+
+
+def write_snapshot(folder: Path, number: int, content: dict[str, object]) -> None:
+    """Write over the older of the two files, and see that it is on the disk."""
+    with (folder / snapshot_name(number)).open("wb") as file:
+        checked = _Checked(file)
+        torch.save(content, checked)
+        checked.write(number.to_bytes(_NUMBER, "big"))
+        checked.finish()
+        os.fsync(file.fileno())
+
+
+def empty_older(folder: Path, number: int) -> None:
+    """Free the space of the file before this number, once a run has ended."""
+    older = folder / snapshot_name(number + 1)
+    if older.is_file():
+        os.truncate(older, 0)  # a file that is deleted would go to the Trash of Google Drive
+
+
+class _Checked:
+    """A file for `torch.save`, which takes an error for a reason to end the process."""
+
+    def __init__(self, file: io.BufferedIOBase):
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self._digest.update(data)
+        if self._error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """As `torch.save` expects of a file."""
+
+    def finish(self) -> None:
+        """Add the digest; raise the first error, if there was one."""
+        if self._error is not None:
+            raise self._error
+        self._file.write(self._digest.digest())
+        self._file.flush()
+
+
+def _number(path: Path) -> int:
+    """Which save the file says it is: the higher, the newer."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _NUMBER - _DIGEST))
+        return int.from_bytes(file.read(_NUMBER), "big")
+
+
+def _read(path: Path) -> dict[str, object]:
+    data = memoryview(path.read_bytes())
+    if hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
+        raise ValueError("it was not written to its end, or was changed")
+    payload = io.BytesIO(data[: -_NUMBER - _DIGEST])
+    return torch.load(payload, map_location="cpu", weights_only=True)
+
+
+def _listed(damaged: dict[Path, str]) -> str:
+    return "; ".join(f"{path} cannot be read ({reason})" for path, reason in damaged.items())

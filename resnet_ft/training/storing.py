@@ -1,0 +1,72 @@
+"""The files of a run: in its folder, and on this machine's own disk while that cannot be had."""
+
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from resnet_ft.files import default_cache_dir, rewrite
+
+
+class Storage:
+    """Writes into a folder; what fails (it is full, or Drive is gone) goes to `refuge` instead.
+
+    The run goes on, is warned of it at once, and every further write tries the folder again.
+    """
+
+    def __init__(self, folder: Path, run_id: str):
+        self.folder = folder
+        self.refuge = default_cache_dir() / "runs" / f"{folder.name}-{run_id}"
+        self._elsewhere: set[str] = set()
+
+    def write(self, name: str, write: Callable[[Path], object]) -> None:
+        """Let `write` make a file at a temporary path, and give it its name."""
+
+        def whole(folder: Path) -> None:
+            with rewrite(folder / name) as temporary:
+                write(temporary)
+
+        self.write_in(name, whole)
+
+    def write_in(self, name: str, write: Callable[[Path], object]) -> None:
+        """Let `write` make the file of this name in the folder that it is given."""
+        try:
+            if not self.folder.is_dir():  # or else it would be made anew where Drive was mounted
+                raise FileNotFoundError(f"there is no folder {self.folder} any more")
+            write(self.folder)
+            self._elsewhere.discard(name)
+        except OSError as error:
+            self._take_refuge(name, write, error)
+
+    def remember(self, name: str) -> None:
+        """Know of a file that is in the refuge since an earlier time."""
+        self._elsewhere.add(name)
+
+    def settle(self) -> None:
+        """Bring what is in the refuge home, and warn of what cannot be brought."""
+        for name in sorted(name for name in self._elsewhere if (self.refuge / name).is_file()):
+            self.write(name, lambda path, name=name: shutil.copyfile(self.refuge / name, path))
+        if not self._elsewhere:
+            shutil.rmtree(self.refuge, ignore_errors=True)
+        else:
+            warnings.warn(
+                f"{self.folder} could not be written to: {', '.join(sorted(self._elsewhere))} of "
+                f"this run are in {self.refuge}, on this machine. Make room or mount Drive again, "
+                "and run the training again, which then brings them there and goes on.",
+                stacklevel=2,
+            )
+
+    def _take_refuge(self, name: str, write: Callable[[Path], object], error: OSError) -> None:
+        known = name in self._elsewhere
+        self._elsewhere.add(name)
+        found = f"it is in {self.refuge}, on this machine, until the folder can be written to again"
+        try:
+            self.refuge.mkdir(parents=True, exist_ok=True)
+            write(self.refuge)
+        except OSError as second:
+            found = f"it could not be written to {self.refuge} either ({second}): make room on both"
+        if not known:
+            warnings.warn(
+                f"{name} could not be written to {self.folder} ({error}). The run goes on: {found}",
+                stacklevel=4,
+            )
