@@ -1,6 +1,7 @@
 """What `make demo` leaves behind, where it has been run: CI runs it before the slow tests."""
 
 import re
+import runpy
 
 import nbformat
 import pytest
@@ -37,3 +38,15 @@ def test_the_demo_trains_a_resnet101_that_has_learned():
         for cell in nbformat.read(path, as_version=4).cells:
             for output in cell.get("outputs", []):
                 assert output.output_type != "error"
+
+
+def test_an_earlier_demo_is_moved_aside_with_all_that_is_in_it(tmp_path, capsys):
+    keep_earlier_demo = runpy.run_path(str(ROOT / "scripts" / "demo.py"))["keep_earlier_demo"]
+    demo = keep_earlier_demo.__globals__["DEMO"] = tmp_path / "runs" / "demo"
+    keep_earlier_demo()  # there is none
+    demo.mkdir(parents=True)
+    (demo / "best.pt").write_text("mine")
+    keep_earlier_demo()
+    (earlier,) = (tmp_path / "runs").iterdir()
+    assert earlier.name.startswith("demo-before-") and str(earlier) in capsys.readouterr().out
+    assert (earlier / "best.pt").read_text() == "mine"

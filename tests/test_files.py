@@ -1,6 +1,6 @@
 import pytest
 
-from resnet_ft.files import atomic_write, fingerprint
+from resnet_ft.files import atomic_write, fingerprint, is_on_drive, rewrite
 
 
 def test_a_file_appears_whole_at_its_name(tmp_path):
@@ -18,6 +18,25 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_on_drive_is_overwritten_since_what_is_replaced_fills_the_trash(tmp_path):
+    for place, stays in (("MyDrive", True), ("local", False)):
+        target = tmp_path / place / "a.txt"
+        files = []
+        for text in ("first", "second and longer", "3rd"):
+            with rewrite(target) as temporary:
+                temporary.write_text(text)
+            assert target.read_text() == text
+            files.append(target.stat().st_ino)
+        assert (len(set(files)) == 1) == stays
+        assert list(target.parent.iterdir()) == [target]
+
+
+def test_my_drive_and_shared_drives_are_known():
+    assert is_on_drive("/content/drive/MyDrive/photos")
+    assert is_on_drive("/content/drive/Shareddrives/team/photos")
+    assert not is_on_drive("/content/data/photos")
 
 
 def test_a_fingerprint_tells_parts_from_their_concatenation():

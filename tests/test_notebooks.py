@@ -2,11 +2,15 @@
 
 import ast
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -213,7 +217,7 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
     names = {path.stem for path in (run / "figures").glob("*.png")}
     assert names == {"history", "predictions", "confusion_matrix", "mistakes", "prediction"}
 
-    with pytest.raises(papermill.PapermillExecutionError, match="already holds a trained run"):
+    with pytest.raises(papermill.PapermillExecutionError, match="begun with other parameters"):
         execute("03_train", tmp_path, **common, data_dir=str(photos))
 
 
@@ -277,6 +281,36 @@ def test_the_journey_in_colab_with_everything_on_drive(tmp_path, colab, photos):
     run("04_visualize", run_name="one")
     run("05_infer", run_name="one")
     assert len(pd.read_csv(colab / "runs" / "one" / "predictions.csv")) == 23
+
+
+@pytest.mark.slow
+def test_a_run_whose_kernel_is_killed_ends_as_an_undisturbed_one(tmp_path):
+    parameters = {"arch": "resnet18", "weights": None, "image_size": 32, "epochs": 3}
+    parameters |= {"lr_finder_steps": 0, "save_minutes": 1e-3, "runs_dir": str(tmp_path)}
+    train = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / "03_train.ipynb")]
+    given = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+
+    def run(name):
+        output = str(tmp_path / f"{name}.ipynb")
+        return subprocess.Popen([*train, output, *given, "-p", "run_name", name], cwd=ROOT)
+
+    assert run("whole").wait() == 0
+    process, history = run("killed"), tmp_path / "killed" / "history.csv"
+    while not history.exists():  # the first epoch is complete
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+    assert process.wait() != 0
+    assert len(pd.read_csv(history)) < 3
+    assert run("killed").wait() == 0
+    weights = [
+        load_checkpoint(tmp_path / name / "best.pt").state_dict for name in ("whole", "killed")
+    ]
+    assert all(map(torch.equal, *(one.values() for one in weights)))
+    rows = [pd.read_csv(tmp_path / name / "history.csv") for name in ("whole", "killed")]
+    pd.testing.assert_frame_equal(*(one.drop(columns="seconds") for one in rows))
 
 
 @pytest.mark.slow

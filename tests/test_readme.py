@@ -11,11 +11,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import nbformat
 import pytest
 from conftest import ROOT
 
+from resnet_ft import make_sample_dataset, pack_dataset
+
+RUN = {".venv/bin/python", ".venv/bin/papermill", ".venv/bin/torchrun"}
 README = (ROOT / "README.md").read_text()
 
 
@@ -55,7 +61,7 @@ def test_the_commands_are_those_that_ci_and_the_tests_run():
         elif command[0] == "make":
             assert " ".join(command) in ci
         else:
-            assert command[0] in {".venv/bin/papermill", ".venv/bin/jupyter", ".venv/bin/python"}
+            assert command[0] in {*RUN, ".venv/bin/jupyter"}
 
 
 def test_the_tables_are_those_that_were_measured(checkout):
@@ -70,11 +76,13 @@ def test_the_tables_are_those_that_were_measured(checkout):
 @pytest.mark.slow
 def test_the_headless_commands_work_as_written(checkout):
     for command in commands():
-        if command[0] in {".venv/bin/papermill", ".venv/bin/python"}:
-            subprocess.run(command, cwd=checkout, check=True, capture_output=True)
+        if command[0] in RUN:
+            done = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True)
+    assert "is finished: 2 of 2 epochs are done" in done.stdout  # the same run in two processes
     made = {path.name for path in (checkout / "runs" / "first").iterdir()}
     assert made - {"head_predictions.csv"} == {  # which only pretrained weights have
         *("config.json", "history.csv", "best.pt"),
+        *("last.0.pt", "last.1.pt"),
         *("evaluation.csv", "predictions.csv", "figures"),
     }
     assert (checkout / "data" / "sample").is_dir()
@@ -111,7 +119,7 @@ def listed(url, deadline_s):
 
 @pytest.mark.slow
 def test_the_five_lines_work_as_written(tmp_path):
-    (code,) = blocks("python")
+    code = blocks("python")[-1]
     assert len(code.strip().splitlines()) == 6  # the import, an empty line and four more
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -121,6 +129,29 @@ def test_the_five_lines_work_as_written(tmp_path):
         check=True,
     )
     assert "class_name" in run.stdout and "fish" in run.stdout
+
+
+@pytest.mark.slow
+def test_the_lines_about_shards_work_as_written(tmp_path):
+    """But for the address, a smaller, random network and one epoch of smaller images."""
+    pack_dataset(make_sample_dataset(tmp_path / "sample"), tmp_path / "shards", max_shard_mb=1)
+    quiet = partial(type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None}))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=tmp_path / "shards"))
+    code = blocks("python")[0]
+    for written, tried in {
+        "https://example.org/photos-shards": f"http://127.0.0.1:{server.server_port}",
+        "/scratch": str(tmp_path / "scratch"),
+        "cache_size_gb=50": "image_size=32",
+        '"resnet50", len(dataloaders["train"].dataset.classes)': '"resnet18", 4, weights=None',
+        "num_epochs=10": "num_epochs=1",
+    }.items():
+        assert written in code
+        code = code.replace(written, tried)
+    with server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True)
+        server.shutdown()
+    assert (tmp_path / "runs" / "large" / "best.pt").exists()
 
 
 @pytest.mark.slow
