@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,17 @@ def accelerator() -> "Accelerator":
     before what suits the device.
     """
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
     precision = os.environ.get(_PRECISION, _suitable_precision())
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     # Processors join several processes only when they are asked for by name.
-    return Accelerator(mixed_precision=precision, cpu=several and not torch.cuda.is_available())
+    return Accelerator(
+        mixed_precision=precision,
+        cpu=several and not torch.cuda.is_available(),
+        # Others wait while one downloads and decodes; if it dies, torchrun ends them.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
+    )
 
 
 def configure_engine(

@@ -122,7 +122,10 @@ def save_checkpoint(
     tensors = model.state_dict() if state_dict is None else state_dict
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
-        torch.save({**asdict(checkpoint), "state_dict": on_cpu}, temporary)
+        try:
+            torch.save({**asdict(checkpoint), "state_dict": on_cpu}, temporary)
+        except RuntimeError as error:  # what PyTorch says of a full disk
+            raise OSError(str(error).split("\n", 1)[0]) from error
     return Path(path)
 
 

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
 from os import PathLike
 
 from resnet_ft import engine, processes
@@ -12,7 +12,7 @@ from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.interrupts import Interrupts
 from resnet_ft.training.resuming import capture, position_of
-from resnet_ft.training.snapshots import empty_older, snapshot_name, write_snapshot
+from resnet_ft.training.snapshots import empty_older, next_name, write_snapshot
 from resnet_ft.training.state import TrainingState
 
 
@@ -41,6 +41,7 @@ class Checkpointer(Callback):
         self._note_completed(state)
         if state.saves:
             self._is_new, self._saved = False, time.perf_counter()
+            self._saved_position = self._position
         else:
             self._save(state)
         self._interrupts.watch()
@@ -57,23 +58,29 @@ class Checkpointer(Callback):
     def on_epoch_end(self, state: TrainingState) -> None:
         self._complete(state, is_due=True)
 
+    def on_phase_end(self, state: TrainingState) -> None:
+        if state.phase == "val":  # until the epoch's end, schedules and callbacks are amid it
+            self._is_new = False
+
     def on_interrupt(self, state: TrainingState) -> None:
         lost_its_way = isinstance(sys.exc_info()[1], TrainingError)  # a loss of nan, for example
         if self._is_new and self._version == self._present_version() and not lost_its_way:
             self._save(state)
         if state.run is not None:
-            where = "epoch {epoch}, {phase} step {step}".format(**self._position)
-            print(f"{state.run.folder} broke off in {where}: run the same again to go on.")
+            where = "epoch {epoch}, {phase} step {step}".format(**self._saved_position)
+            print(f"{state.run.folder} broke off, saved in {where}: run the same again to go on.")
 
     def on_fit_end(self, state: TrainingState) -> None:
-        if self._writing is not None:
-            self._writing.result()
-        self._thread.shutdown()
-        if state.run is not None:
-            state.run.storage.settle()
-            if state.is_finished:
-                empty_older(state.run.folder, state.saves)
-        self._interrupts.forget()
+        try:
+            self._raise_what_failed(wait=True)
+            self._thread.shutdown()
+            if state.run is not None:
+                state.run.storage.settle()
+                if state.is_finished:
+                    with suppress(OSError):  # it only frees space
+                        empty_older(state.run.folder, state.saves)
+        finally:
+            self._interrupts.forget()
 
     def _complete(self, state: TrainingState, *, is_due: bool) -> None:
         """After a step or more: save if it is time to, and end the run if that was asked for."""
@@ -93,11 +100,18 @@ class Checkpointer(Callback):
     def _save(self, state: TrainingState) -> None:
         """Copy everything now, and have it written; a copy that still waits for that is dropped."""
         if state.run is not None:  # as in the main process
-            if self._writing is not None:
-                self._writing.cancel()
+            self._raise_what_failed()
             content = capture(state, self._position)
             self._writing = self._thread.submit(_write, state, content)
         self._is_new, self._saved = False, time.perf_counter()
+        self._saved_position = self._position
+
+    def _raise_what_failed(self, *, wait: bool = False) -> None:
+        """Hear of a save that failed; one that has not begun is dropped, or waited for."""
+        if self._writing is None or (not wait and self._writing.cancel()):
+            return
+        if wait or self._writing.done():
+            self._writing.result()
 
 
 def kept_safe(callbacks: Sequence[Callback], run_dir: str | PathLike | None) -> list[Callback]:
@@ -117,5 +131,7 @@ def _is_apart(state: TrainingState) -> bool:
 
 def _write(state: TrainingState, content: dict[str, object]) -> None:
     state.saves += 1
-    write = partial(write_snapshot, number=state.saves, content=content)
-    state.run.storage.write_in(snapshot_name(state.saves), write)
+    storage = state.run.storage
+    name = next_name(storage.last_whole)  # never over what counts if this fails
+    if storage.write_in(name, lambda folder: write_snapshot(folder / name, state.saves, content)):
+        storage.last_whole = name

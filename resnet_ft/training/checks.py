@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor, nn
 
+from resnet_ft import processes
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.training.state import TrainingState
 
@@ -18,6 +19,7 @@ def check_training(state: TrainingState) -> None:
             f"dataloaders lacks {' and '.join(missing)}. Give a dict of two loaders, as "
             "make_dataloaders returns it."
         )
+    _check_shares(state)
     trainable = {id(parameter) for parameter in trainable_parameters(state.model)}
     classes = [getattr(state.dataloaders[p].dataset, "classes", None) for p in ("train", "val")]
     if None not in classes and list(classes[0]) != list(classes[1]):
@@ -33,6 +35,17 @@ def check_training(state: TrainingState) -> None:
             "The optimizer holds none of the layers that train. Make it after the model is built "
             "and frozen: Adam(p for p in model.parameters() if p.requires_grad)."
         )
+
+
+def _check_shares(state: TrainingState) -> None:
+    """Every process needs an image of each batch; with fewer it would wait for ever."""
+    count = processes.count()
+    sizes = {"batch_size": getattr(state.dataloaders["train"].batch_sampler, "batch_size", None)}
+    for phase, loader in state.dataloaders.items():
+        sizes[f"the number of {phase} images"] = getattr(loader.batch_sampler, "num_samples", None)
+    for name, size in sizes.items():
+        if size is not None and size < count:
+            raise ParameterError(f"{name} is {size}, for {count} processes. Take fewer of them.")
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

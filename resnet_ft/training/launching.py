@@ -8,6 +8,7 @@ from os import PathLike
 
 from resnet_ft.errors import TrainingError
 from resnet_ft.training.runs import Run
+from resnet_ft.training.starting import start_run
 
 
 def launch_training(
@@ -24,8 +25,7 @@ def launch_training(
     the same, returns at once with the model. An interrupt ends the processes, after their present
     step is saved. Raises TrainingError, with their last words, where they fail.
     """
-    if not run.has_begun:
-        run.record(fine_tune=options)
+    start_run(run, fine_tune=options)
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *(f"--nproc_per_node={num_processes}", "-m", "resnet_ft", "train"),
@@ -45,6 +45,9 @@ def launch_training(
         process.send_signal(signal.SIGTERM)
         process.wait()
         raise
+    finally:
+        if process.poll() is None:
+            process.terminate()
     if process.returncode:
         raise TrainingError(
             f"Training in {num_processes} processes failed ({process.returncode}). Run it again to "

@@ -78,15 +78,18 @@ def train_model(
     whole.classes = class_names(dataloaders["train"]) or getattr(whole, "classes", None)
     if run_dir and processes.is_main():
         state.run = start_run(run_dir, resume=resume, training=describe_training(state))
+        state.config = state.run.config
     state.best = BestModel(network, dataloaders["val"], state.run)
     state.callbacks = kept_safe([*callbacks, ProgressBar()], run_dir)
 
     if hasattr(whole, "arch"):  # convolutions are faster so, but networks of one's own may fail
         model.to(memory_format=torch.channels_last)
+    model.to(engine.device())
     saved = go_on(state)
     notify(state, "on_fit_begin")
     try:
         go_on_with_callbacks(state, saved)
+        saved = None  # as large as the run itself
         if not state.is_finished:
             _run_epochs(state)
     except BaseException:

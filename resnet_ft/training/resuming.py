@@ -9,6 +9,7 @@ from resnet_ft import engine, processes
 from resnet_ft.errors import ParameterError, RunError
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.generators import generator_states, set_generator_states
+from resnet_ft.training.starting import check_unchanged
 from resnet_ft.training.state import TrainingState
 
 _POSITION = (
@@ -41,7 +42,8 @@ def capture(state: TrainingState, position: dict[str, object]) -> dict[str, obje
     }
     callbacks = [[name := _name(one), _plain(one.state_dict(), name)] for one in _with_state(state)]
     # The best weights are a copy already, which nobody changes.
-    rest = {"run": state.run.id, "callbacks": callbacks, "best": state.best.state_dict()}
+    rest = {"run": state.run.id, "config": state.config}
+    rest |= {"callbacks": callbacks, "best": state.best.state_dict()}
     return {**{name: _plain(value, name) for name, value in changing.items()}, **rest}
 
 
@@ -54,6 +56,8 @@ def go_on(state: TrainingState) -> dict[str, object] | None:
     if saved is None:
         return None
     state.saves, content = saved
+    if state.run:
+        check_unchanged(state.run, content["config"], state.config)
     num_epochs, parts, position = state.num_epochs, state.micro_batches, content["position"]
     try:
         state.best.load_state_dict(content["best"])
@@ -70,6 +74,8 @@ def go_on(state: TrainingState) -> dict[str, object] | None:
         engine.accelerator().scaler.load_state_dict(content["scaler"])
     for name in _POSITION:
         setattr(state, name, position[name])
+    if state.phase == "val" and not processes.is_main():  # they add theirs at the end
+        state.loss_sum, state.correct, state.count = 0.0, 0, 0
     state.generators_now = position["generators"]
     state.epoch_began = time.perf_counter() - position["epoch_seconds"]
     state.should_stop &= num_epochs <= state.num_epochs
@@ -101,7 +107,7 @@ def go_on_with_callbacks(state: TrainingState, content: dict[str, object] | None
 
 
 def _with_state(state: TrainingState) -> list[Callback]:
-    return [callback for callback in state.callbacks if callback.state_dict()]
+    return [one for one in state.callbacks if type(one).state_dict is not Callback.state_dict]
 
 
 def _name(callback: Callback) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from resnet_ft.errors import RunError
 from resnet_ft.files import atomic_write
-from resnet_ft.training.snapshots import read_newest, snapshots_in
+from resnet_ft.training.snapshots import next_name, read_newest, snapshots_in
 from resnet_ft.training.storing import Storage
 
 
@@ -44,7 +44,14 @@ class Run:
     @property
     def config(self) -> dict[str, object]:
         """What the run was started with."""
-        return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        file = self.folder / "config.json"
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{file} cannot be read ({error}). Put the file of this run back, or choose "
+                "another run_name."
+            ) from error
 
     @property
     def decisions(self) -> Path | None:
@@ -94,7 +101,10 @@ class Run:
                 f"{self.folder} holds the last.0.pt or last.1.pt of another run. Move them back to "
                 "where they came from, or choose another run_name."
             )
-        if path.parent != self.folder:
+        if path.parent == self.folder:
+            self.storage.last_whole = path.name
+        else:  # the one of this name in the folder is the one that could not be written
+            self.storage.last_whole = next_name(path.name)
             self.storage.remember(path.name)
         return number, content
 

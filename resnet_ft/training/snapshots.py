@@ -54,26 +54,35 @@ def read_newest(folders: Iterable[Path]) -> tuple[Path, int, dict[str, object]] 
     return None
 
 
-def snapshot_name(number: int) -> str:
-    """The name of the file that holds the save of this number."""
-    return _NAMES[number % 2]
+def next_name(name: str | None) -> str:
+    """The name of the file to write after this one."""
+    return _NAMES[1] if name == _NAMES[0] else _NAMES[0]
 
 
-def write_snapshot(folder: Path, number: int, content: dict[str, object]) -> None:
-    """Write over the older of the two files, and see that it is on the disk."""
-    with (folder / snapshot_name(number)).open("wb") as file:
+def write_snapshot(path: Path, number: int, content: dict[str, object]) -> None:
+    """Write over one of the two files, and see that it is on the disk.
+
+    Without the other one, which is what counts if this breaks off, it gets its name at the end.
+    """
+    other = path.with_name(next_name(path.name))
+    has_other = other.is_file() and other.stat().st_size
+    temporary = path if has_other else path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
         checked = _Checked(file)
         torch.save(content, checked)
         checked.write(number.to_bytes(_NUMBER, "big"))
         checked.finish()
         os.fsync(file.fileno())
+    if temporary != path:
+        os.replace(temporary, path)
 
 
 def empty_older(folder: Path, number: int) -> None:
-    """Free the space of the file before this number, once a run has ended."""
-    older = folder / snapshot_name(number + 1)
-    if older.is_file():
-        os.truncate(older, 0)  # a file that is deleted would go to the Trash of Google Drive
+    """Free the space of the file that does not have the save of this number, if the other has."""
+    for name in _NAMES:
+        path, other = folder / name, folder / next_name(name)
+        if path.is_file() and other.is_file() and _number(path) == number != _number(other):
+            os.truncate(other, 0)  # a file that is deleted would go to the Trash of Google Drive
 
 
 class _Checked:
@@ -105,11 +114,14 @@ class _Checked:
 
 
 def _number(path: Path) -> int:
-    """Which save the file says it is: the higher, the newer."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _NUMBER - _DIGEST))
-        return int.from_bytes(file.read(_NUMBER), "big")
+    """Which save the file says it is: the higher, the newer; 0 where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _NUMBER - _DIGEST))
+            return int.from_bytes(file.read(_NUMBER), "big")
+    except OSError:
+        return 0
 
 
 def _read(path: Path) -> dict[str, object]:

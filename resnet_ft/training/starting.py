@@ -38,6 +38,8 @@ def start_run(
         _go_on(run, resume, parameters)
         _keep_decisions(run, decisions)
         return run
+    if run.best.exists():  # a head, which would be overwritten
+        check_unchanged(run, run.config, json.loads(json.dumps(parameters, default=str)))
     versions = {name: version(name) for name in _VERSIONS_OF}
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     if decisions is not None:
@@ -59,8 +61,13 @@ def _go_on(run: Run, resume: str | bool, parameters: dict[str, object]) -> None:
             f"{run.folder} already holds a trained run. Choose another run_name, or move that "
             "folder away if it is no longer wanted."
         )
-    old = run.config
     new = json.loads(json.dumps(parameters, default=str))
+    check_unchanged(run, run.config, new)
+    run.record(**new)
+
+
+def check_unchanged(run: Run, old: dict[str, object], new: dict[str, object]) -> None:
+    """Raise RunError where parameters are others than the run was begun with."""
     changes = {name: change for name, change in _changes(old, new) if name not in _LENGTHS}
     if changes:
         words = (f"{name} was {was!r}, now {now!r}" for name, (was, now) in changes.items())
@@ -68,7 +75,6 @@ def _go_on(run: Run, resume: str | bool, parameters: dict[str, object]) -> None:
             f"{run.folder} holds a run that was begun with other parameters: {', '.join(words)}. "
             "To continue it, give the old ones; for the new ones choose another run_name."
         )
-    run.record(**new)
 
 
 def _changes(

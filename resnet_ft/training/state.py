@@ -35,6 +35,7 @@ class TrainingState:
     num_epochs: int
     callbacks: Sequence[object] = ()
     run: Run | None = None
+    config: dict[str, object] | None = None  # of the run
     best: BestModel | None = None
     epoch: int = 1
     phase: str = "train"
@@ -108,7 +109,7 @@ def describe_training(state: TrainingState) -> dict[str, object]:
         "data_fingerprint": getattr(dataset, "fingerprint", None),
         "preprocessing": getattr(dataset, "preprocessing", None),
         "batch_size": getattr(loader.batch_sampler, "batch_size", loader.batch_size),
-        "criterion": repr(state.criterion),
+        "criterion": _described(state.criterion),
         "optimizer": type(state.optimizer).__name__,
         "optimizer_options": state.optimizer.defaults | _of_groups(state.optimizer),
         "scheduler": state.scheduler and type(state.scheduler).__name__,
@@ -122,6 +123,11 @@ def _of_groups(optimizer: Optimizer) -> dict[str, float]:
     groups = optimizer.param_groups
     rates = [group.get("initial_lr", group["lr"]) for group in groups]
     return {"lr": max(rates), "weight_decay": max(group.get("weight_decay", 0) for group in groups)}
+
+
+def _described(criterion: Callable) -> str:
+    """The same in every process: a function's `repr` has its address."""
+    return getattr(criterion, "__qualname__", None) or repr(criterion)
 
 
 def _length(loader: DataLoader) -> int | None:

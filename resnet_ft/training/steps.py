@@ -43,17 +43,18 @@ def _in_parts(
         stepper.zero_grad()
         # Gradients are averaged over processes, whose shares of the batch may be unequal.
         whole = processes.total(len(labels))[0] / processes.count()
-    number = min(state.micro_batches, len(images))
-    parts = list(zip(images.chunk(number), labels.chunk(number), strict=True))
+    # While training, all processes have to have as many parts: whole is at most one more than each.
+    number = min(state.micro_batches, max(1, int(whole)) if training else len(images))
+    parts = list(zip(images.tensor_split(number), labels.tensor_split(number), strict=True))
     for some, true in parts:
-        logits = net(some.to(engine.device(), non_blocking=True))
-        check_batch(logits, true)
-        loss = state.criterion(logits, true.to(engine.device(), non_blocking=True))
-        check_finite(loss.item(), state)
-        answers.append(logits.detach())
-        if training:
-            is_last = len(answers) == len(parts)
-            with nullcontext() if is_last else engine.accelerator().no_sync(net):
+        is_last = len(answers) == len(parts) - 1
+        with nullcontext() if is_last or not training else engine.accelerator().no_sync(net):
+            logits = net(some.to(engine.device(), non_blocking=True))
+            check_batch(logits, true)
+            loss = state.criterion(logits, true.to(engine.device(), non_blocking=True))
+            check_finite(loss.item(), state)
+            answers.append(logits.detach())
+            if training:
                 engine.backward(loss * (len(true) / whole))
         loss_sum += loss.item() * len(true)
     return loss_sum / len(labels), torch.cat(answers)

@@ -18,6 +18,7 @@ class Storage:
         self.folder = folder
         self.refuge = default_cache_dir() / "runs" / f"{folder.name}-{run_id}"
         self._elsewhere: set[str] = set()
+        self.last_whole: str | None = None  # the newest of last.0.pt and last.1.pt in the folder
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         """Let `write` make a file at a temporary path, and give it its name."""
@@ -28,15 +29,17 @@ class Storage:
 
         self.write_in(name, whole)
 
-    def write_in(self, name: str, write: Callable[[Path], object]) -> None:
-        """Let `write` make the file of this name in the folder that it is given."""
+    def write_in(self, name: str, write: Callable[[Path], object]) -> bool:
+        """Let `write` make the file of this name in a folder; whether that is the run's own."""
         try:
             if not self.folder.is_dir():  # or else it would be made anew where Drive was mounted
                 raise FileNotFoundError(f"there is no folder {self.folder} any more")
             write(self.folder)
             self._elsewhere.discard(name)
+            return True
         except OSError as error:
             self._take_refuge(name, write, error)
+            return False
 
     def remember(self, name: str) -> None:
         """Know of a file that is in the refuge since an earlier time."""

@@ -26,6 +26,7 @@ from resnet_ft import (
     start_run,
     train_model,
 )
+from resnet_ft.training.snapshots import read_newest
 
 
 @pytest.fixture
@@ -206,9 +207,9 @@ def test_a_damaged_file_is_named_and_the_other_one_counts(damage, loaders, tmp_p
     with pytest.raises(ZeroDivisionError):
         callbacks = [FailAt(3, 1, ZeroDivisionError()), Checkpointer(minutes=1e-6)]
         train(loaders, tmp_path / "run", callbacks=callbacks)
-    number, _ = Run(tmp_path / "run").snapshot()
-    damage(tmp_path / "run" / f"last.{number % 2}.pt")
-    with pytest.warns(UserWarning, match=rf"last.{number % 2}.pt cannot be read.*goes on from"):
+    newest, _, _ = read_newest([tmp_path / "run"])
+    damage(newest)
+    with pytest.warns(UserWarning, match=rf"{newest.name} cannot be read.*goes on from"):
         model, history = train(loaders, tmp_path / "run")
     assert history.drop(columns="seconds").equals(whole.drop(columns="seconds"))
     assert all(map(torch.equal, model.state_dict().values(), expected.state_dict().values()))
@@ -236,12 +237,7 @@ def test_the_files_of_another_run_are_not_taken_for_ones_own(loaders, tmp_path):
 
 def test_a_network_of_other_layers_is_refused(loaders, tmp_path):
     train(loaders, tmp_path / "run", num_epochs=1)
-    config = Run(tmp_path / "run").config
-    other = nn.Sequential(nn.Flatten(), nn.Linear(243, 2))
-    count = sum(parameter.numel() for parameter in other.parameters())
-    Run(tmp_path / "run").record(
-        training={**config["training"], "trainable_parameters": count}
-    )  # as if it had as many
+    other = nn.Sequential(nn.Flatten(), nn.Linear(243, 1), nn.Linear(1, 7))  # as many weights
     optimizer = torch.optim.Adam(other.parameters(), lr=0.01)
     with pytest.raises(RunError, match="another network"):
         train_model(other, loaders, optimizer=optimizer, num_epochs=2, run_dir=tmp_path / "run")
@@ -307,6 +303,70 @@ def test_a_full_disk_does_not_end_a_run(loaders, tmp_path):
         train(loaders, folder, num_epochs=2)
     assert len(Run(folder).history) == 2
     assert len(train(loaders, folder, num_epochs=2)[1]) == 2  # from what is on this machine
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_saves_that_fail_never_touch_the_last_whole_file(loaders, tmp_path):
+    folder = tmp_path / "run"
+    train(loaders, folder, num_epochs=1)
+    whole, _, _ = read_newest([folder])
+    (other,) = {folder / "last.0.pt", folder / "last.1.pt"} - {whole}
+    other.unlink(missing_ok=True)
+    other.symlink_to("/dev/full")
+    before, present = whole.read_bytes(), []
+
+    class Look(Callback):
+        def on_epoch_end(self, state):
+            present.append(whole.read_bytes())
+
+    with pytest.warns(UserWarning, match="No space left on device"):
+        train(loaders, folder, num_epochs=4, callbacks=[Look()])
+    assert present == [before] * 3
+    assert read_newest([folder])[0] == other  # at the end it was brought from where it was safe
+    assert len(train(loaders, folder, num_epochs=4)[1]) == 4
+
+
+def test_a_config_that_was_edited_is_refused(loaders, tmp_path):
+    start_run(tmp_path / "run", seed=1)
+    train(loaders, tmp_path / "run", num_epochs=1)
+    Run(tmp_path / "run").record(seed=2)
+    with pytest.raises(RunError, match="seed was 1, now 2"):
+        train(loaders, tmp_path / "run", num_epochs=2)
+
+
+def test_an_error_at_the_end_of_an_epoch_moves_no_schedule_twice(loaders, tmp_path):
+    class FailOnce(Callback):
+        failed = False
+
+        def on_epoch_end(self, state):
+            if state.epoch == 2 and not self.failed:
+                self.failed = True
+                raise ZeroDivisionError
+
+    def run(run_dir, callbacks=()):
+        torch.manual_seed(0)
+        model = killed.network()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+        return train_model(
+            *(model, loaders, None, optimizer, schedule, 3), run_dir=run_dir, callbacks=callbacks
+        )[1]
+
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "run", [FailOnce()])
+    history = run(tmp_path / "run")
+    assert history["learning_rate"].tolist() == [1.0, 0.5, 0.25]
+    assert history.drop(columns="seconds").equals(run(None).drop(columns="seconds"))
+
+
+def test_a_run_with_a_function_as_criterion_goes_on(loaders, tmp_path):
+    for num_epochs in (1, 2):
+
+        def criterion(logits, labels):
+            return nn.functional.cross_entropy(logits, labels)
+
+        _, history = train(loaders, tmp_path / "run", num_epochs=num_epochs, criterion=criterion)
+    assert len(history) == 2
 
 
 def test_a_run_on_drive_adds_a_few_files_to_its_trash(loaders, tmp_path):

@@ -216,6 +216,10 @@ def test_contradictions_are_refused_before_anything_is_made(loaders, tmp_path):
         fine_tune(network(), loaders, epochs=0, seed=1, run_dir=tmp_path / "run")
     again, same = fine_tune(network(), loaders, epochs=0, run_dir=tmp_path / "run")
     assert same.equals(history) and not again.training
+    for name in ("last.0.pt", "last.1.pt"):  # as one may, who is content
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+    with pytest.raises(RunError, match=r"fine_tune.seed was 0, now 1"):
+        fine_tune(network(), loaders, epochs=0, seed=1, run_dir=tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -61,10 +61,11 @@ def test_several_processes_give_the_losses_of_one(count, whole, photos, tmp_path
     assert done.stdout.count("epoch  3/3") == 1  # only one of them speaks
 
 
-def test_gradients_of_parts_are_summed_over_processes(whole, photos, tmp_path, monkeypatch):
+@pytest.mark.parametrize("count", [2, 3])  # of 3, one has two images of a batch and others one
+def test_gradients_of_parts_are_summed(count, whole, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
     options = {"photos": photos, "run_dir": tmp_path / "some", "cache": tmp_path / "cache"}
-    run("loop", processes=2, **options)
+    run("loop", processes=count, **options)
     assert_the_same(Run(tmp_path / "some"), whole)
 
 
