@@ -23,6 +23,7 @@ class TimeBudget(Callback):
             raise ParameterError(f"minutes={minutes} should be more than 0.")
         self._seconds, self._started = 60 * minutes, started
         self._began: float | None = None
+        self._progress: float | None = None
 
     @property
     def progress(self) -> float:
@@ -33,6 +34,11 @@ class TimeBudget(Callback):
         """
         if self._began is None:
             return 0.0
+        if self._progress is None:
+            self._progress = self._present_progress()
+        return self._progress
+
+    def _present_progress(self) -> float:
         available = self._deadline - self._validation_seconds - self._began
         passed = time.perf_counter() - self._began
         # Clocks differ, but all processes have to train at the same rate.
@@ -51,6 +57,9 @@ class TimeBudget(Callback):
         self._deadline = started + self._seconds
         self._step_seconds = self._validation_seconds = 0.0
         self._has_validated = False
+
+    def on_step_begin(self, state: TrainingState) -> None:
+        self._progress = None  # once a step, since it is asked for every parameter group
 
     def on_phase_begin(self, state: TrainingState) -> None:
         self._phase_began = time.perf_counter()

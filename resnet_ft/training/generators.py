@@ -36,11 +36,17 @@ def set_generator_states(states: dict[str, object], loaders: Iterable[DataLoader
     module = _module()
     if module is not None and states["device"] is not None:
         module.set_rng_state(states["device"])
-    if not processes.is_main():  # or else all would draw the same for the images of each
-        torch.manual_seed(int(fingerprint([states["torch"].tolist(), processes.rank()]), 16))
+    draw_apart()
     # Loaders of another kind than then have no state to take.
     for generator, state in zip(_generators(loaders), states["loaders"], strict=False):
         generator.set_state(state)
+
+
+def draw_apart() -> None:
+    """Let each of several processes draw others, or else dropout would be alike in all of them."""
+    if not processes.is_main():
+        present = torch.get_rng_state().tolist()
+        torch.manual_seed(int(fingerprint([present, processes.rank()]), 16))
 
 
 def _of_device() -> Tensor | None:

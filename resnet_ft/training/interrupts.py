@@ -46,8 +46,9 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a worker that reads images, made while we watch
-            # The step needs its images, if all processes are told to end; the next signal ends it.
-            signal.signal(number, signal.SIG_DFL)
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
             return
         if self.received == number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -22,8 +22,9 @@ def launch_training(
     """Train a run that was started by `num_processes` processes of this machine, one for each GPU.
 
     What they print appears here. `options` are those of `fine_tune`, which, called afterwards with
-    the same, returns at once with the model. An interrupt ends the processes, after their present
-    step is saved. Raises TrainingError, with their last words, where they fail.
+    the same, returns at once with the model. An interrupt ends the processes; their last complete
+    step is saved, if the half minute that torchrun gives them suffices for that. Raises
+    TrainingError, with their last words, where they fail.
     """
     start_run(run, fine_tune=options)
     command = [

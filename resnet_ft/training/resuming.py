@@ -8,7 +8,7 @@ from torch import Tensor
 from resnet_ft import engine, processes
 from resnet_ft.errors import ParameterError, RunError
 from resnet_ft.training.callbacks import Callback
-from resnet_ft.training.generators import generator_states, set_generator_states
+from resnet_ft.training.generators import draw_apart, generator_states, set_generator_states
 from resnet_ft.training.starting import check_unchanged
 from resnet_ft.training.state import TrainingState
 
@@ -54,6 +54,7 @@ def go_on(state: TrainingState) -> dict[str, object] | None:
     """
     saved = processes.from_main(state.run.snapshot() if state.run else None)
     if saved is None:
+        draw_apart()
         return None
     state.saves, content = saved
     if state.run:
@@ -81,10 +82,14 @@ def go_on(state: TrainingState) -> dict[str, object] | None:
     state.should_stop &= num_epochs <= state.num_epochs
     state.num_epochs, state.micro_batches = num_epochs, max(parts, state.micro_batches)
     if state.run:
-        state.run.save_history(state.history)
-        done = f"{state.epochs_done} of {num_epochs} epochs are done"
-        print(f"{state.run.folder} {'is finished' if state.is_finished else 'goes on'}: {done}")
+        _announce(state)
     return content
+
+
+def _announce(state: TrainingState) -> None:
+    state.run.save_history(state.history)
+    done = f"{state.epochs_done} of {state.num_epochs} epochs are done"
+    print(f"{state.run.folder} {'is finished' if state.is_finished else 'goes on'}: {done}")
 
 
 def go_on_with_callbacks(state: TrainingState, content: dict[str, object] | None) -> None:

@@ -1,6 +1,7 @@
 """A run that is killed goes on as if nothing had happened, to the last bit."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -28,7 +29,8 @@ def heeded():
 
 def start(name, run_dir, **options):
     command = [sys.executable, str(PROGRAM), name, str(run_dir), json.dumps(options)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **pipes)
 
 
 def steps_until(process, number):
@@ -108,6 +110,21 @@ def test_a_run_that_is_told_to_end_keeps_the_step_that_it_is_at(number, tmp_path
         assert [str(part) for part in position] == lines[-1]
     assert start("loop", tmp_path / "run").wait() == 0
     assert_the_same(Run(tmp_path / "run"), Run(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_a_run_whose_workers_are_told_to_end_too_loses_no_more_than_the_present_step(
+    photos, tmp_path
+):
+    """As torchrun does it. What reads images is gone, so that step cannot be completed."""
+    process = start("recipe", tmp_path / "run", photos=str(photos), seconds=0.3)
+    lines = steps_until(process, 6)
+    os.killpg(process.pid, signal.SIGTERM)
+    lines += steps_until(process, 99)
+    assert process.wait() in (-signal.SIGTERM, 1), process.stderr.read()
+    _, saved = Run(tmp_path / "run").snapshot()
+    position = (saved["position"][name] for name in ("epoch", "phase", "step"))
+    assert [str(part) for part in position] in lines[-2:]
 
 
 @pytest.mark.parametrize("at", [(2, "train", 4), (1, "val", 2), (3, "val", 3), (4, "train", 9)])

@@ -359,6 +359,16 @@ def test_an_error_at_the_end_of_an_epoch_moves_no_schedule_twice(loaders, tmp_pa
     assert history.drop(columns="seconds").equals(run(None).drop(columns="seconds"))
 
 
+def test_two_processes_do_not_train_the_same_run(loaders, tmp_path):
+    class Again(Callback):
+        def on_epoch_end(self, state):
+            with pytest.raises(RunError, match="trained by another process"):
+                train(loaders, tmp_path / "run")
+
+    assert len(train(loaders, tmp_path / "run", callbacks=[Again()])[1]) == 3
+    assert len(train(loaders, tmp_path / "run")[1]) == 3
+
+
 def test_a_run_with_a_function_as_criterion_goes_on(loaders, tmp_path):
     for num_epochs in (1, 2):
 
