@@ -68,9 +68,8 @@ def photos(tmp_path) -> Path:
     return tmp_path / "photos"
 
 
-@pytest.fixture
-def small_network() -> torch.nn.Module:
-    """A network of a few hundred parameters, with BatchNorm and dropout."""
+def network() -> torch.nn.Module:
+    """A few hundred parameters, with BatchNorm and dropout: every step draws and remembers."""
     return torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3, stride=2),
         torch.nn.BatchNorm2d(8),
@@ -80,6 +79,11 @@ def small_network() -> torch.nn.Module:
         torch.nn.Dropout(0.2),
         torch.nn.Linear(8, 2),
     )
+
+
+@pytest.fixture
+def small_network() -> torch.nn.Module:
+    return network()
 
 
 def tensors(count: int, seed: int) -> TensorDataset:

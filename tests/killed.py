@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, StepLR
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from conftest import tensors
+from conftest import network, tensors
 
 from resnet_ft import (
     Callback,
@@ -46,19 +45,6 @@ class Announce(Callback):
         time.sleep(self.seconds)
         if self.interrupt_at == (state.epoch, state.phase, state.step):
             signal.raise_signal(signal.SIGINT)
-
-
-def network():
-    """With dropout and batch normalisation, so that every step draws and remembers something."""
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Dropout(0.2),
-        nn.Linear(8, 2),
-    )
 
 
 def seed():

@@ -13,13 +13,13 @@ import resnet_ft
 
 # A module imports only from those above it.
 ORDER = """
-errors files engine processes progress
+errors files engine processes progress patience web
 data.drive data.images data.resizing data.drawing data.flaws data.sample data.folders
 data.paths data.table data.splitting data.layout data.index data.decisions data.decision_log
 data.cache data.decoded data.filling
 data.transforms data.dataset data.sampling data.exchange
 data.fetching data.shards data.shard_files data.shard_order data.shard_loader data.loaders
-staging.patience staging.unfinished staging.manifest staging.listing staging.shrinking
+staging.unfinished staging.manifest staging.listing staging.shrinking
 staging.copying staging.entries staging.unpacking staging.archives staging.partial
 staging.download staging.sharding staging.packing staging.stage
 audit.appearance audit.facts audit.inspection audit.strays audit.resemblance audit.duplicates
@@ -33,8 +33,9 @@ training.snapshots training.storing training.runs training.starting training.bes
 training.checks training.callbacks training.validation training.steering training.budget
 training.averaging training.watching training.tracking training.mixing training.balance
 training.generators training.batches training.steps training.resuming training.interrupts
-training.checkpointing training.loop training.restoring training.range_test training.finder
-training.head training.head_phase training.pace training.recipe training.job training.launching
+training.checkpointing training.epochs training.loop training.restoring training.range_test
+training.finder training.head training.head_phase training.pace training.recipe
+training.job training.launching
 inference.predictor
 widgets.picture widgets.browse widgets.review widgets.augmentation widgets.drop widgets.upload
 notebook __main__

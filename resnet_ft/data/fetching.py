@@ -5,17 +5,12 @@ import http.client
 import re
 import shutil
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import IO
-from urllib.parse import quote
 
 from resnet_ft.errors import DatasetError
-
-_WAITS = (0.2, 0.8, 3.2)  # seconds before the second, third and fourth try
-_TIMEOUT_S = 60
-_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+from resnet_ft.patience import WAITS
+from resnet_ft.web import may_pass, open_address, reason_of
 
 
 def is_address(location: object) -> bool:
@@ -29,7 +24,7 @@ def fetch(address: str, path: Path, size: int | None = None) -> None:
     Raises DatasetError, with the address, the reason and a remedy, for what cannot be read, or is
     not `size` bytes long.
     """
-    for wait in (*_WAITS, None):
+    for wait in (*WAITS, None):
         try:
             with _opened(address) as source, path.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
@@ -37,12 +32,12 @@ def fetch(address: str, path: Path, size: int | None = None) -> None:
             if size not in (None, found):
                 raise ConnectionError(f"{found:,} bytes came of {size:,}")
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if wait is None or not _may_pass(error):
+            if wait is None or not _passes(error):
                 path.unlink(missing_ok=True)
                 raise DatasetError(
-                    f"{address} could not be read: {_reason(error)}. Check the address, whether it "
-                    f"opens without a login, the network, and the room in {path.parent}; then run "
-                    "it again."
+                    f"{address} could not be read: {reason_of(error)}. Check the address, whether "
+                    f"it opens without a login, the network, and the room in {path.parent}; then "
+                    "run it again."
                 ) from error
             time.sleep(wait)
         else:
@@ -51,9 +46,7 @@ def fetch(address: str, path: Path, size: int | None = None) -> None:
 
 def _opened(address: str) -> IO[bytes]:
     if address.startswith(("http://", "https://")):
-        address = quote(address, safe="%/:=&?~#+!$,;'@()*[]")
-        request = urllib.request.Request(address, headers={"User-Agent": "resnet_ft"})
-        return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+        return open_address(address)
     try:
         from webdataset.gopen import gopen
     except ImportError as error:
@@ -61,13 +54,7 @@ def _opened(address: str) -> IO[bytes]:
     return gopen(address)
 
 
-def _may_pass(error: Exception) -> bool:
+def _passes(error: Exception) -> bool:
     if isinstance(error, ValueError) or getattr(error, "errno", None) == errno.ENOSPC:
         return False
-    return getattr(error, "code", 503) in _AGAIN
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"the server answered {error.code} {error.reason}"
-    return str(getattr(error, "reason", error) or type(error).__name__)
+    return may_pass(error)

@@ -8,8 +8,8 @@ import zlib
 from pathlib import Path
 
 from resnet_ft.errors import DatasetError
+from resnet_ft.patience import Patience
 from resnet_ft.staging.entries import ARCHIVES, archive_kind, archive_stem
-from resnet_ft.staging.patience import Patience
 from resnet_ft.staging.unpacking import Unpacking
 
 _BROKEN = (

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from resnet_ft.data.folders import find_images, walk_images
 from resnet_ft.errors import DatasetError
+from resnet_ft.patience import Patience, in_parallel, means_full_disk
 from resnet_ft.progress import progress_bar
 from resnet_ft.staging.listing import Listing, in_words, list_images
 from resnet_ft.staging.manifest import Manifest, Stamp
-from resnet_ft.staging.patience import Patience, in_parallel, means_full_disk
 from resnet_ft.staging.shrinking import shrunk
 
 MANIFEST = ".manifest.jsonl"

@@ -5,18 +5,16 @@ import re
 import shutil
 import time
 import urllib.error
-import urllib.request
 from pathlib import Path
-from urllib.parse import quote
 
 from resnet_ft.errors import DatasetError
+from resnet_ft.patience import WAITS
 from resnet_ft.progress import progress_bar
 from resnet_ft.staging.partial import Partial
-from resnet_ft.staging.patience import WAITS
+from resnet_ft.web import may_pass, open_address, reason_of
 
-_TIMEOUT_S = 60
 _BROKEN_OFF = (http.client.HTTPException, urllib.error.URLError, ConnectionError, TimeoutError)
-_AGAIN = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
+_ANOTHER_FILE = 416  # what was asked for lies behind its end
 _NEEDS_LOGIN = (
     "It asks for a login or a permission. Use a link that opens without one, or download the file "
     "in a browser, put it on Drive and give its path."
@@ -47,7 +45,8 @@ def download(url: str, folder: Path) -> Path:
         except _BROKEN_OFF as error:
             if partial.size() > before:
                 waits = list(WAITS)  # it got on: this is another break, not the same one
-            if not waits or getattr(error, "code", 503) not in _AGAIN:
+            passes = may_pass(error) or error.code == _ANOTHER_FILE
+            if not waits or not passes:
                 raise _refused(url, error) from error
             time.sleep(waits.pop(0))
     return complete
@@ -58,9 +57,9 @@ def _fetch(url: str, partial: Partial) -> None:
     if partial.size() and partial.size() == partial.server()["total"]:
         return
     try:
-        response = urllib.request.urlopen(_request(url, partial), timeout=_TIMEOUT_S)
+        response = open_address(url, **_headers(partial))
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # what is asked for lies behind the end: it is another file now
+        if error.code == _ANOTHER_FILE:
             partial.begin(None, None)
         raise
     with response:
@@ -72,13 +71,13 @@ def _fetch(url: str, partial: Partial) -> None:
         raise ConnectionError(f"only {partial.size():,} of {total:,} bytes came")
 
 
-def _request(url: str, partial: Partial) -> urllib.request.Request:
-    headers = {"User-Agent": "resnet_ft", "Accept-Encoding": "identity"}
+def _headers(partial: Partial) -> dict[str, str]:
+    headers = {"Accept-Encoding": "identity"}
     if partial.size():
         headers["Range"] = f"bytes={partial.size()}-"
         if validator := partial.server()["validator"]:
             headers["If-Range"] = validator
-    return urllib.request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers=headers)
+    return headers
 
 
 def _continues(response: http.client.HTTPResponse, partial: Partial) -> bool:
@@ -137,9 +136,7 @@ def _is_a_page(url: str) -> DatasetError:
 
 def _refused(url: str, error: Exception) -> DatasetError:
     if isinstance(error, urllib.error.HTTPError):
-        reason = f"the server answered {error.code} {error.reason}"
         remedy = _REMEDIES.get(error.code, "Check the address, and run it again later.")
     else:
-        reason = str(getattr(error, "reason", error) or type(error).__name__)
         remedy = "Check the address and the network, and run it again: it continues where it was."
-    return DatasetError(f"{url} could not be downloaded: {reason}. {remedy}")
+    return DatasetError(f"{url} could not be downloaded: {reason_of(error)}. {remedy}")

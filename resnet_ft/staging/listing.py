@@ -7,9 +7,9 @@ from pathlib import Path
 
 from resnet_ft.data.folders import is_hidden
 from resnet_ft.data.images import IMAGE_EXTENSIONS
+from resnet_ft.patience import Patience, in_parallel, passes
 from resnet_ft.progress import progress_bar
 from resnet_ft.staging.manifest import Stamp
-from resnet_ft.staging.patience import Patience, in_parallel, passes
 
 
 @dataclass

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from io import BytesIO
@@ -52,21 +53,21 @@ def write_shards(index: DatasetIndex, folder: Path, max_shard_mb: float) -> Path
     plan, identity = _plan(index, max_shard_mb * 1e6), index.fingerprint()
     with unfinished(folder) as work:
         if folder.exists() and any(folder.iterdir()):
-            _check_same(folder, index, plan)
+            _check_same(folder, index, identity, plan)
             return folder
         begun = work / KEPT / fingerprint([identity, max_shard_mb])
         begun.mkdir(parents=True, exist_ok=True)
         for other in begun.parent.iterdir():
             if other != begun:  # the data set was another one when a call was killed
                 shutil.rmtree(other)
-        with progress_bar(None, f"Packing {folder.name}", len(index.table)) as progress:
+        with progress_bar(None, f"Packing {folder.name}", len(index.images)) as progress:
             for name, samples in plan.items():
                 if not (begun / name).exists():
                     with (work / name).open("wb") as file:
                         _write(TarWriter(file, mtime=0), samples)
                     os.replace(work / name, begun / name)
                 progress.update(len(samples))
-        _describe(begun, index, plan)
+        _describe(begun, index, identity, plan)
         if folder.exists():  # and is empty
             folder.rmdir()
         os.replace(begun, folder)
@@ -79,7 +80,7 @@ def _plan(index: DatasetIndex, limit: float) -> Plan:
     labels = {name: label for label, name in enumerate(index.classes)}
     sizes = [path.stat().st_size for path in index.paths()]
     taken = [(3 + -(-size // _BLOCK)) * _BLOCK for size in sizes]  # two headers and the label
-    table = index.table.assign(key=_keys(index.table["path"]), taken=taken)
+    table = index.table.assign(key=_keys(index.images.paths), taken=taken)
     plan: Plan = {}
     for split in index.counts():
         rows = table[table["split"] == split]
@@ -103,7 +104,7 @@ def _filled(sizes: np.ndarray, limit: float) -> list[int]:
     return shards
 
 
-def _keys(paths: list[str]) -> list[str]:
+def _keys(paths: Iterable[str]) -> list[str]:
     """A name for each image, from its path, without dots: they part a key from what it is of."""
     keys: dict[str, None] = {}
     for path in paths:
@@ -132,7 +133,7 @@ def _content(sample: _Sample) -> bytes | None:
     return content
 
 
-def _describe(folder: Path, index: DatasetIndex, plan: Plan) -> None:
+def _describe(folder: Path, index: DatasetIndex, identity: str, plan: Plan) -> None:
     """Write dataset.json of the shards as they are, and say what is not in them."""
     splits: dict[str, list[Shard]] = {}
     left_out = []
@@ -141,22 +142,22 @@ def _describe(folder: Path, index: DatasetIndex, plan: Plan) -> None:
             keys, size = set(list_samples(file, name)[0]), os.fstat(file.fileno()).st_size
         splits.setdefault(name.partition("-")[0], []).append(Shard(name, len(keys), size))
         left_out += [sample.path for sample in samples if sample.key not in keys]
-    described = asdict(ShardIndex(index.classes, index.fingerprint(), splits))
+    described = asdict(ShardIndex(index.classes, identity, splits))
     with atomic_write(folder / INDEX) as temporary:
         temporary.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     if left_out:
         listing = "\n".join(f"  {path}" for path in left_out[:10])
         warnings.warn(
-            f"{len(left_out)} of {len(index.table)} files cannot be read and are not in the shards "
+            f"{len(left_out)} of {len(index.images)} files cannot be read and are in no shard "
             f"(audit_dataset says why):\n{listing}" + "\n  ..." * (len(left_out) > 10),
             stacklevel=4,
         )
 
 
-def _check_same(folder: Path, index: DatasetIndex, plan: Plan) -> None:
+def _check_same(folder: Path, index: DatasetIndex, identity: str, plan: Plan) -> None:
     found = read_shard_index(folder) if (folder / INDEX).is_file() else None
     names = [shard.name for shards in found.splits.values() for shard in shards] if found else []
-    if not found or (found.fingerprint, names) != (index.fingerprint(), list(plan)):
+    if not found or (found.fingerprint, names) != (identity, list(plan)):
         raise DatasetError(
             f"{folder} exists and holds something other than shards of {index.root}. Delete it if "
             "you do not need it, or give another name."

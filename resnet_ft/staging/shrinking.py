@@ -9,8 +9,8 @@ from PIL import Image
 
 from resnet_ft.data.folders import find_images
 from resnet_ft.data.images import upright_rgb
+from resnet_ft.patience import in_parallel
 from resnet_ft.progress import progress_bar
-from resnet_ft.staging.patience import in_parallel
 
 _QUALITY = {"JPEG": 90, "WEBP": 90, "AVIF": 90, "HEIF": 90}
 _COLOUR_SPACES = {"RGB": b"RGB ", "L": b"GRAY"}  # ICC.1:2022, table 19, at byte 16 of a profile

@@ -7,14 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from os import PathLike
 
-from filelock import FileLock, Timeout
-
 from resnet_ft import engine, processes
-from resnet_ft.errors import ParameterError, RunError, TrainingError
+from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.interrupts import Interrupts
 from resnet_ft.training.resuming import capture, position_of
-from resnet_ft.training.runs import Run
 from resnet_ft.training.snapshots import empty_older, next_name, write_snapshot
 from resnet_ft.training.state import TrainingState
 
@@ -37,7 +34,6 @@ class Checkpointer(Callback):
         self._interrupts = Interrupts()
 
     def on_fit_begin(self, state: TrainingState) -> None:
-        self._lock = _locked(state.run)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="resnet_ft-save")
         self._writing: Future | None = None
         network = engine.unwrapped(state.model)
@@ -85,8 +81,6 @@ class Checkpointer(Callback):
                         empty_older(state.run.folder, state.saves)
         finally:
             self._interrupts.forget()
-            if self._lock is not None:
-                self._lock.release()
 
     def _complete(self, state: TrainingState, *, is_due: bool) -> None:
         """After a step or more: save if it is time to, and end the run if that was asked for."""
@@ -128,22 +122,6 @@ def kept_safe(callbacks: Sequence[Callback], run_dir: str | PathLike | None) -> 
     others = [callback for callback in callbacks if callback not in own]
     others = [one for one in others if processes.is_main() or not one.only_in_main_process]
     return others if run_dir is None else [*others, *(own[:1] or [Checkpointer()])]
-
-
-def _locked(run: Run | None) -> FileLock | None:
-    """Hold a run for this process. Raises RunError where another one trains it."""
-    if run is None:
-        return None
-    run.storage.refuge.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{run.storage.refuge}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(
-            f"{run.folder} is being trained by another process of this machine. Wait for its end, "
-            "or end it, and run the same again."
-        ) from error
-    return lock
 
 
 def _is_apart(state: TrainingState) -> bool:

@@ -34,12 +34,13 @@ def start_run(
     cannot be continued, and with `resume=False`, so that none is ever overwritten or mixed.
     """
     run = Run(run_dir)
+    parameters = json.loads(json.dumps(parameters, default=str))  # as they will be read again
     if run.has_begun:
         _go_on(run, resume, parameters)
         _keep_decisions(run, decisions)
         return run
     if run.best.exists():  # a head, which would be overwritten
-        check_unchanged(run, run.config, json.loads(json.dumps(parameters, default=str)))
+        check_unchanged(run, run.config, parameters)
     versions = {name: version(name) for name in _VERSIONS_OF}
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     if decisions is not None:
@@ -61,9 +62,8 @@ def _go_on(run: Run, resume: str | bool, parameters: dict[str, object]) -> None:
             f"{run.folder} already holds a trained run. Choose another run_name, or move that "
             "folder away if it is no longer wanted."
         )
-    new = json.loads(json.dumps(parameters, default=str))
-    check_unchanged(run, run.config, new)
-    run.record(**new)
+    check_unchanged(run, run.config, parameters)
+    run.record(**parameters)
 
 
 def check_unchanged(run: Run, old: dict[str, object], new: dict[str, object]) -> None:

@@ -2,9 +2,13 @@
 
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from resnet_ft.errors import RunError
 from resnet_ft.files import default_cache_dir, rewrite
 
 
@@ -19,6 +23,25 @@ class Storage:
         self.refuge = default_cache_dir() / "runs" / f"{folder.name}-{run_id}"
         self._elsewhere: set[str] = set()
         self.last_whole: str | None = None  # the newest of last.0.pt and last.1.pt in the folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes of this machine out. Raises RunError where one is in already."""
+        lock = FileLock(f"{self.refuge}.lock")
+        try:
+            self.refuge.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunError(
+                f"{self.folder} is being trained by another process of this machine. Wait for its "
+                "end, or end it, and run the same again."
+            ) from error
+        except OSError:  # nobody can write there, so nobody can be kept out
+            pass
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         """Let `write` make a file at a temporary path, and give it its name."""

@@ -248,8 +248,10 @@ def test_what_could_not_be_continued_is_refused_before_any_work(loaders, tmp_pat
         def state_dict(self):
             return {"things": [1, {2}]}
 
-    with pytest.raises(ParameterError, match=r"Hoard.things.1 is a set"):
+    with pytest.raises(ParameterError, match=r"Hoard.things.1 is a set") as raised:
         train(loaders, tmp_path / "run", callbacks=[Hoard()])
+    assert len(train(loaders, tmp_path / "run")[1]) == 3  # though `raised` keeps what was begun
+    assert raised.value.__traceback__ is not None
     with pytest.raises(ParameterError, match="give run_dir"):
         train(loaders, None, callbacks=[Checkpointer()])
 
