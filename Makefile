@@ -1,5 +1,5 @@
 # make demo       the five notebooks on a small data set, in under five minutes once installed
-# make test       the tests, in under ten minutes
+# make test       the tests, in about ten minutes
 # make test-slow  the tests that take longer
 # make lint       ruff
 # make bench-speed  this library beside others, in about 40 minutes; FRESH=1 starts anew
