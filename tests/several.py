@@ -24,6 +24,17 @@ from resnet_ft import (
 )
 
 
+class StopAt(Callback):
+    """Somebody stops the run in a step of an epoch's validation."""
+
+    def __init__(self, epoch, step):
+        self.at = (epoch, step)
+
+    def on_step_begin(self, state):
+        if state.phase == "val" and (state.epoch, state.step) == self.at:
+            raise KeyboardInterrupt
+
+
 class DieAt(Callback):
     """The last process is gone in the middle of a run, without a word."""
 
@@ -35,10 +46,9 @@ class DieAt(Callback):
             os._exit(9)
 
 
-def loaders(photos, cache):
-    return make_dataloaders(
-        photos, image_size=32, batch_size=4, num_workers=0, cache_dir=Path(cache) / "images"
-    )
+def loaders(photos, cache, batch_size=4):
+    options = {"image_size": 32, "batch_size": batch_size, "num_workers": 0}
+    return make_dataloaders(photos, **options, cache_dir=Path(cache) / "images")
 
 
 def seed():
@@ -46,15 +56,15 @@ def seed():
         set_seed(0)
 
 
-def loop(photos, run_dir, cache, num_epochs=3, die_at=None):
+def loop(photos, run_dir, cache, batch_size=4, die_at=None, stop_at=None):
     """A network without batch normalisation and dropout: the same numbers in any number of them."""
     seed()
     layers = [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()]
     model = nn.Sequential(*layers, nn.Linear(128, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    data = loaders(photos, cache)
-    callbacks = [DieAt(*die_at)] if die_at else []
-    options = {"optimizer": optimizer, "num_epochs": num_epochs, "callbacks": callbacks}
+    data = loaders(photos, cache, batch_size)
+    callbacks = [one(*at) for one, at in ((DieAt, die_at), (StopAt, stop_at)) if at]
+    options = {"optimizer": optimizer, "num_epochs": 3, "callbacks": callbacks}
     model, _ = train_model(model, data, run_dir=run_dir, **options)
     write(evaluate(model, data["val"]), run_dir)
 

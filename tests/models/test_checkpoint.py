@@ -119,6 +119,17 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "was-run").exists()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_a_full_disk_is_an_os_error_and_leaves_the_file_as_it_was(saved, monkeypatch):
+    model, path = saved
+    before = path.read_bytes()
+    full = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    full.symlink_to("/dev/full")
+    with pytest.raises(OSError):
+        save_checkpoint(path, model)
+    assert path.read_bytes() == before and not full.is_symlink()
+
+
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
 def test_a_truncated_checkpoint_is_named_with_the_remedy(saved, share):
     content = saved[1].read_bytes()

@@ -96,6 +96,17 @@ def test_the_configuration_is_readable_and_grows(tmp_path):
     assert json.loads(text) == {"name": "été", "path": str(tmp_path), "more": [1, 2]}
 
 
+def test_a_configuration_that_cannot_be_read_is_named_and_kept(trained):
+    folder, _, _ = trained
+    file = folder / "config.json"
+    file.write_text(file.read_text()[:50])
+    before = file.read_bytes()
+    for use in (start_run, lambda folder: load_run(folder).data_source):
+        with pytest.raises(RunError, match=r"config.json cannot be read .*another run_name"):
+            use(folder)
+    assert file.read_bytes() == before
+
+
 def test_a_run_follows_the_decisions_that_it_was_started_with(tmp_path):
     file = tmp_path / "decisions.csv"
     file.write_text("path,decision\n")

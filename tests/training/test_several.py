@@ -81,6 +81,27 @@ def test_a_process_that_dies_ends_the_run_which_goes_on_in_any_number(whole, pho
     assert_the_same(Run(tmp_path / "some"), whole)
 
 
+def test_a_run_stopped_amid_its_validation_goes_on_in_two_processes(whole, photos, tmp_path):
+    options = {"photos": photos, "run_dir": tmp_path / "some", "cache": tmp_path / "cache"}
+    run("loop", check=False, stop_at=(2, 2), **options)
+    position = Run(tmp_path / "some").snapshot()[1]["position"]
+    assert tuple(position[name] for name in ("epoch", "phase", "step")) == (2, "val", 1)
+    run("loop", processes=2, **options)
+    assert_the_same(Run(tmp_path / "some"), whole)
+
+
+def test_more_processes_than_images_in_a_batch_are_refused(photos, tmp_path):
+    options = {"photos": photos, "run_dir": tmp_path / "run", "cache": tmp_path / "cache"}
+    refused = run("loop", processes=2, check=False, batch_size=1, **options)
+    assert refused.returncode != 0
+    assert "batch_size is 1, for 2 processes. Take fewer of them." in refused.stderr
+    for path in (photos / "Val").rglob("[12].png"):  # of each class one image is left
+        path.unlink()
+    refused = run("loop", processes=3, check=False, **options)
+    assert "the number of val images is 2, for 3 processes" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_recipe_runs_in_several_processes_and_features_are_shared_out(photos, tmp_path):
     options = {"photos": photos, "cache": tmp_path / "cache1"}
     run("recipe", run_dir=tmp_path / "one", **options)
