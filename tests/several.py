@@ -61,7 +61,7 @@ def loop(photos, run_dir, cache, batch_size=4, die_at=None, stop_at=None):
     seed()
     layers = [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()]
     model = nn.Sequential(*layers, nn.Linear(128, 2))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9)
     data = loaders(photos, cache, batch_size)
     callbacks = [one(*at) for one, at in ((DieAt, die_at), (StopAt, stop_at)) if at]
     options = {"optimizer": optimizer, "num_epochs": 3, "callbacks": callbacks}
