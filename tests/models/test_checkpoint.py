@@ -120,10 +120,10 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
-def test_a_full_disk_is_an_os_error_and_leaves_the_file_as_it_was(saved, monkeypatch):
+def test_a_full_disk_is_an_os_error_and_leaves_the_file_as_it_was(saved):
     model, path = saved
     before = path.read_bytes()
-    full = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    full = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # as atomic_write calls it
     full.symlink_to("/dev/full")
     with pytest.raises(OSError):
         save_checkpoint(path, model)

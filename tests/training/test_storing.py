@@ -7,21 +7,14 @@ import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import patch
 
 import pytest
 import torch
+from conftest import ROOT
 from tiny import FailAt, noise_loaders, train
 
-from resnet_ft import (
-    Callback,
-    Checkpointer,
-    Run,
-    RunError,
-    load_checkpoint,
-    start_run,
-)
+from resnet_ft import Callback, Checkpointer, Run, RunError, load_checkpoint, start_run
 from resnet_ft.training.snapshots import read_newest, write_snapshot
 
 
@@ -69,9 +62,9 @@ def test_two_damaged_files_stop_a_run_and_nothing_is_overwritten(loaders, tmp_pa
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
-def test_a_first_save_that_breaks_off_leaves_nothing_to_be_damaged(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "fsync", Mock(side_effect=KeyboardInterrupt))
+def test_a_first_save_that_breaks_off_leaves_nothing_to_be_damaged(tmp_path):
+    interrupted = patch.object(os, "fsync", side_effect=KeyboardInterrupt)
+    with interrupted, pytest.raises(KeyboardInterrupt):
         write_snapshot(tmp_path / "last.0.pt", 1, {"step": 1})
     assert read_newest([tmp_path]) is None
     write_snapshot(tmp_path / "last.0.pt", 1, {"step": 2})
@@ -163,6 +156,7 @@ ON_A_SMALL_DISK = """
 import resource, sys
 from pathlib import Path
 import torch
+from conftest import ROOT
 from tiny import noise_loaders
 from torch import nn
 from resnet_ft import train_model
@@ -185,9 +179,8 @@ assert Path(sys.argv[1], "best.pt").read_bytes() == before
 def test_a_run_goes_on_where_nothing_can_be_saved_anywhere(tmp_path):
     """What PyTorch makes of a full disk is no OSError."""
     command = [sys.executable, "-c", ON_A_SMALL_DISK, tmp_path / "run"]
-    places = {"PYTHONPATH": Path(__file__).parents[1], "XDG_CACHE_HOME": tmp_path / "cache"}
-    environment = {**os.environ, **{name: str(path) for name, path in places.items()}}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    options = {"cwd": ROOT / "tests", "capture_output": True, "text": True}
+    done = subprocess.run(command, **options, check=False)
     assert done.returncode == 0, done.stderr
     for name in ("best.pt", "last."):
         assert re.search(rf"{name}.*could not be written to .* either .*: make room", done.stderr)
