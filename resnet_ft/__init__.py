@@ -10,11 +10,11 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "errors": (
-        "CheckpointError DatasetError DriveError ImageError ParameterError ResnetFtError RunError "
-        "TrainingError WeightsError"
+        "CheckpointError DatasetError DriveError ImageError ParameterError ResnetFtError "
+        "RunError TrainingError WeightsError"
     ),
     "engine": "configure_engine describe_device",
-    "data.drive": "check_storage mount_drive project_root unmount_drive",
+    "staging.drive": "check_storage mount_drive project_root unmount_drive",
     "data.sample": "make_sample_dataset",
     "data.images": "open_image",
     "data.index": "DatasetIndex index_dataset",
@@ -22,46 +22,42 @@ _PUBLIC = {
     "data.transforms": "IMAGENET_MEAN IMAGENET_STD eval_transform train_transform",
     "data.dataset": "ImageDataset",
     "data.loaders": "make_dataloaders",
-    "staging.packing": "pack_dataset",
+    "staging.pack": "pack_dataset",
     "staging.stage": "stage_dataset",
     "audit.audit": "Audit audit_dataset",
     "models.build": "architectures build_model",
     "models.freezing": "count_parameters freeze freeze_batchnorm unfreeze",
-    "models.groups": "parameter_groups",
+    "training.schedule": "parameter_groups StepScheduler warmup_cosine",
     "models.checkpoint": "Checkpoint load_checkpoint save_checkpoint",
-    "features.dataset": "FeatureDataset",
+    "features.store": "FeatureDataset",
     "features.precompute": "precompute",
     "evaluation.predictions": "Predictions evaluate load_predictions",
-    "evaluation.labels": "find_label_errors",
-    "evaluation.scores": "accuracy_interval accuracy_summary class_scores confusion_matrix",
-    "visualize.images": "imshow show_images show_mistakes visualize_model",
-    "visualize.dataset": ("plot_class_means show_class show_classes show_label_errors show_pairs"),
+    "evaluation.scores": (
+        "find_label_errors accuracy_interval accuracy_summary class_scores confusion_matrix"
+    ),
+    "visualize.images": (
+        "imshow show_images show_mistakes visualize_model plot_class_means show_class "
+        "show_classes show_label_errors show_pairs"
+    ),
     "visualize.issues": "show_issues",
     "visualize.plots": (
         "plot_class_counts plot_confusion_matrix plot_history plot_image_sizes plot_prediction"
     ),
-    "training.runs": "Run load_run",
-    "training.starting": "start_run",
+    "training.run": "Run load_run start_run",
     "training.state": "TrainingState",
-    "training.callbacks": "Callback",
-    "training.steering": "EarlyStop StepScheduler warmup_cosine",
+    "training.callbacks": "Callback EarlyStop LivePlot ProgressBar Tracker",
     "training.budget": "TimeBudget",
     "training.averaging": "WeightAverage",
-    "training.watching": "LivePlot ProgressBar",
-    "training.tracking": "Tracker",
-    "training.checkpointing": "Checkpointer",
-    "training.mixing": "MixedLoader",
-    "training.balance": "balanced_loader class_weights",
+    "training.resume": "Checkpointer",
+    "data.mixing": "MixedLoader balanced_loader class_weights",
     "training.loop": "train_model",
-    "training.finder": "LRFinder find_lr",
-    "training.head": "HeadSolution solve_head",
-    "training.recipe": "fine_tune",
-    "training.job": "train_run",
-    "training.launching": "launch_training",
+    "training.find_lr": "LRFinder find_lr",
+    "training.linear_head": "HeadSolution solve_head",
+    "training.fine_tune": "fine_tune",
+    "training.launch": "train_run launch_training",
     "inference.predictor": "Predictor",
-    "widgets.browse": "browse_dataset",
+    "widgets.browse": "browse_dataset explore_augmentation",
     "widgets.review": "review_dataset",
-    "widgets.augmentation": "explore_augmentation",
     "widgets.upload": "upload_and_predict",
     "notebook": "check_parameters",
 }

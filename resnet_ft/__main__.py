@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from resnet_ft import processes
+from resnet_ft import distributed
 from resnet_ft.errors import ResnetFtError
 
 
@@ -25,10 +25,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _train(config: str, **options: object) -> None:
-    from resnet_ft.training.job import train_run
+    from resnet_ft.training.launch import train_run
 
     _, history = train_run(config, **options)
-    if processes.is_main():
+    if distributed.is_main():
         best = history["val_accuracy"].max()
         print(f"Best validation accuracy {best:.1%} after {history['epoch'].max()} epochs")
 

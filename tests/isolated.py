@@ -58,7 +58,7 @@ def _read(path: str) -> dict:
 
 
 def _read_resized(path: str) -> dict:
-    from resnet_ft.data.resizing import open_resized
+    from resnet_ft.data.images import open_resized
 
     return {"halves": _describe(open_resized(path, 32))["halves"]}
 

@@ -13,13 +13,13 @@ from torch import nn
 from resnet_ft import (
     Callback,
     build_model,
+    distributed,
     eval_transform,
     evaluate,
     fine_tune,
     freeze,
     make_dataloaders,
     precompute,
-    processes,
     train_model,
 )
 
@@ -42,7 +42,7 @@ class DieAt(Callback):
         self.at = (epoch, step)
 
     def on_step_begin(self, state):
-        if (state.epoch, state.step) == self.at and processes.rank() == processes.count() - 1:
+        if (state.epoch, state.step) == self.at and distributed.rank() == distributed.count() - 1:
             os._exit(9)
 
 
@@ -95,14 +95,14 @@ def shares(photos, run_dir, cache):
     freeze(model, until="fc")
     _, features = precompute(model, data, cache_dir=Path(cache))
     rows, _ = features["train"].dataset.whole()
-    Path(run_dir, f"rank{processes.rank()}.json").write_text(
+    Path(run_dir, f"rank{distributed.rank()}.json").write_text(
         json.dumps({"prepared": len(count), "sums": rows.sum(dim=1).tolist()})
     )
 
 
 def write(predictions, run_dir):
     """What each process was told; the paths and numbers of all have to be the same."""
-    predictions.save(Path(run_dir) / f"rank{processes.rank()}.csv")
+    predictions.save(Path(run_dir) / f"rank{distributed.rank()}.csv")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,18 @@ from pathlib import Path
 import pandas as pd
 
 from resnet_ft.audit.duplicates import find_duplicates
-from resnet_ft.audit.findings import class_findings, image_findings, pair_findings
-from resnet_ft.audit.inspection import inspect_files
-from resnet_ft.audit.issues import issue_table, summarise
-from resnet_ft.audit.proposals import propose_decisions
-from resnet_ft.audit.strays import find_strays
+from resnet_ft.audit.findings import (
+    class_findings,
+    find_strays,
+    image_findings,
+    issue_table,
+    pair_findings,
+    propose_decisions,
+    summarise,
+)
+from resnet_ft.audit.inspect import inspect_files
 from resnet_ft.data.decisions import write_decisions
-from resnet_ft.data.layout import SPLITS, Layout, read_layout
+from resnet_ft.data.index import SPLITS, Layout, read_layout
 from resnet_ft.errors import ParameterError
 from resnet_ft.files import default_cache_dir
 

@@ -1,11 +1,103 @@
 """From facts to findings: the rules of an audit."""
 
+import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 from PIL import Image
+
+from resnet_ft.data.folders import is_hidden, walk_once
+from resnet_ft.data.images import IMAGE_EXTENSIONS
+
+# Error: left out of training, or the scores are not to be trusted. Warning: worth a look.
+# Info: the library deals with it.
+_LEFT_OUT = "Training leaves the file out: replace or remove it."
+MEANINGS = {
+    "refused": ("error", "Training refuses this data set until it is put right."),
+    "no readable image": ("error", "Training refuses a class without images: add some."),
+    "leakage": ("error", "The score rewards memory: remove the copy from one of the splits."),
+    "label conflict": ("error", "One picture, two labels: keep the right one, remove the other."),
+    "unreadable": ("error", _LEFT_OUT),
+    "empty file": ("error", _LEFT_OUT),
+    "not an image": ("error", _LEFT_OUT),
+    "truncated": ("error", _LEFT_OUT),
+    "decompression bomb": ("error", "Too many pixels to be decoded, so it is left out: shrink it."),
+    "duplicate": ("warning", "Counts twice in its class: remove the copy."),
+    "blank": ("warning", "Hardly anything to see: remove it."),
+    "very dark": ("warning", "Look whether the subject can be seen, or remove it."),
+    "very bright": ("warning", "Look whether the subject can be seen, or remove it."),
+    "blurred": ("warning", "Look whether the subject can be recognised, or remove it."),
+    "tiny": ("warning", "Enlarged more than four times for the network: find a larger original."),
+    "extreme aspect ratio": ("warning", "The network sees only a part of it: crop it yourself."),
+    "few images": ("warning", "Too few to learn the class from, or to score it: add some."),
+    "class imbalance": ("warning", "Less than a fifth of the largest class: add images to it."),
+    "class in one split": ("warning", "Learnt but never scored: add validation images of it."),
+    "outside of a class": ("warning", "Not used: move it into the folder of its class."),
+    "unread format": ("warning", "Not used: convert it to JPEG or PNG."),
+    "wrong extension": ("info", "Read by its content: other tools may trip over its name."),
+    "rotated by EXIF": ("info", "Turned upright when it is read: other tools may not do so."),
+    "animated": ("info", "Only its first frame is used."),
+    "transparent": ("info", "Laid on white."),
+    "CMYK": ("info", "Converted to RGB; colours for print may look a little different."),
+    "more than 8 bits": ("info", "Scaled to 8 bits."),
+    "grey among colour": ("info", "Used as RGB: check that it is not one class that is grey."),
+    "junk": ("info", "Not used: made by a system, or hidden."),
+    "other file": ("info", "Not used: no image by its name."),
+}
+
+
+def issue_table(findings: list[tuple[str, str, str]]) -> pd.DataFrame:
+    """Findings (path, issue, detail) as a table with their `severity`, the serious ones first."""
+    table = pd.DataFrame(findings, columns=["path", "issue", "detail"], dtype=object)
+    table["severity"] = [MEANINGS[issue][0] for issue in table["issue"]]
+    order = {issue: place for place, issue in enumerate(MEANINGS)}
+    table = table.sort_values("issue", key=lambda issues: issues.map(order), kind="stable")
+    return table[["path", "issue", "severity", "detail"]].reset_index(drop=True)
+
+
+def summarise(issues: pd.DataFrame) -> pd.DataFrame:
+    """A row an issue that was found: `issue`, `severity`, `count` and `meaning`."""
+    counts = issues["issue"].value_counts()
+    rows = [
+        (issue, severity, int(counts[issue]), meaning)
+        for issue, (severity, meaning) in MEANINGS.items()
+        if issue in counts
+    ]
+    return pd.DataFrame(rows, columns=["issue", "severity", "count", "meaning"])
+
+
+_UNREAD_FORMATS = frozenset(
+    {".svg", ".eps", ".psd", ".jp2", ".jxl", ".ico", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"}
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"}  # cameras' raw formats
+)
+
+
+def find_strays(root: Path, images: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(path, issue) of every entry below `root` that is neither one of `images` nor a folder.
+
+    Paths, also those of `images`, are relative to `root`. The issue is "junk" (hidden files and
+    folders, leftovers of systems; a folder is told once), "outside of a class" (images),
+    "unread format" (images of a kind that the library does not read) or "other file".
+    """
+    images = set(images)
+    for parent, hidden_folders, names in walk_once(root):
+        for name in sorted(hidden_folders + names):
+            path = (parent / name).relative_to(root).as_posix()
+            if path not in images:
+                yield path, _kind(name)
+
+
+def _kind(name: str) -> str:
+    extension = os.path.splitext(name)[1].lower()
+    if is_hidden(name):
+        return "junk"
+    if extension in IMAGE_EXTENSIONS:
+        return "outside of a class"
+    return "unread format" if extension in _UNREAD_FORMATS else "other file"
+
 
 Finding = tuple[str, str, str]  # path, issue, detail
 _BLANK = 0.03  # contrast, as a share of the way from black to white
@@ -117,3 +209,36 @@ def pair_findings(pairs: pd.DataFrame, images: pd.DataFrame) -> Iterator[Finding
             yield pair.path, "label conflict", detail
         if (split, class_name) == (other_split, other_class):
             yield pair.path, "duplicate", detail
+
+
+_COLUMNS = ["path", "decision", "value", "reason"]
+_USED = ("train", "val", "test")  # in this order
+
+
+def propose_decisions(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """A first table of decisions from the `images` and `pairs` of an audit.
+
+    Of a picture in several splits the copies outside the last of them are left out, so that none is
+    scored on what an earlier one has taught; of one with two labels all copies are, since one label
+    is wrong; of copies that are equal to the byte, all but one. The last images of a class in a
+    split are never proposed: there are decisions that a person has to take.
+    """
+    table = images.set_index("path")
+    excluded: dict[str, str] = {}
+    for original, copies in pairs.groupby("other", sort=False):
+        group = table.loc[[original, *copies["path"]]]
+        splits = group["split"].astype(str)
+        last = max(splits, key=_USED.index)
+        if group["class_name"].astype(str).nunique() > 1:
+            excluded |= dict.fromkeys(group.index, "the same picture has two labels")
+            continue
+        kept = splits.index[splits == last]
+        reason = f"the same picture is in {last}: {kept[0]}"
+        excluded |= dict.fromkeys(splits.index[splits != last], reason)
+        again = kept[group.loc[kept, "content"].duplicated().to_numpy()]
+        excluded |= dict.fromkeys(again, f"the same file as {kept[0]}")
+    for _, paths in table[table["problem"].isna()].groupby(["split", "class_name"], observed=True):
+        if set(paths.index) <= excluded.keys():
+            excluded = {path: why for path, why in excluded.items() if path not in paths.index}
+    rows = [(path, "exclude", "", reason) for path, reason in sorted(excluded.items())]
+    return pd.DataFrame(rows, columns=_COLUMNS)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from resnet_ft.data.decoded import DecodedImages
+from resnet_ft.data.cache import DecodedImages
 from resnet_ft.data.transforms import prepare, split_transform
 from resnet_ft.files import fingerprint
 

@@ -1,8 +1,11 @@
 """What a folder holds that its user put there: no hidden files, no leftovers of systems."""
 
 import os
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from resnet_ft.data.images import IMAGE_EXTENSIONS
 
@@ -57,3 +60,32 @@ def walk_once(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         hidden = sorted(name for name in folders if is_hidden(name))
         folders[:] = sorted(set(folders) - set(hidden))
         yield Path(parent), hidden, sorted(names)
+
+
+class PathArray(Sequence[str]):
+    """Paths in two arrays: their bytes, one after the other, and where each begins.
+
+    A list would hold an object for each path. Workers that were forked would copy them one by one,
+    since even to look at an object is to write its reference count.
+    """
+
+    def __init__(self, paths: Iterable[str | os.PathLike]):
+        text, ends = bytearray(), array("q", [0])
+        for path in paths:
+            text += os.fsencode(path)
+            ends.append(len(text))
+        self._text = np.frombuffer(bytes(text), np.uint8)
+        self._ends = np.array(ends)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, i: int) -> str:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"{i} is not one of {len(self)} paths")
+        i %= len(self)
+        return os.fsdecode(self._text[self._ends[i] : self._ends[i + 1]].tobytes())
+
+    def take(self, rows: Iterable[int]) -> "PathArray":
+        """The paths in these rows."""
+        return PathArray(self[int(row)] for row in rows)

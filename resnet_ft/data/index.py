@@ -1,16 +1,226 @@
-"""Which images, classes and splits a data folder holds."""
+"""Which images, classes and splits a data folder holds, and what is wrong with that."""
 
 import os
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from resnet_ft.data.layout import SPLITS, read_layout
-from resnet_ft.data.table import ImageTable
+from resnet_ft.data.folders import PathArray, subfolders, walk_names
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTable:
+    """The `paths` of images and, row by row, their `labels`: `split` and `class_name`, categories.
+
+    One DataFrame of both would hold an object for each path.
+    """
+
+    paths: PathArray
+    labels: pd.DataFrame
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> "ImageTable":
+        """Keep a DataFrame with the columns `path`, `split` and `class_name`."""
+        labels = frame[["split", "class_name"]].reset_index(drop=True).astype("category")
+        return cls(PathArray(frame["path"]), labels)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A DataFrame with the columns `path`, `split` and `class_name`."""
+        frame = self.labels.copy()
+        frame.insert(0, "path", pd.Series(list(self.paths), dtype=object))
+        return frame
+
+    def take(self, rows: np.ndarray) -> "ImageTable":
+        """These rows: their numbers, or a mask."""
+        rows = np.arange(len(self))[rows]
+        return ImageTable(self.paths.take(rows), self.labels.iloc[rows].reset_index(drop=True))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+_VAL_SHARE = 0.2
+
+
+def set_aside(images: ImageTable) -> ImageTable:
+    """Move about a fifth of each class to "val": at least one image of it, and never all.
+
+    A hash of each path decides, so that an image stays where it is when others are added; only in
+    a class so small that no hash is low enough, the lowest is taken, and may change. Raises
+    DatasetError for a class of one image.
+    """
+    labels = images.labels
+    share = pd.Series(np.fromiter(map(_hash_share, images.paths), float, len(images)))
+    of_class = share.groupby(labels["class_name"], observed=True)
+    lowest, highest = of_class.transform("min"), of_class.transform("max")
+    alone = labels.loc[lowest == highest, "class_name"].unique()
+    if alone.size:
+        raise DatasetError(
+            f"Class {alone[0]} has a single image: one is needed for training and one for "
+            "validation. Add images, or remove the class."
+        )
+    aside = ((share < _VAL_SHARE) | (share == lowest)) & (share < highest)
+    return replace(images, labels=labels.assign(split=labels["split"].mask(aside, "val")))
+
+
+def _hash_share(path: str) -> float:
+    """A number in [0, 1) that depends on the path alone."""
+    return int(sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:8], 16) / 2**32
+
+
+SPLITS = ("train", "val", "test")
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+class _Problem(NamedTuple):
+    """Why a data set cannot be trained on: the file or folder, and what to do about it."""
+
+    path: Path
+    message: str
+
+
+class _Group(NamedTuple):
+    """How many images a class has in a split."""
+
+    split: str
+    class_name: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What `read_layout` found: the paths of `images` are relative to `root`."""
+
+    root: Path
+    images: ImageTable
+    problems: list[_Problem]
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names of the training split, sorted."""
+        labels = self.images.labels
+        return sorted(labels.loc[labels["split"] == "train", "class_name"].unique())
+
+
+def read_layout(data_dir: str | Path) -> Layout:
+    """Find the images below a folder, by split and class, and what stands in the way of training.
+
+    What is understood is written at `index_dataset`. Raises DatasetError only for a folder that
+    does not exist.
+    """
+    root = _unwrap(Path(data_dir))
+    folders, problems = _split_folders(root)
+    groups = []
+    found = (_read_split(root, *pair, groups, problems) for pair in folders)
+    paths = PathArray(chain.from_iterable(found))  # at once, so that no list of them is made
+    images = ImageTable(paths, _labels(groups))
+    if {split for split, _ in folders} == {"train"}:
+        try:
+            images = set_aside(images)
+        except DatasetError as error:
+            problems.append(_Problem(root, str(error)))
+    problems += _disagreements(root, images.labels)
+    return Layout(root, images, problems)
+
+
+def _unwrap(folder: Path) -> Path:
+    """Step into a folder that only wraps the data set, as archives often do."""
+    if not folder.is_dir():
+        raise DatasetError(
+            f"There is no folder {folder}. Check data_dir, or stage the data set first."
+        )
+    inside = subfolders(folder)
+    while len(inside) == 1 and inside[0].name.lower() not in _SPLIT_NAMES and subfolders(inside[0]):
+        folder, inside = inside[0], subfolders(inside[0])
+    return folder
+
+
+def _split_folders(root: Path) -> tuple[list[tuple[str, Path]], list[_Problem]]:
+    named = [(_SPLIT_NAMES.get(path.name.lower()), path) for path in subfolders(root)]
+    folders: dict[str, Path] = {}
+    problems = []
+    for split, path in named:
+        if split and split in folders:
+            message = f"{folders[split]} and {path} are both {split}. Merge or rename one."
+            problems.append(_Problem(path, message))
+        folders.setdefault(split, path)
+    found = [(split, path) for split, path in named if split]
+    if found and "train" not in folders:
+        beside = ", ".join(str(path) for _, path in found)
+        message = f"{root} has no Train folder beside {beside}. Name the training one Train."
+        problems.append(_Problem(root, message))
+    if "val" not in folders:
+        found = [("val" if split == "test" else split, path) for split, path in found]
+    return found or [("train", root)], problems
+
+
+def _read_split(
+    root: Path, split: str, folder: Path, groups: list[_Group], problems: list[_Problem]
+) -> Iterator[str]:
+    """Each image of a split, relative to `root`; adds to `groups` and `problems` on the way."""
+    class_folders = subfolders(folder)
+    if not class_folders:
+        message = (
+            f"{folder} has no class folders. Put the images of each class into a folder of its "
+            "own, named after the class."
+        )
+        problems.append(_Problem(folder, message))
+    for class_folder in class_folders:
+        # macOS writes accents as characters of their own: the same name in two spellings.
+        class_name = unicodedata.normalize("NFC", class_folder.name)
+        count = 0
+        for parent, names in walk_names(class_folder):
+            prefix = parent.relative_to(root).as_posix()
+            yield from (f"{prefix}/{name}" for name in names)
+            count += len(names)
+        if count:
+            groups.append(_Group(split, class_name, count))
+        else:
+            message = f"{class_folder} holds no images. Add some, or remove the folder."
+            problems.append(_Problem(class_folder, message))
+
+
+def _labels(groups: list[_Group]) -> pd.DataFrame:
+    """Split and class of each image, as categories, in the order of the groups."""
+    groups = pd.DataFrame(groups, columns=_Group._fields, dtype=object)
+    labels = pd.DataFrame(
+        {
+            "split": pd.Categorical(groups["split"], SPLITS),
+            "class_name": groups["class_name"].astype("category"),
+        }
+    )
+    return labels.iloc[np.repeat(labels.index, groups["count"].astype(int))].reset_index(drop=True)
+
+
+def _disagreements(root: Path, labels: pd.DataFrame) -> list[_Problem]:
+    problems = []
+    known_pairs = labels.drop_duplicates().astype(object)
+    classes = {split: set(rows) for split, rows in known_pairs.groupby("split")["class_name"]}
+    known = classes.pop("train", set())
+    if len(known) == 1:
+        message = f"{root} has a single class ({min(known)}). A classifier needs two or more."
+        problems.append(_Problem(root, message))
+    for split, names in classes.items():
+        if names - known:
+            message = (
+                f"{root}: {split} has classes that Train lacks: {', '.join(sorted(names - known))}"
+                ". Add them to Train, or rename the folders so that both agree."
+            )
+            problems.append(_Problem(root, message))
+    return problems
 
 
 class DatasetIndex:

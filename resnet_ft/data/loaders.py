@@ -9,13 +9,11 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import DataLoader
 
+from resnet_ft.data.batches import EpochBatchSampler, fitting_workers, image_loader, slots_for
+from resnet_ft.data.cache import DecodedImages, decode_once
 from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.data.decisions import apply_decisions
-from resnet_ft.data.decoded import DecodedImages
-from resnet_ft.data.exchange import fitting_workers, image_loader, slots_for
-from resnet_ft.data.filling import decode_once
 from resnet_ft.data.index import DatasetIndex, index_dataset
-from resnet_ft.data.sampling import EpochBatchSampler
 from resnet_ft.data.shard_loader import shard_loaders
 from resnet_ft.data.shards import holds_shards
 from resnet_ft.data.transforms import (

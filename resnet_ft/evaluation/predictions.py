@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 
-from resnet_ft import engine, processes
-from resnet_ft.data.sampling import EpochBatchSampler
+from resnet_ft import distributed, engine
+from resnet_ft.data.batches import EpochBatchSampler
 from resnet_ft.errors import DatasetError, ParameterError
 from resnet_ft.files import atomic_write
 from resnet_ft.models.freezing import evaluation_mode
-from resnet_ft.progress import progress_bar
+from resnet_ft.notebook import progress_bar
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ def predict_logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Te
 def _of_all(dataloader: DataLoader, rows: Tensor) -> Tensor:
     """The rows of all processes, where each of them has its share, in the order of the loader."""
     sampler = dataloader.batch_sampler
-    if processes.count() == 1 or not isinstance(sampler, EpochBatchSampler):
+    if distributed.count() == 1 or not isinstance(sampler, EpochBatchSampler):
         return rows
-    parts = torch.cat(processes.gathered(rows))
+    parts = torch.cat(distributed.gathered(rows))
     whole = torch.empty_like(parts)
-    whole[torch.cat(processes.gathered(sampler.places()))] = parts
+    whole[torch.cat(distributed.gathered(sampler.places()))] = parts
     return whole
 
 

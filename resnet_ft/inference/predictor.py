@@ -11,16 +11,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resnet_ft import engine
-from resnet_ft.data.decoded import DecodedImages
-from resnet_ft.data.filling import decode_once
+from resnet_ft.data.cache import DecodedImages, decode_once
 from resnet_ft.data.folders import find_images
-from resnet_ft.data.images import upright_rgb
-from resnet_ft.data.resizing import resized
+from resnet_ft.data.images import resized, upright_rgb
 from resnet_ft.data.transforms import prepare, side_for
 from resnet_ft.errors import DatasetError, ImageError
 from resnet_ft.files import atomic_write
 from resnet_ft.models.checkpoint import load_checkpoint
-from resnet_ft.progress import progress_bar
+from resnet_ft.notebook import progress_bar
 
 AnyFile = str | Path | Image.Image
 

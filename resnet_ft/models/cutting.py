@@ -1,9 +1,11 @@
 """A network cut in two: what is frozen, and what trains on what the frozen part puts out."""
 
 import copy
+import warnings
 from collections import OrderedDict
 
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 from torchvision.models import ResNet
 
 from resnet_ft.errors import ParameterError
@@ -73,3 +75,16 @@ def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
             "trained alone. Train the whole network with train_model."
         )
     return layers[-1]
+
+
+def fold_batchnorm(network: nn.Module) -> nn.Module:
+    """A network in evaluation mode without the BatchNorm layers that follow a convolution.
+
+    The network itself, where torch.fx cannot follow its forward pass.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return fuse(network)
+        except Exception:  # tracing runs the network's own code, which may fail in any way
+            return network

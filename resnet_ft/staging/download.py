@@ -1,6 +1,7 @@
 """A file from the web: what breaks off is continued, also by a later call."""
 
 import http.client
+import json
 import re
 import shutil
 import time
@@ -8,10 +9,38 @@ import urllib.error
 from pathlib import Path
 
 from resnet_ft.errors import DatasetError
-from resnet_ft.patience import WAITS
-from resnet_ft.progress import progress_bar
-from resnet_ft.staging.partial import Partial
-from resnet_ft.web import may_pass, open_address, reason_of
+from resnet_ft.notebook import progress_bar
+from resnet_ft.remote import WAITS, may_pass, open_address, reason_of
+
+
+class Partial:
+    """What has come so far, and a note of which state of the file at the server it is."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "partial"
+        self._note = folder / "server.json"
+
+    def size(self) -> int:
+        """Bytes that are there."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def server(self) -> dict:
+        """The file's `total` size and `validator` (ETag or date), None where nobody told."""
+        try:
+            return json.loads(self._note.read_text())
+        except (OSError, ValueError):
+            return {"total": None, "validator": None}
+
+    def begin(self, total: int | None, validator: str | None) -> None:
+        """Forget what came; what comes now is of this state."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_bytes(b"")
+        self._note.write_text(json.dumps({"total": total, "validator": validator}))
+
+    def discard(self) -> None:
+        """Leave nothing: it is not what was wanted."""
+        shutil.rmtree(self.path.parent)
+
 
 _BROKEN_OFF = (http.client.HTTPException, urllib.error.URLError, ConnectionError, TimeoutError)
 _ANOTHER_FILE = 416  # what was asked for lies behind its end

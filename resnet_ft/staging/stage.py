@@ -9,12 +9,11 @@ from urllib.parse import unquote, urlsplit
 from resnet_ft.data.sample import make_sample_dataset
 from resnet_ft.errors import DatasetError, ParameterError
 from resnet_ft.files import fingerprint, is_on_drive
-from resnet_ft.staging.archives import unpack
-from resnet_ft.staging.copying import copy_folder
+from resnet_ft.staging.archives import ARCHIVES, archive_stem, unpack
+from resnet_ft.staging.copy import copy_folder
 from resnet_ft.staging.download import download
-from resnet_ft.staging.entries import ARCHIVES, archive_stem
-from resnet_ft.staging.shrinking import shrink_folder
-from resnet_ft.staging.unfinished import KEPT, is_unfinished, unfinished
+from resnet_ft.staging.shrink import shrink_folder
+from resnet_ft.staging.workfolder import KEPT, is_unfinished, unfinished
 
 
 def stage_dataset(

@@ -1,6 +1,13 @@
-"""What may watch or steer a run: hooks that `train_model` calls."""
+"""Callbacks: hooks that `train_model` calls, and those that every run may use."""
 
-from resnet_ft.training.state import TrainingState
+import math
+from contextlib import suppress
+from pathlib import Path
+
+from resnet_ft.errors import ParameterError
+from resnet_ft.notebook import progress_bar
+from resnet_ft.training.state import TrainingState, describe_training
+from resnet_ft.visualize.plots import plot_history
 
 
 class Callback:
@@ -55,3 +62,189 @@ def notify(state: TrainingState, event: str) -> None:
     """Call one hook of every callback of the run, in their order."""
     for callback in state.callbacks:
         getattr(callback, event)(state)
+
+
+class EarlyStop(Callback):
+    """Ends the run when `metric` has not improved by more than `min_delta` for `patience` epochs.
+
+    `metric` is a column of the history: the lower the better where its name ends in "loss", the
+    higher the better where it ends in "accuracy". Raises ParameterError for any other, and for a
+    column that there is none of.
+    """
+
+    def __init__(self, patience: int = 5, *, min_delta: float = 0.0, metric: str = "val_loss"):
+        if patience < 1:
+            raise ParameterError(f"patience={patience} should be 1 epoch or more.")
+        if not metric.endswith(("loss", "accuracy")):
+            raise ParameterError(f"metric={metric!r} should end in loss or in accuracy.")
+        self.patience, self.min_delta, self.metric = patience, min_delta, metric
+        self._sign = -1.0 if metric.endswith("loss") else 1.0
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        # Of the metric with its sign: higher is better. A first row may be that of the head alone.
+        values = [self._sign * row[self.metric] for row in state.rows if self.metric in row]
+        self._best = max(values, default=-math.inf)
+        self._epochs_without = 0
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        if self.metric not in state.row:
+            raise ParameterError(
+                f"metric={self.metric!r} is no column of the history: {', '.join(state.row)}."
+            )
+        value = self._sign * state.row[self.metric]
+        if value > self._best + self.min_delta:
+            self._best, self._epochs_without = value, 0
+        else:
+            self._epochs_without += 1
+        state.should_stop |= self._epochs_without >= self.patience
+
+    def state_dict(self) -> dict[str, object]:
+        return {"best": self._best, "epochs_without": self._epochs_without}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self._best, self._epochs_without = state["best"], state["epochs_without"]
+
+
+class ProgressBar(Callback):
+    """One bar for the whole run, with the time left, and a line for every epoch.
+
+    Where nobody watches it (a log file, CI, a notebook that papermill runs), the lines alone.
+    """
+
+    only_in_main_process = True
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        self.bar = progress_bar(total=_total_steps(state), unit="batch")
+
+    def on_phase_begin(self, state: TrainingState) -> None:
+        if state.should_stop and state.steps_per_epoch:
+            self.bar.total = self.bar.n + state.steps_per_epoch[state.phase]
+        self.bar.set_description(f"epoch {state.epoch}/{state.num_epochs} {state.phase}")
+
+    def on_step_end(self, state: TrainingState) -> None:
+        self.bar.update()
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        row = state.rows[-1]
+        average = f" (average {row['ema_val_accuracy']:.1%})" if "ema_val_accuracy" in row else ""
+        self.bar.write(
+            f"epoch {state.epoch:>2}/{state.num_epochs}"
+            f"   train: loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:6.1%}"
+            f"   val: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:6.1%}{average}"
+            f"   {row['seconds']:.0f} s{'   best so far' if state.is_best else ''}"
+        )
+
+    def on_fit_end(self, state: TrainingState) -> None:
+        self.bar.total = self.bar.n  # a notebook leaves a bar that did not get to its end, in red
+        self.bar.close()
+
+
+class LivePlot(Callback):
+    """Learning curves that grow in a notebook while the model trains, and a PNG file of them."""
+
+    only_in_main_process = True
+
+    def __init__(self, path: str | Path | None = None):
+        self.path = path
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        from IPython.display import HTML, display
+
+        self.display = display(HTML("<i>Curves appear after the first epoch.</i>"), display_id=True)
+
+        if state.rows:
+            self._draw(state)
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        self._draw(state)
+
+    def _draw(self, state: TrainingState) -> None:
+        import matplotlib.pyplot as plt
+
+        figure = plot_history(state.history)
+        if self.path is not None:
+            with suppress(OSError):  # Drive may be gone or full: the run goes on
+                figure.savefig(self.path)
+        plt.close(figure)  # it is shown here, not once more at the end of the cell
+        if self.display is not None:  # there is no place to draw in outside of a notebook
+            self.display.update(figure)
+
+
+def _total_steps(state: TrainingState) -> int | None:
+    steps = state.steps_per_epoch
+    return steps and state.num_epochs * sum(steps.values())
+
+
+class Tracker(Callback):
+    """Logs every epoch's row of the history, and the learning rate of every training step.
+
+    `name` is one that accelerate knows, such as "tensorboard", "wandb" or "mlflow". What it keeps
+    in files goes below `logging_dir`: by default the folder `tracker` of the run, else `runs`.
+    Steps are counted over the whole run; what `train_model` was called with is logged as well.
+    Raises ParameterError for a name that is unknown, or whose package is not installed.
+    """
+
+    only_in_main_process = True
+
+    def __init__(self, name: str = "tensorboard", *, logging_dir: str | Path | None = None):
+        self._tracker_class = _tracker_class(name)
+        self.logging_dir = logging_dir
+
+    def on_fit_begin(self, state: TrainingState) -> None:
+        self._steps = 0
+        project = state.run.folder.name if state.run else "resnet_ft"
+        default = state.run.folder / "tracker" if state.run else "runs"
+        needs_folder = self._tracker_class.requires_logging_directory
+        folder = [str(self.logging_dir or default)] if needs_folder else []
+        self.tracker = self._tracker_class(project, *folder)
+        if hasattr(self.tracker, "start"):  # older versions of accelerate start at once
+            self.tracker.start()
+        self.tracker.store_init_configuration(_flat(describe_training(state)))
+
+    def on_step_begin(self, state: TrainingState) -> None:
+        if state.phase == "train":
+            self._steps += 1
+            self.tracker.log({"step_learning_rate": state.learning_rate}, step=self._steps)
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        numbers = {name: value for name, value in state.row.items() if _is_number(value)}
+        self.tracker.log(numbers, step=self._steps)
+
+    def on_fit_end(self, state: TrainingState) -> None:
+        self.tracker.finish()
+
+    def state_dict(self) -> dict[str, object]:
+        return {"steps": self._steps}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self._steps = state["steps"]
+
+
+def _tracker_class(name: str) -> type:
+    """accelerate's class for a tracker, where its package is installed."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    if name not in LOGGER_TYPE_TO_CLASS:
+        known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+        raise ParameterError(f"name={name!r} is no tracker that accelerate knows: {known}.")
+    if name not in {str(tracker) for tracker in get_available_trackers()}:
+        raise ParameterError(
+            f"The tracker {name} needs a package that is not installed: pip install {name}"
+        )
+    return LOGGER_TYPE_TO_CLASS[name]
+
+
+def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested values as one level of numbers and texts: {"optimizer_options.lr": 0.0001}."""
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            plain = isinstance(value, str | bool) or _is_number(value)
+            flat[prefix + name] = value if plain else str(value)
+    return flat
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)

@@ -1,17 +1,94 @@
 """Where a run stands: what trains on what, and how far it has come."""
 
+import math
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from resnet_ft import processes
-from resnet_ft.training.best import BestModel, whole_model
-from resnet_ft.training.runs import Run
+from resnet_ft import distributed
+from resnet_ft.errors import CheckpointError, ParameterError, TrainingError
+from resnet_ft.models.checkpoint import load_checkpoint, save_checkpoint
+from resnet_ft.training.run import Run
+
+
+class BestModel:
+    """Keeps the weights with the highest validation accuracy, ties by lower loss."""
+
+    def __init__(self, model: nn.Module, val: DataLoader, run: Run | None = None):
+        self._model = model
+        self._preprocessing = getattr(val.dataset, "preprocessing", None)
+        self._run = run
+        self._scores: dict[str, float] = {}
+        self._weights: dict[str, Tensor] = {}
+
+    def update(self, row: dict[str, float], model: nn.Module | None = None) -> bool:
+        """Keep the weights if this row of the history is the best so far; say whether it is.
+
+        `model` is another network of the same layers, where not the trained one itself was scored.
+        """
+        if self._scores and _rank(row) <= _rank(self._scores):
+            return False
+        self._scores = {name: float(value) for name, value in row.items()}
+        model = self._model if model is None else model
+        tensors = model.state_dict()
+        self._weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        self._save(whole_model(model).state_dict())
+        return True
+
+    def restore(self) -> None:
+        """Give the model its best weights back; before the first epoch's end it keeps its own."""
+        if self._weights:
+            self._model.load_state_dict(self._weights)
+        whole_model(self._model).eval()
+        self._model.eval()
+
+    def state_dict(self) -> dict[str, object]:
+        """The best weights and their scores."""
+        return {"scores": self._scores, "weights": self._weights}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Go on from what `state_dict` gave; what best.pt has lost passes through the model."""
+        self._scores, self._weights = state["scores"], state["weights"]
+        if self._weights and self._run is not None and not self._is_saved():
+            self._model.load_state_dict(self._weights)
+            self._save(whole_model(self._model).state_dict())
+
+    def _is_saved(self) -> bool:
+        try:
+            return _rank(load_checkpoint(self._run.best).scores) == _rank(self._scores)
+        except CheckpointError:  # lost, or written by half when the process was killed
+            return False
+
+    def _save(self, weights: dict[str, Tensor]) -> None:
+        if self._run is None:
+            return
+
+        def save(path: Path) -> None:
+            save_checkpoint(
+                path,
+                whole_model(self._model),
+                preprocessing=self._preprocessing,
+                scores=self._scores,
+                state_dict=weights,
+            )
+
+        self._run.storage.write(self._run.best.name, save)
+
+
+def _rank(scores: dict[str, float]) -> tuple[float, float]:
+    return scores["val_accuracy"], -scores["val_loss"]
+
+
+def whole_model(model: nn.Module) -> nn.Module:
+    """The network that a part of it, which trains on precomputed features, belongs to."""
+    return getattr(model, "full_model", model)
+
 
 _COLUMNS = (
     *("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
@@ -61,7 +138,7 @@ class TrainingState:
 
     def share(self) -> None:
         """Let all processes know what they counted together."""
-        self.loss_sum, self.correct, self.count = processes.total(
+        self.loss_sum, self.correct, self.count = distributed.total(
             self.loss_sum, self.correct, self.count
         )
 
@@ -132,3 +209,85 @@ def _described(criterion: Callable) -> str:
 
 def _length(loader: DataLoader) -> int | None:
     return len(loader.dataset) if isinstance(loader.dataset, Sized) else None
+
+
+def check_training(state: TrainingState) -> None:
+    """Raise TrainingError or ParameterError for what would waste a run."""
+    if not isinstance(state.num_epochs, int) or state.num_epochs < 0:
+        raise ParameterError(f"num_epochs={state.num_epochs!r} should be a whole number.")
+    missing = [phase for phase in ("train", "val") if phase not in state.dataloaders]
+    if missing:
+        raise ParameterError(
+            f"dataloaders lacks {' and '.join(missing)}. Give a dict of two loaders, as "
+            "make_dataloaders returns it."
+        )
+    _check_shares(state)
+    trainable = {id(parameter) for parameter in trainable_parameters(state.model)}
+    classes = [getattr(state.dataloaders[p].dataset, "classes", None) for p in ("train", "val")]
+    if None not in classes and list(classes[0]) != list(classes[1]):
+        raise TrainingError(
+            f"The training classes {classes[0]} and the validation classes {classes[1]} differ, so "
+            "their labels do not mean the same. Make both loaders with make_dataloaders."
+        )
+    held = {
+        id(parameter) for group in state.optimizer.param_groups for parameter in group["params"]
+    }
+    if not trainable & held:
+        raise TrainingError(
+            "The optimizer holds none of the layers that train. Make it after the model is built "
+            "and frozen: Adam(p for p in model.parameters() if p.requires_grad)."
+        )
+
+
+def _check_shares(state: TrainingState) -> None:
+    """Every process needs an image of each batch; with fewer it would wait for ever."""
+    count = distributed.count()
+    sizes = {"batch_size": getattr(state.dataloaders["train"].batch_sampler, "batch_size", None)}
+    for phase, loader in state.dataloaders.items():
+        sizes[f"the number of {phase} images"] = getattr(loader.batch_sampler, "num_samples", None)
+    for name, size in sizes.items():
+        if size is not None and size < count:
+            raise ParameterError(f"{name} is {size}, for {count} processes. Take fewer of them.")
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen. Raises TrainingError where there are none."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise TrainingError("Every layer is frozen. Call unfreeze(model) or freeze(model, 'fc').")
+    return parameters
+
+
+def likeliest(labels: Tensor) -> Tensor:
+    """Labels (N,) of batches whose labels are numbers (N,) or, mixed, probabilities (N, C)."""
+    return labels.argmax(dim=1) if labels.ndim == 2 else labels
+
+
+def check_batch(logits: Tensor, labels: Tensor) -> None:
+    """Raise TrainingError where a label has no output; a GPU would say "device-side assert"."""
+    highest_label = labels.shape[1] - 1 if labels.ndim == 2 else int(labels.max())
+    if logits.ndim != 2 or highest_label >= logits.shape[1]:
+        raise TrainingError(
+            f"The model's output has shape {tuple(logits.shape)}, but there is a label "
+            f"{highest_label}. It should be (batch, classes): build the model with num_classes="
+            'len(dataloaders["train"].dataset.classes).'
+        )
+
+
+def check_finite(loss: float, state: TrainingState) -> None:
+    """Raise TrainingError, with what to try, for a loss that is infinite or not a number."""
+    if not math.isfinite(loss):
+        kept = "The model has its best weights so far." if state.rows else "No epoch was completed."
+        raise TrainingError(
+            f"The {state.phase} loss became {loss} in epoch {state.epoch}, step {state.step}. Try "
+            f"a learning rate ten times lower (now {state.learning_rate:g}), and look for broken "
+            f"images or labels with notebook 02. {kept}"
+        )
+
+
+def check_not_empty(state: TrainingState) -> None:
+    """Raise TrainingError for a loader that delivered nothing."""
+    if not state.count:
+        raise TrainingError(
+            f"The {state.phase} loader delivers nothing. Has it fewer than a batch, with drop_last?"
+        )

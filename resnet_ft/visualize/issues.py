@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from resnet_ft.data.images import IMAGE_EXTENSIONS
-from resnet_ft.data.resizing import open_resized
+from resnet_ft.data.images import IMAGE_EXTENSIONS, open_resized
 from resnet_ft.errors import ImageError
 
 _SIDE = 72

@@ -5,8 +5,10 @@ from pathlib import Path
 import ipywidgets
 import matplotlib.pyplot as plt
 
+from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.data.images import open_image
 from resnet_ft.data.index import DatasetIndex
+from resnet_ft.data.transforms import STRENGTHS, train_transform
 from resnet_ft.errors import ImageError
 from resnet_ft.visualize.images import show_images
 from resnet_ft.widgets.picture import to_png
@@ -45,3 +47,21 @@ def _contact_sheet(root: Path, paths: list[str], total: int) -> bytes:
     if not shown:
         return to_png(plt.figure(figsize=(4, 1)))
     return to_png(show_images(shown, titles, title=f"{len(shown)} of {total} images"))
+
+
+def explore_augmentation(
+    path: str | Path, *, image_size: int = 224, strength: str = "medium"
+) -> ipywidgets.VBox:
+    """A widget that shows an image as six epochs see it, for the strength that is chosen."""
+    chosen = ipywidgets.ToggleButtons(options=STRENGTHS, value=strength, description="Strength")
+    images = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+
+    def draw(_=None) -> None:
+        transform = train_transform(image_size, strength=chosen.value)
+        dataset = ImageDataset([path], [0], [""], transform)
+        views = [dataset[epoch, 0][0] for epoch in range(6)]
+        images.value = to_png(show_images(views, [f"epoch {i}" for i in range(1, 7)]))
+
+    chosen.observe(draw, names="value")
+    draw()
+    return ipywidgets.VBox([chosen, images])

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import ipywidgets
 import pandas as pd
 
-from resnet_ft.data.decision_log import DecisionLog
-from resnet_ft.data.resizing import open_resized
+from resnet_ft.data.decisions import DecisionLog
+from resnet_ft.data.images import open_resized
 from resnet_ft.errors import ImageError
 from resnet_ft.widgets.picture import to_jpeg
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from resnet_ft.audit.duplicates import find_duplicates
-from resnet_ft.audit.inspection import inspect_file
+from resnet_ft.audit.inspect import inspect_file
 
 
 def photo(seed=0, size=(160, 120)):

@@ -9,7 +9,7 @@ import pytest
 from conftest import write_image
 from PIL import Image
 
-from resnet_ft.audit.inspection import inspect_file, inspect_files
+from resnet_ft.audit.inspect import inspect_file, inspect_files
 
 
 def photo(size=(120, 90), seed=0):
@@ -133,7 +133,7 @@ def test_processes_share_a_cache(tmp_path):
     paths = [write_image(tmp_path / f"{i}.png") for i in range(20)]
     code = (
         "import sys; from pathlib import Path;"
-        "from resnet_ft.audit.inspection import inspect_files;"
+        "from resnet_ft.audit.inspect import inspect_files;"
         "inspect_files([Path(p) for p in sys.argv[2:]], cache_dir=sys.argv[1])"
     )
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "cache"), *map(str, paths)]

@@ -1,5 +1,4 @@
-from resnet_ft.data.decision_log import DecisionLog
-from resnet_ft.data.decisions import read_decisions
+from resnet_ft.data.decisions import DecisionLog, read_decisions
 
 
 def test_every_decision_is_on_disk_at_once(tmp_path):

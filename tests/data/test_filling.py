@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from conftest import write_image
 
-from resnet_ft.data.cache import CacheFile
-from resnet_ft.data.decoded import DecodedImages
-from resnet_ft.data.filling import decode_once
+from resnet_ft.data.cache import CacheFile, DecodedImages, decode_once
 
 SIDE = 32
 
@@ -117,7 +115,7 @@ def test_a_disk_that_is_full_is_said_and_survived(paths, tmp_path):
     names = [str(path) for path in paths]
     code = f"""
         import resource, warnings
-        from resnet_ft.data.filling import decode_once
+        from resnet_ft.data.cache import decode_once
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # as if the disk ended there
         with warnings.catch_warnings(record=True) as caught:
             images, reasons = decode_once({names}, {SIDE}, cache_dir="cache")
@@ -165,7 +163,7 @@ def test_two_processes_that_fill_it_at_once_do_the_work_once(tmp_path):
     paths = [write_image(tmp_path / "images" / f"{i}.png", size=(90, 80)) for i in range(80)]
     code = f"""
         from pathlib import Path
-        from resnet_ft.data.filling import decode_once
+        from resnet_ft.data.cache import decode_once
         paths = sorted(Path("images").glob("*.png"))
         images, reasons = decode_once(paths, {SIDE}, cache_dir="cache")
         print(sum(image.nbytes for image in images))

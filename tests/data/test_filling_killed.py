@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from conftest import write_image
 
-from resnet_ft.data.decoded import DecodedImages
-from resnet_ft.data.filling import decode_once
+from resnet_ft.data.cache import DecodedImages, decode_once
 
 SIDE = 96
 KILLS = 20

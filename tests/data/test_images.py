@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from resnet_ft import ImageError, eval_transform, open_image
-from resnet_ft.data.filling import decode_once
-from resnet_ft.data.resizing import open_resized, resized
+from resnet_ft.data.cache import decode_once
+from resnet_ft.data.images import open_resized, resized
 from resnet_ft.data.transforms import side_before_crop
 
 

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 
 from resnet_ft import ImageDataset, train_transform
-from resnet_ft.data.sampling import EpochBatchSampler
+from resnet_ft.data.batches import EpochBatchSampler
 
 MILLION = 1_000_000
 

@@ -2,7 +2,7 @@ import tracemalloc
 
 import pytest
 
-from resnet_ft.data.paths import PathArray
+from resnet_ft.data.folders import PathArray
 
 
 def test_paths_of_every_kind_are_kept():

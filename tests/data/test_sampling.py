@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from resnet_ft.data.sampling import EpochBatchSampler
+from resnet_ft.data.batches import EpochBatchSampler
 
 
 def test_every_epoch_has_each_index_once_in_an_order_of_its_own():

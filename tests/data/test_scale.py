@@ -12,7 +12,7 @@ import pytest
 from conftest import write_image
 
 from resnet_ft import eval_transform, index_dataset, make_dataloaders
-from resnet_ft.data.sampling import EpochBatchSampler
+from resnet_ft.data.batches import EpochBatchSampler
 
 COUNT = 100_000  # a tenth of the million that `make bench-speed` measures
 

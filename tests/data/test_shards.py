@@ -32,7 +32,7 @@ from resnet_ft import (
     precompute,
     train_model,
 )
-from resnet_ft.data.shard_order import ShardBatchSampler, ShardOrder
+from resnet_ft.data.shard_loader import ShardBatchSampler, ShardOrder
 
 load = partial(make_dataloaders, image_size=16, batch_size=5, num_workers=0)
 

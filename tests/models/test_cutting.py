@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from resnet_ft import build_model, freeze, freeze_batchnorm, parameter_groups
-from resnet_ft.models.folding import fold_batchnorm
+from resnet_ft.models.cutting import fold_batchnorm
 from resnet_ft.models.freezing import train_mode
 
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import write_image
 
 from resnet_ft import DatasetError, index_dataset, stage_dataset
-from resnet_ft.staging.packing import pack_dataset
+from resnet_ft.staging.pack import pack_dataset
 
 
 def tree(folder):

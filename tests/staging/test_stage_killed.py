@@ -11,12 +11,12 @@ import pytest
 from conftest import ROOT, write_image
 
 from resnet_ft import stage_dataset
-from resnet_ft.staging.packing import pack_dataset
+from resnet_ft.staging.pack import pack_dataset
 
 _CODE = """
 import sys
 from resnet_ft import stage_dataset
-from resnet_ft.staging.packing import pack_dataset
+from resnet_ft.staging.pack import pack_dataset
 print("begun", flush=True)
 verb, source, destination = sys.argv[1:]
 if verb == "pack":

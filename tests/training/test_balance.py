@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from resnet_ft import ParameterError, make_dataloaders, train_model
-from resnet_ft.training.balance import balanced_loader, class_weights
+from resnet_ft.data.mixing import balanced_loader, class_weights
 
 LABELS = np.array([2] * 2 + [0] * 11 + [1] * 4)
 

@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from resnet_ft import ParameterError, TrainingError, engine, freeze, make_dataloaders, train_model
-from resnet_ft.training.finder import find_lr
-from resnet_ft.training.mixing import MixedLoader
+from resnet_ft.data.mixing import MixedLoader
+from resnet_ft.training.find_lr import find_lr
 
 FEW = {"num_steps": 20, "lowest": 1e-4}
 

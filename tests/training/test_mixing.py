@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from resnet_ft import ParameterError, make_dataloaders, train_model
-from resnet_ft.training.mixing import MixedLoader
+from resnet_ft.data.mixing import MixedLoader
 
 
 def tensors(count, classes=None):

@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 from resnet_ft import engine
 from resnet_ft.errors import ParameterError
 from resnet_ft.training.budget import TimeBudget
-from resnet_ft.training.callbacks import Callback
+from resnet_ft.training.callbacks import Callback, EarlyStop
 from resnet_ft.training.loop import train_model
-from resnet_ft.training.steering import EarlyStop, StepScheduler, warmup_cosine
+from resnet_ft.training.schedule import StepScheduler, warmup_cosine
 
 STEP = 0.03  # seconds that a batch takes in the tests of time
 

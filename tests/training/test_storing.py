@@ -15,7 +15,7 @@ from conftest import ROOT
 from tiny import FailAt, noise_loaders, train
 
 from resnet_ft import Callback, Checkpointer, Run, RunError, load_checkpoint, start_run
-from resnet_ft.training.snapshots import read_newest, write_snapshot
+from resnet_ft.training.storage import read_newest, write_snapshot
 
 
 @pytest.fixture

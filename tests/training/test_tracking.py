@@ -8,10 +8,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from resnet_ft.errors import ParameterError
 from resnet_ft.training.averaging import WeightAverage
-from resnet_ft.training.callbacks import Callback
+from resnet_ft.training.callbacks import Callback, Tracker
 from resnet_ft.training.loop import train_model
-from resnet_ft.training.steering import StepScheduler
-from resnet_ft.training.tracking import Tracker
+from resnet_ft.training.schedule import StepScheduler
 
 
 @pytest.fixture

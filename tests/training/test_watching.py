@@ -15,9 +15,8 @@ from jupyter_client.manager import start_new_kernel
 from torch.utils.data import DataLoader, TensorDataset
 
 from resnet_ft.training.averaging import WeightAverage
-from resnet_ft.training.callbacks import Callback
+from resnet_ft.training.callbacks import Callback, LivePlot
 from resnet_ft.training.loop import train_model
-from resnet_ft.training.watching import LivePlot
 
 
 @pytest.fixture

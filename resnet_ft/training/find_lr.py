@@ -1,0 +1,184 @@
+"""A few training steps, each with a learning rate of its own, until the loss diverges."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.utils.data import DataLoader
+
+from resnet_ft import engine
+from resnet_ft.errors import ParameterError, TrainingError
+from resnet_ft.models.freezing import train_mode
+from resnet_ft.notebook import progress_bar
+from resnet_ft.training.rng import without_trace
+from resnet_ft.training.state import (
+    TrainingState,
+    check_batch,
+    check_finite,
+    check_not_empty,
+    check_training,
+    trainable_parameters,
+)
+from resnet_ft.visualize.style import BLUE, GREY, ORANGE, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+_MEMORY = 0.9  # of the running loss: about ten steps
+_DIVERGED = 4  # times the lowest running loss
+
+
+def range_test(state: TrainingState, rates: Sequence[float]) -> pd.DataFrame:
+    """Train with these learning rates: a row a step, with its learning_rate and loss.
+
+    The rates are those of the parameter group with the highest; the others keep their ratios to it.
+    Ends early where the running loss, an exponential mean, is four times its lowest, or a loss is
+    not finite. Raises TrainingError where the first loss is not.
+    """
+    ratios = [group["lr"] / state.learning_rate for group in state.optimizer.param_groups]
+    rows, running, lowest = [], 0.0, math.inf
+    prepared = engine.prepared(state.model, state.optimizer)
+    with prepared as (net, stepper), closing(_endless(state)) as batches:
+        train_mode(net)
+        bar = progress_bar(rates, "Finding the learning rate", unit="batch")
+        for state.step, rate in enumerate(bar, start=1):
+            for group, ratio in zip(state.optimizer.param_groups, ratios, strict=True):
+                group["lr"] = rate * ratio
+            images, labels = next(batches)
+            logits = net(images.to(engine.device(), non_blocking=True))
+            check_batch(logits, labels)
+            loss = state.criterion(logits, labels.to(engine.device(), non_blocking=True))
+            value = loss.item()
+            if state.step == 1:
+                check_finite(value, state)
+            running = _MEMORY * running + (1 - _MEMORY) * value
+            mean = running / (1 - _MEMORY**state.step)  # it began at 0
+            lowest = min(lowest, mean)
+            if not math.isfinite(value) or mean > _DIVERGED * lowest:
+                break
+            rows.append({"learning_rate": rate, "loss": value})
+            stepper.zero_grad()
+            engine.backward(loss)
+            stepper.step()
+    return pd.DataFrame(rows)
+
+
+def _endless(state: TrainingState) -> Iterator[tuple[Tensor, Tensor]]:
+    """The training batches, epoch after epoch."""
+    while True:
+        state.count = 0
+        for batch in state.dataloaders["train"]:
+            state.count += 1
+            yield batch
+        check_not_empty(state)
+
+
+@dataclass(frozen=True)
+class LRFinder:
+    """What `find_lr` saw: `history` has a row a step, with learning_rate, loss and smoothed.
+
+    Losses are in nats. `smoothed` is a mean over neighbouring steps, earlier and later ones alike:
+    the usual running mean lags, and falls at learning rates that are several times too high.
+    """
+
+    history: pd.DataFrame
+
+    @property
+    def suggestion(self) -> float:
+        """The learning rate where the smoothed loss falls most steeply, before its minimum.
+
+        Raises TrainingError where it falls by no more than the loss varies from batch to batch.
+        """
+        step = self._steepest()
+        if step is None:
+            rates = self.history["learning_rate"]
+            raise TrainingError(
+                f"The loss does not fall from {rates.iloc[0]:.0e} to {rates.iloc[-1]:.0e}. Look at "
+                "plot(): raise `highest` if it is still flat at the end, lower `lowest` if it "
+                "rises at once, and take larger batches or more steps if it is all noise."
+            )
+        return float(self.history["learning_rate"][step])
+
+    def plot(self) -> "Axes":
+        """The loss over the learning rate, with the suggestion marked."""
+        import matplotlib.pyplot as plt
+
+        rates, loss, smoothed = self._columns()
+        step = self._steepest()
+        with style():
+            _, ax = plt.subplots(figsize=(7, 3.8))
+            ax.plot(rates, loss, ".", color=GREY, alpha=0.5, label="each batch")
+            ax.plot(rates, smoothed, color=BLUE, label="smoothed")
+            ax.set(xscale="log", xlabel="learning rate", ylabel="training loss in nats")
+            ax.set_ylim(0, 1.15 * loss[: smoothed.argmin() + 1].max())
+            ax.set_title("The loss does not fall")
+            if step is not None:
+                ax.axvline(rates[step], color=ORANGE, linestyle="--")
+                ax.set_title(f"Steepest fall at {rates[step]:.1e}")
+            ax.legend(loc="lower left")
+        return ax
+
+    def _steepest(self) -> int | None:
+        """The step of the steepest fall; the first and last few, with few neighbours, are out."""
+        rates, loss, smoothed = self._columns()
+        lowest, edge = int(smoothed.argmin()), math.ceil(len(rates) / 20)
+        stop = min(lowest, len(rates) - edge)
+        varies = np.std(loss[: lowest + 1] - smoothed[: lowest + 1])
+        if stop <= edge or smoothed[edge] - smoothed[lowest] <= varies:
+            return None
+        slopes = np.gradient(smoothed, np.log(rates))
+        return edge + int(slopes[edge:stop].argmin())
+
+    def _columns(self) -> np.ndarray:
+        return self.history[["learning_rate", "loss", "smoothed"]].to_numpy().T
+
+
+def find_lr(
+    model: nn.Module,
+    dataloader: DataLoader,
+    criterion: Callable | None = None,
+    optimizer: Optimizer | None = None,
+    *,
+    lowest: float = 1e-7,
+    highest: float = 1.0,
+    num_steps: int = 100,
+) -> LRFinder:
+    """Train for `num_steps` batches with a learning rate that grows from `lowest` to `highest`.
+
+    The learning-rate range test (Smith, WACV 2017). `model` and `dataloader` are as for
+    `train_model`; the loader is gone through as often as needed. By default the loss is
+    cross-entropy and Adam trains what is not frozen; the groups of an `optimizer` of your own keep
+    the ratios of their learning rates, of which the highest is meant. Ends early once the loss has
+    grown to four times its lowest.
+
+    A copy of model, criterion and optimizer is trained. They, all generators of random numbers and
+    the loader's place in its epochs are afterwards as they were, also where this is interrupted.
+    Raises TrainingError for what cannot be trained, ParameterError for a range that is none.
+    """
+    if not 0 < lowest < highest or num_steps < 20:
+        raise ParameterError(
+            f"lowest={lowest}, highest={highest}, num_steps={num_steps}: learning rates should be "
+            "positive and grow, in 20 steps or more."
+        )
+    network = engine.unwrapped(model)
+    optimizer = optimizer or Adam(trainable_parameters(network), lr=highest)
+    criterion = criterion or nn.CrossEntropyLoss()
+    network, criterion, optimizer = copy.deepcopy((network, criterion, optimizer))
+    if isinstance(criterion, nn.Module):
+        criterion.to(engine.device())
+    with without_trace(dataloader) as loader:
+        loaders = dict.fromkeys(("train", "val"), loader)
+        state = TrainingState(network, loaders, criterion, optimizer, None, num_epochs=1, epoch=1)
+        check_training(state)
+        history = range_test(state, np.geomspace(lowest, highest, num_steps).tolist())
+    history["smoothed"] = gaussian_filter1d(history["loss"], num_steps / 20)
+    return LRFinder(history)
