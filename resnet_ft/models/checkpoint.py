@@ -6,7 +6,7 @@ read with `weights_only=True`, so that opening one runs no code and needs no cla
 
 import pickle
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -116,7 +116,7 @@ def save_checkpoint(
         preprocessing=preprocessing,
         state_dict={},
         scores={name: float(score) for name, score in (scores or {}).items()},
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)},
     )
     tensors = model.state_dict() if state_dict is None else state_dict

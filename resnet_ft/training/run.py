@@ -7,7 +7,7 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -188,7 +188,7 @@ def start_run(
     if run.best.exists():  # a head, which would be overwritten
         check_unchanged(run, run.config, parameters)
     versions = {name: version(name) for name in _VERSIONS_OF}
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     if decisions is not None:
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "decisions.csv").unlink(missing_ok=True)  # of an attempt that broke off

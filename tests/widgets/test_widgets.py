@@ -1,7 +1,7 @@
 """The widgets, driven as a browser would: a value changes, and something is shown."""
 
 import io
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -84,7 +84,7 @@ def uploaded(name: str, content: bytes) -> dict | tuple:
     if ipywidgets.__version__.startswith("7."):
         return {name: {"metadata": {"name": name}, "content": content}}
     file = {"name": name, "type": "", "size": len(content), "content": memoryview(content)}
-    return ({**file, "last_modified": datetime.now(timezone.utc)},)
+    return ({**file, "last_modified": datetime.now(UTC)},)
 
 
 def test_what_is_dropped_is_predicted(predictor, tmp_path):

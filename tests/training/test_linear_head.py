@@ -4,7 +4,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from resnet_ft.training import head as module
+from resnet_ft.training import linear_head as module
 from resnet_ft.training.linear_head import solve_head
 
 
