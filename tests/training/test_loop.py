@@ -300,7 +300,7 @@ def test_train_and_val_must_mean_the_same_classes(loaders, small_network):
 
 def test_a_loader_that_delivers_nothing_is_named(loaders, small_network):
     loaders["train"] = DataLoader(tensors(3, 0), batch_size=4, drop_last=True)
-    with pytest.raises(TrainingError, match="train loader delivers nothing"):
+    with pytest.raises(TrainingError, match="train loader yields no batch"):
         train_model(small_network, loaders, num_epochs=1)
 
 

@@ -64,7 +64,7 @@ def test_a_run_that_was_stopped_early_is_finished_until_there_are_more_epochs(lo
 def test_other_parameters_are_named_and_refused(loaders, tmp_path):
     train(loaders, tmp_path / "run", num_epochs=1)
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    with pytest.raises(RunError, match=r"optimizer_options.lr was 0.01, now 0.02.*run_name"):
+    with pytest.raises(RunError, match=r"optimizer_options.lr was 0.01, now 0.02.*run_dir"):
         train(loaders, tmp_path / "run", num_epochs=1, lr=0.02)
     with pytest.raises(RunError, match=r"callbacks \[\], not \['EarlyStop'\]"):
         train(loaders, tmp_path / "run", num_epochs=2, callbacks=[EarlyStop(1)])
@@ -91,7 +91,7 @@ def test_a_run_keeps_the_decisions_that_it_was_begun_with(loaders, tmp_path):
     train(loaders, run)
     Run.open(tmp_path / "run", decisions=decisions)
     decisions.write_text("path,decision\na.jpg,leave out\n")
-    with pytest.warns(UserWarning, match="goes on with the decisions"):
+    with pytest.warns(UserWarning, match="resumes with the decisions"):
         assert Run.open(tmp_path / "run", decisions=decisions).decisions.read_text() == (
             "path,decision\n"
         )
@@ -157,7 +157,7 @@ def test_a_network_of_other_layers_is_refused(loaders, tmp_path):
     train(loaders, tmp_path / "run", num_epochs=1)
     other = nn.Sequential(nn.Flatten(), nn.Linear(243, 1), nn.Linear(1, 7))  # as many weights
     optimizer = torch.optim.Adam(other.parameters(), lr=0.01)
-    with pytest.raises(RunError, match="another network"):
+    with pytest.raises(RunError, match="another model"):
         train_model(other, loaders, optimizer=optimizer, num_epochs=2, run_dir=tmp_path / "run")
 
 
@@ -210,7 +210,7 @@ def test_an_error_at_the_end_of_an_epoch_moves_no_schedule_twice(loaders, tmp_pa
 def test_two_processes_do_not_train_the_same_run(loaders, tmp_path):
     class Again(Callback):
         def on_epoch_end(self, state):
-            with pytest.raises(RunError, match="trained by another process"):
+            with pytest.raises(RunError, match="Another process"):
                 train(loaders, tmp_path / "run")
 
     assert len(train(loaders, tmp_path / "run", callbacks=[Again()])[1]) == 3
