@@ -88,7 +88,7 @@ def test_decisions_that_cannot_be_followed_are_refused(photos, rows, message):
 
 def test_a_table_is_checked_like_a_file(photos):
     index = index_dataset(photos)
-    with pytest.raises(DatasetError, match="'exclud' is no decision"):
+    with pytest.raises(DatasetError, match="'exclud' is not a decision"):
         apply_decisions(index, decide(("Train/red/0.png", "exclud", "")))
     table = decide(("Train/red/0.png", "keep", ""), ("Train/red/0.png", "exclude", ""))
     assert len(apply_decisions(index, table[["path", "decision"]]).table) == 22
@@ -114,7 +114,7 @@ def test_names_that_are_no_utf_8_are_kept(tmp_path):
     ("text", "message"),
     [
         ("path,decision\na.png,keep\nb.png,drop\n", r"line 3: 'drop'.*exclude"),
-        ("path,decision,value,reason\na,b.jpg,exclude,,x\n", "line 2: 'b.jpg' is no decision"),
+        ("path,decision,value,reason\na,b.jpg,exclude,,x\n", "line 2: 'b.jpg' is not a decision"),
         ("file,verdict\na.png,keep\n", "need path and decision"),
         ("", "cannot be read"),
     ],
