@@ -21,7 +21,7 @@ from resnet_ft.audit.findings import (
 )
 from resnet_ft.audit.inspect import inspect_files
 from resnet_ft.data.decisions import write_decisions
-from resnet_ft.data.index import SPLITS, DatasetIndex, Problem, read_layout
+from resnet_ft.data.index import SPLITS, DatasetIndex, Problems, read_layout
 from resnet_ft.errors import ParameterError
 from resnet_ft.files import default_cache_dir
 
@@ -144,10 +144,8 @@ def _inspect(
     return pd.concat([table, facts.astype(_FACTS)], axis=1)
 
 
-def _layout_findings(
-    index: DatasetIndex, problems: list[Problem]
-) -> Iterator[tuple[str, str, str]]:
-    for problem in problems:
-        yield problem.path.relative_to(index.root).as_posix(), "refused", problem.message
-    for path, issue in find_strays(index.root, index.images.paths):
-        yield path, issue, ""
+def _layout_findings(index: DatasetIndex, problems: Problems) -> Iterator[tuple[str, str, str]]:
+    for path, message in problems:
+        yield path.relative_to(index.root).as_posix(), "refused", message
+    for name, issue in find_strays(index.root, index.images.paths):
+        yield name, issue, ""

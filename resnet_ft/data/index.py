@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,7 +35,7 @@ def index_dataset(data_dir: str | Path) -> "DatasetIndex":
     """
     index, problems = read_layout(data_dir)
     if problems:
-        raise DatasetError(problems[0].message)
+        raise DatasetError(problems[0][1])
     return index
 
 
@@ -115,21 +114,17 @@ class DatasetIndex:
         return os.stat(os.path.join(self.root, path)).st_size
 
 
-class Problem(NamedTuple):
-    """Why a data set cannot be trained on: the file or folder, and what to do about it."""
-
-    path: Path
-    message: str
+Problems = list[tuple[Path, str]]  # files or folders, and what is wrong with each
 
 
-def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, list[Problem]]:
+def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Problems]:
     """What `index_dataset` describes, and every reason why it cannot be trained on.
 
     Raises DatasetError only for a folder that does not exist.
     """
     root = _unwrap(Path(data_dir))
-    problems: list[Problem] = []
-    groups: list[_Group] = []
+    problems: Problems = []
+    groups: list[tuple[str, str, int]] = []
     folders = _split_folders(root, problems)
     found = (_read_split(root, *folder, groups, problems) for folder in folders)
     paths = PathArray(chain.from_iterable(found))  # one by one, so that no list of them is made
@@ -138,18 +133,10 @@ def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, list[Problem]]:
         try:
             labels["split"] = _with_val(paths, labels)
         except DatasetError as error:
-            problems.append(Problem(root, str(error)))
+            problems.append((root, str(error)))
     _compare_splits(root, labels, problems)
     classes = sorted(labels.loc[labels["split"] == "train", "class_name"].unique())
     return DatasetIndex(root, classes, ImageTable(paths, labels)), problems
-
-
-class _Group(NamedTuple):
-    """How many images a class folder holds."""
-
-    split: str
-    class_name: str
-    images: int
 
 
 def _unwrap(folder: Path) -> Path:
@@ -164,26 +151,26 @@ def _unwrap(folder: Path) -> Path:
     return folder
 
 
-def _split_folders(root: Path, problems: list[Problem]) -> list[tuple[str, Path]]:
+def _split_folders(root: Path, problems: Problems) -> list[tuple[str, Path]]:
     """The splits and their folders; the data folder itself is for training where it has none."""
     found: list[tuple[str, Path]] = []
     for path in subfolders(root):
         if split := _SPLIT_OF.get(path.name.lower()):
             if other := dict(found).get(split):
                 message = f"{other} and {path} are both {split}. Merge or rename one."
-                problems.append(Problem(path, message))
+                problems.append((path, message))
             found.append((split, path))
     if found and "train" not in dict(found):
         others = ", ".join(str(path) for _, path in found)
         message = f"{root} has no Train folder beside {others}. Name the training one Train."
-        problems.append(Problem(root, message))
+        problems.append((root, message))
     if "val" not in dict(found):
         found = [("val" if split == "test" else split, path) for split, path in found]
     return found or [("train", root)]
 
 
 def _read_split(
-    root: Path, split: str, folder: Path, groups: list[_Group], problems: list[Problem]
+    root: Path, split: str, folder: Path, groups: list[tuple[str, str, int]], problems: Problems
 ) -> Iterator[str]:
     """Each image of a split, relative to `root`; adds to `groups` and `problems` on the way."""
     class_folders = subfolders(folder)
@@ -192,7 +179,7 @@ def _read_split(
             f"{folder} has no class folders. Put the images of each class into one folder, named "
             "after the class."
         )
-        problems.append(Problem(folder, message))
+        problems.append((folder, message))
     for class_folder in class_folders:
         count = 0
         for parent, names in walk_images(class_folder):
@@ -201,17 +188,17 @@ def _read_split(
             count += len(names)
         if not count:
             message = f"{class_folder} holds no images. Add some, or remove the folder."
-            problems.append(Problem(class_folder, message))
+            problems.append((class_folder, message))
         # macOS writes an accent as a separate character: NFC makes both spellings the same.
-        groups.append(_Group(split, unicodedata.normalize("NFC", class_folder.name), count))
+        groups.append((split, unicodedata.normalize("NFC", class_folder.name), count))
 
 
-def _labels(groups: list[_Group]) -> pd.DataFrame:
+def _labels(groups: list[tuple[str, str, int]]) -> pd.DataFrame:
     """Split and class of each image, as categories, in the order of the groups."""
-    filled = [group for group in groups if group.images]
-    table = pd.DataFrame(filled, columns=_Group._fields, dtype=object)
+    filled = [group for group in groups if group[-1]]
+    table = pd.DataFrame(filled, columns=["split", "class_name", "count"], dtype=object)
     kinds = {"split": pd.CategoricalDtype(SPLITS), "class_name": "category"}
-    rows = table.index.repeat(table["images"].astype(int))
+    rows = table.index.repeat(table["count"].astype(int))
     return table[list(kinds)].astype(kinds).loc[rows].reset_index(drop=True)
 
 
@@ -240,17 +227,17 @@ def _hash_share(path: str) -> float:
     return int(sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:8], 16) / 2**32
 
 
-def _compare_splits(root: Path, labels: pd.DataFrame, problems: list[Problem]) -> None:
+def _compare_splits(root: Path, labels: pd.DataFrame, problems: Problems) -> None:
     known, *others = (
         set(labels.loc[labels["split"] == split, "class_name"].unique()) for split in SPLITS
     )
     if len(known) == 1:
         message = f"{root} has a single class ({min(known)}). A classifier needs two or more."
-        problems.append(Problem(root, message))
+        problems.append((root, message))
     for split, names in zip(SPLITS[1:], others, strict=True):
         if names - known:
             message = (
                 f"{root}: {split} has classes that Train lacks: {', '.join(sorted(names - known))}"
                 ". Add them to Train, or rename the folders so that both agree."
             )
-            problems.append(Problem(root, message))
+            problems.append((root, message))
