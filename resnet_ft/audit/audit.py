@@ -147,5 +147,5 @@ def _inspect(
 def _layout_findings(index: DatasetIndex, problems: Problems) -> Iterator[tuple[str, str, str]]:
     for path, message in problems:
         yield path.relative_to(index.root).as_posix(), "refused", message
-    for name, issue in find_strays(index.root, index.images.paths):
+    for name, issue in find_strays(index.root, index.images):
         yield name, issue, ""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from resnet_ft.data.index import DatasetIndex, ImageTable
+from resnet_ft.data.index import DatasetIndex
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import atomic_write, fingerprint
 
@@ -32,7 +32,7 @@ def apply_decisions(index: DatasetIndex, decisions: str | Path | pd.DataFrame) -
         name, table = str(decisions), read_decisions(decisions)
     table = table[table["decision"] != "keep"].set_index("path")
     named = set(table.index)
-    row_of = {path: row for row, path in enumerate(index.images.paths) if path in named}
+    row_of = {path: row for row, path in enumerate(index.images) if path in named}
     unknown = table.index.difference(list(row_of))
     if len(unknown):
         warnings.warn(
@@ -41,7 +41,7 @@ def apply_decisions(index: DatasetIndex, decisions: str | Path | pd.DataFrame) -
             stacklevel=3,
         )
     table = table.drop(unknown)
-    labels = index.images.labels.copy()
+    labels = index.labels.copy()
     for decision, column, known in (
         ("relabel", "class_name", index.classes),
         ("move", "split", list(index.counts())),
@@ -55,8 +55,8 @@ def apply_decisions(index: DatasetIndex, decisions: str | Path | pd.DataFrame) -
             )
         labels.loc[values.index.map(row_of), column] = values.to_numpy()
     excluded = [row_of[path] for path in table.index[table["decision"] == "exclude"]]
-    images = ImageTable(index.images.paths, labels).take(labels.index.drop(excluded))
-    decided = DatasetIndex(index.root, index.classes, images)
+    changed = DatasetIndex(index.root, index.classes, labels, index.images)
+    decided = changed.take(labels.index.drop(excluded))
     for split, before in index.counts().items():
         after = decided.counts().get(split, 0 * before)
         lost = before.index[(before > 0) & (after == 0)]

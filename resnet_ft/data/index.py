@@ -3,7 +3,6 @@
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -39,79 +38,65 @@ def index_dataset(data_dir: str | Path) -> "DatasetIndex":
     return index
 
 
-@dataclass(frozen=True, eq=False)
-class ImageTable:
-    """The `paths` of images and, row by row, their `labels`: `split` and `class_name`, categories.
-
-    One DataFrame of both would hold one object per path.
-    """
-
-    paths: PathArray
-    labels: pd.DataFrame
-
-    def take(self, rows: np.ndarray) -> "ImageTable":
-        """These rows: their numbers, or a mask."""
-        rows = np.arange(len(self))[rows]
-        return ImageTable(self.paths.take(rows), self.labels.iloc[rows].reset_index(drop=True))
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-
 class DatasetIndex:
     """What `index_dataset` found.
 
-    `table` has one row per image: `path` (relative to `root`), `split` ("train", "val" or "test")
-    and `class_name`; `classes` are the class names of the training split, sorted. The table is made
-    from `images`, which need less memory, whenever it is asked for.
+    `images` are the paths of the images, relative to `root`, and `labels` has one row for each:
+    `split` ("train", "val" or "test") and `class_name`, as categories. `table` is both in one
+    DataFrame, made when it is asked for, since it holds one object per path. `classes` are the
+    class names of the training split, sorted.
     """
 
-    def __init__(self, root: Path, classes: list[str], table: pd.DataFrame | ImageTable):
+    def __init__(
+        self, root: Path, classes: list[str], table: pd.DataFrame, images: PathArray | None = None
+    ):
         self.root = root
         self.classes = classes
-        if isinstance(table, pd.DataFrame):
-            labels = table[["split", "class_name"]].reset_index(drop=True).astype("category")
-            table = ImageTable(PathArray(table["path"]), labels)
-        self.images = table
+        self.images = PathArray(table["path"]) if images is None else images
+        self.labels = table[["split", "class_name"]].reset_index(drop=True).astype("category")
 
     def __repr__(self) -> str:
         return f"{self.root}: {len(self.images)} images of {len(self.classes)} classes"
 
     @property
     def table(self) -> pd.DataFrame:
-        table = self.images.labels.copy()
-        table.insert(0, "path", pd.Series(list(self.images.paths), dtype=object))
+        table = self.labels.copy()
+        table.insert(0, "path", pd.Series(list(self.images), dtype=object))
         return table
 
-    def split(self, name: str) -> pd.DataFrame:
-        """The rows of one split."""
-        return self.table[self.images.labels["split"] == name].reset_index(drop=True)
-
-    def paths(self) -> list[Path]:
-        """The full path of every image."""
-        return [self.root / path for path in self.images.paths]
+    def take(self, rows: np.ndarray) -> "DatasetIndex":
+        """The index of these rows alone: their numbers, or a mask."""
+        rows = np.arange(len(self.images))[rows]
+        return DatasetIndex(self.root, self.classes, self.labels.iloc[rows], self.images.take(rows))
 
     def without(self, paths: Iterable[str | Path]) -> "DatasetIndex":
         """The index without these files, for example those that cannot be read."""
         out = {os.path.relpath(path, self.root).replace(os.sep, "/") for path in paths}
-        kept = np.fromiter((path not in out for path in self.images.paths), bool)
-        return DatasetIndex(self.root, self.classes, self.images.take(kept))
+        return self.take(np.fromiter((path not in out for path in self.images), bool))
+
+    def split(self, name: str) -> pd.DataFrame:
+        """The rows of one split."""
+        return self.take(self.labels["split"] == name).table
+
+    def paths(self) -> list[Path]:
+        """The full path of every image."""
+        return [self.root / path for path in self.images]
 
     def counts(self) -> pd.DataFrame:
         """Number of images by class (rows) and split (columns)."""
-        counts = pd.crosstab(self.images.labels["class_name"], self.images.labels["split"])
+        counts = pd.crosstab(self.labels["class_name"], self.labels["split"])
         splits = [name for name in SPLITS if name in counts]
         counts = counts.reindex(index=self.classes, columns=splits, fill_value=0)
         return counts.rename_axis(index=None, columns=None)
 
     def fingerprint(self) -> str:
         """A digest of every file's path, split, class and size: equal for equal data sets."""
-        labels = self.images.labels
-        rows = zip(self.images.paths, labels["split"], labels["class_name"], strict=True)
-        return fingerprint(part for row in rows for part in (*row, self._size(row[0])))
-
-    def _size(self, path: str) -> int:
-        return os.stat(os.path.join(self.root, path)).st_size
+        rows = zip(self.images, self.labels["split"], self.labels["class_name"], strict=True)
+        return fingerprint(
+            part
+            for row in rows
+            for part in (*row, os.path.getsize(os.path.join(self.root, row[0])))
+        )
 
 
 Problems = list[tuple[Path, str]]  # files or folders, and what is wrong with each
@@ -136,7 +121,7 @@ def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Problems]:
             problems.append((root, str(error)))
     _compare_splits(root, labels, problems)
     classes = sorted(labels.loc[labels["split"] == "train", "class_name"].unique())
-    return DatasetIndex(root, classes, ImageTable(paths, labels)), problems
+    return DatasetIndex(root, classes, labels, paths), problems
 
 
 def _unwrap(folder: Path) -> Path:

@@ -178,12 +178,7 @@ def _mushroom(rng: np.random.Generator, pen: _Pen) -> _Colours:
     return _colour(rng, (0.16, 0.34), 0.35, 0.5), _colour(rng, (0.06, 0.1), 0.55, 0.3)
 
 
-_SUBJECTS: dict[str, Callable[[np.random.Generator, _Pen], _Colours]] = {
-    "balloon": _balloon,
-    "fish": _fish,
-    "flower": _flower,
-    "mushroom": _mushroom,
-}
+_SUBJECTS = {"balloon": _balloon, "fish": _fish, "flower": _flower, "mushroom": _mushroom}
 
 
 def _colour(

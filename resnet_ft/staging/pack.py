@@ -86,7 +86,7 @@ def _plan(index: DatasetIndex, limit: float) -> Plan:
     labels = {name: label for label, name in enumerate(index.classes)}
     sizes = [path.stat().st_size for path in index.paths()]
     taken = [(3 + -(-size // _BLOCK)) * _BLOCK for size in sizes]  # two headers and the label
-    table = index.table.assign(key=_keys(index.images.paths), taken=taken)
+    table = index.table.assign(key=_keys(index.images), taken=taken)
     plan: Plan = {}
     for split in index.counts():
         rows = table[table["split"] == split]
