@@ -171,17 +171,17 @@ def _read_split(
             prefix = parent.relative_to(root).as_posix()
             yield from (f"{prefix}/{name}" for name in names)
             count += len(names)
-        if not count:
+        if count:
+            # macOS writes an accent as a separate character: NFC makes both spellings the same.
+            groups.append((split, unicodedata.normalize("NFC", class_folder.name), count))
+        else:
             message = f"{class_folder} holds no images. Add some, or remove the folder."
             problems.append((class_folder, message))
-        # macOS writes an accent as a separate character: NFC makes both spellings the same.
-        groups.append((split, unicodedata.normalize("NFC", class_folder.name), count))
 
 
 def _labels(groups: list[tuple[str, str, int]]) -> pd.DataFrame:
     """Split and class of each image, as categories, in the order of the groups."""
-    filled = [group for group in groups if group[-1]]
-    table = pd.DataFrame(filled, columns=["split", "class_name", "count"], dtype=object)
+    table = pd.DataFrame(groups, columns=["split", "class_name", "count"], dtype=object)
     kinds = {"split": pd.CategoricalDtype(SPLITS), "class_name": "category"}
     rows = table.index.repeat(table["count"].astype(int))
     return table[list(kinds)].astype(kinds).loc[rows].reset_index(drop=True)
