@@ -86,7 +86,7 @@ def _plan(index: DatasetIndex, limit: float) -> Plan:
     labels = {name: label for label, name in enumerate(index.classes)}
     sizes = [path.stat().st_size for path in index.paths()]
     taken = [(3 + -(-size // _BLOCK)) * _BLOCK for size in sizes]  # two headers and the label
-    table = index.table.assign(key=_keys(index.images.paths), taken=taken)
+    table = index.table.assign(key=_keys(index.images), taken=taken)
     plan: Plan = {}
     for split in index.counts():
         rows = table[table["split"] == split]
@@ -236,7 +236,8 @@ def _pack(data_dir: Path, archive: Path) -> Path:
 
 
 def _folders(data_dir: Path) -> list[tuple[Path, list[Path]]]:
-    folders = sorted(walk_images(data_dir)) if data_dir.is_dir() else []
+    walked = sorted(walk_images(data_dir)) if data_dir.is_dir() else []
+    folders = [(folder, [folder / name for name in names]) for folder, names in walked]
     if not any(images for _, images in folders):
         raise DatasetError(
             f"There are no images in {data_dir} to pack. Give the folder that stage_dataset "
