@@ -26,7 +26,7 @@ from resnet_ft.data.shards import INDEX, Shard, ShardIndex, list_samples, read_s
 from resnet_ft.errors import DatasetError, ImageError, ParameterError
 from resnet_ft.files import atomic_write, fingerprint
 from resnet_ft.notebook import progress_bar
-from resnet_ft.staging.workfolder import KEPT, unfinished
+from resnet_ft.staging.workfolder import RESUMABLE, unfinished
 
 if TYPE_CHECKING:
     from webdataset import TarWriter
@@ -61,7 +61,7 @@ def write_shards(index: DatasetIndex, folder: Path, max_shard_mb: float) -> Path
         if folder.exists() and any(folder.iterdir()):
             _check_same_shards(folder, index, identity, plan)
             return folder
-        begun = work / KEPT / fingerprint([identity, max_shard_mb])
+        begun = work / RESUMABLE / fingerprint([identity, max_shard_mb])
         begun.mkdir(parents=True, exist_ok=True)
         for other in begun.parent.iterdir():
             if other != begun:  # the data set was another one when a call was killed
