@@ -12,10 +12,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, Literal, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 from resnet_ft.errors import DatasetError
 from resnet_ft.notebook import progress_bar
@@ -73,17 +71,7 @@ _RATIO = 200  # images hardly shrink in an archive
 _SLACK = 16 << 20  # bytes: what is read ahead, and small drawings, are not judged by the ratio
 _MOST_LINKS = 40  # in a chain, as on Linux
 _BLOCK = 4096  # bytes that even an empty file takes
-
-
-@dataclass
-class _Entry:
-    """One entry: `content` of a file, or `target` of a link (symbolic: from where it lies)."""
-
-    name: str
-    kind: Literal["file", "folder", "symbolic link", "hard link", "device or pipe"]
-    size: int = 0
-    content: IO[bytes] = field(default_factory=BytesIO)
-    target: str = ""
+_TOP = PurePosixPath()
 
 
 class _Unpacking:
@@ -102,48 +90,51 @@ class _Unpacking:
     def run(self) -> None:
         bar = progress_bar(None, "Unpacking", self._packed, unit="B", unit_scale=True)
         with bar, self._archive.open("rb") as raw, _open_entries(raw, self._name) as entries:
-            for entry in entries:
-                self._take(entry, raw)
+            for entry, content in entries:
+                self._take(entry, content, raw)
                 bar.update(max(0, raw.tell() - bar.n))
         targets = {link: self._followed(link) for link in self._links}
         for link in sorted(targets, key=lambda link: (self._folder / targets[link]).is_dir()):
             self._copy(link, targets[link])
 
-    def _take(self, entry: _Entry, raw: IO[bytes]) -> None:
+    def _take(self, entry: tarfile.TarInfo, content: IO[bytes] | None, raw: IO[bytes]) -> None:
         path = PureWindowsPath(entry.name)  # takes both kinds of slashes, and knows drive letters
         if path.anchor or ".." in path.parts or "\0" in entry.name:
             raise self._refused(entry.name, "would be written outside of the data folder")
-        if entry.kind == "device or pipe":
-            raise self._refused(entry.name, "is a device or a pipe")
         place = PurePosixPath(*path.parts)
         try:
-            if entry.kind == "folder":
+            if entry.isdir():
                 (self._folder / place).mkdir(parents=True, exist_ok=True)
                 return
             first = self._names.setdefault(str(place).casefold(), str(place))
             if first != str(place):
                 raise self._refused(entry.name, f"differs from {first!r} in case only")
             self._links.pop(place, None)
-            if entry.kind == "file":
-                self._write(entry, self._folder / place, raw)
+            if content is not None:
+                self._write(entry, content, self._folder / place, raw)
+            elif entry.issym() or entry.islnk():
+                # A symbolic link starts at its folder, a hard link at the top.
+                self._links[place] = self._target(entry, place.parent if entry.issym() else _TOP)
             else:
-                start = place.parent if entry.kind == "symbolic link" else PurePosixPath()
-                self._links[place] = self._target(entry, start)
+                raise self._refused(entry.name, "is a device or a pipe")
         except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
             raise self._refused(entry.name, "is a file and a folder at once") from error
 
-    def _target(self, link: _Entry, start: PurePosixPath) -> PurePosixPath:
-        target = PureWindowsPath(link.target)
+    def _target(self, link: tarfile.TarInfo, start: PurePosixPath) -> PurePosixPath:
+        target = PureWindowsPath(link.linkname)
         path = PurePosixPath(posixpath.normpath(start.joinpath(*target.parts)))
         if target.anchor or ".." in path.parts:
-            raise self._refused(link.name, f"is a link out of the data folder, to {link.target!r}")
+            reason = f"is a link out of the data folder, to {link.linkname!r}"
+            raise self._refused(link.name, reason)
         return path
 
-    def _write(self, entry: _Entry, path: Path, raw: IO[bytes]) -> None:
+    def _write(
+        self, entry: tarfile.TarInfo, content: IO[bytes], path: Path, raw: IO[bytes]
+    ) -> None:
         self._make_room(entry.name, entry.size)
         path.parent.mkdir(parents=True, exist_ok=True)
         begun, chunk, written = raw.tell(), b"start", _BLOCK
-        with entry.content as content, path.open("wb") as file:
+        with content, path.open("wb") as file:
             while chunk:
                 chunk = content.read(1 << 20)
                 written += len(chunk)
@@ -192,22 +183,23 @@ class _Unpacking:
         )
 
 
+_Entry = tuple[tarfile.TarInfo, IO[bytes] | None]
 _LONGEST_NAME = 1 << 20  # bytes; tarfile reads a name into memory, however long its header says
 _TRAILER = 16 << 20  # bytes after the last entry that are read to verify the checksum at the end
 
 
 @contextmanager
 def _open_entries(raw: IO[bytes], name: str) -> Iterator[Iterator[_Entry]]:
-    """The entries of an open archive, whose format is told by its first bytes.
+    """Each entry of an archive as a TarInfo, also of a zip, and the content of a regular file.
 
-    Reads `raw` from its beginning to its end, as far as the entries lie in order. An archive that
-    is damaged or cut off raises one of `_DAMAGED`.
+    The first bytes of `raw` tell the format. It is read from its beginning to its end, as far as
+    the entries lie in order. An archive that is damaged or cut off raises one of `_DAMAGED`.
     """
     head = raw.read(512)
     raw.seek(0)
     if head.startswith((b"PK\3\4", b"PK\5\6")):
         with zipfile.ZipFile(raw) as archive:
-            yield (_from_zip(archive, info) for info in archive.infolist())
+            yield (_from_zip(archive, entry) for entry in archive.infolist())
         return
     decompress = next((row.open for row in _COMPRESSIONS if head.startswith(row.magic)), None)
     # The oldest tar format has no signature.
@@ -219,38 +211,31 @@ def _open_entries(raw: IO[bytes], name: str) -> Iterator[Iterator[_Entry]]:
         )
     with decompress(raw) if decompress else raw as stream:
         with tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictTarInfo) as tar:
-            yield (_from_tar(tar, info) for info in tar)
+            yield ((entry, _content(tar, entry)) for entry in tar)
         for _ in range(_TRAILER >> 20):
             if not stream.read(1 << 20):
                 break
 
 
+def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes] | None:
+    if entry.isreg() and entry.size < 0:  # the next entry would be this one, for ever
+        raise tarfile.ReadError(f"its entry {entry.name!r} has a size below zero")
+    return tar.extractfile(entry) if entry.isreg() else None
+
+
 def _from_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Entry:
+    entry = tarfile.TarInfo(info.filename)
+    entry.size = info.file_size
     file_type = stat.S_IFMT(info.external_attr >> 16)
     if info.filename.endswith(("/", "\\")):  # some programs on Windows write their own slashes
-        return _Entry(info.filename, "folder")
-    if file_type == stat.S_IFLNK:
+        entry.type = tarfile.DIRTYPE
+    elif file_type == stat.S_IFLNK:
+        entry.type = tarfile.SYMTYPE
         with archive.open(info) as content:
-            target = content.read(_LONGEST_NAME).decode("utf-8", "surrogateescape")
-        return _Entry(info.filename, "symbolic link", target=target)
-    if file_type not in (0, stat.S_IFREG):
-        return _Entry(info.filename, "device or pipe")
-    return _Entry(info.filename, "file", info.file_size, archive.open(info))
-
-
-def _from_tar(archive: tarfile.TarFile, info: tarfile.TarInfo) -> _Entry:
-    if info.isdir():
-        return _Entry(info.name, "folder")
-    if info.issym():
-        return _Entry(info.name, "symbolic link", target=info.linkname)
-    if info.islnk():
-        return _Entry(info.name, "hard link", target=info.linkname)
-    content = archive.extractfile(info) if info.isreg() else None
-    if content is None:
-        return _Entry(info.name, "device or pipe")
-    if info.size < 0:  # the next entry would be this one, for ever
-        raise tarfile.ReadError(f"its entry {info.name!r} has a size below zero")
-    return _Entry(info.name, "file", info.size, content)
+            entry.linkname = content.read(_LONGEST_NAME).decode("utf-8", "surrogateescape")
+    elif file_type not in (0, stat.S_IFREG):
+        entry.type = tarfile.FIFOTYPE  # or a device: both are refused
+    return entry, archive.open(info) if entry.isreg() else None
 
 
 class _StrictTarInfo(tarfile.TarInfo):

@@ -44,10 +44,13 @@ def copy_folder(
 
     for folder in [Path(), *listing.folders]:
         (target / folder).mkdir(parents=True, exist_ok=True)
-    with (target / _MANIFEST).open("a+b", buffering=0) as file:
-        manifest = _Manifest(target, file)
-        images = listing.images.items()
-        missing = {path: stamp for path, stamp in images if not manifest.holds(path, stamp)}
+    with (target / _MANIFEST).open("a+b", buffering=0) as manifest:
+        known = _read_manifest(manifest)
+        missing = {
+            path: stamp
+            for path, stamp in listing.images.items()
+            if known.get(str(path)) != [*stamp, _size(target / path)]
+        }
         size, free = sum(stamp.size for stamp in missing.values()), shutil.disk_usage(target).free
         if size > free and not max_side:
             reason = f"{source} needs {size / 1e9:,.1f} GB, {free / 1e9:,.1f} are free"
@@ -59,7 +62,9 @@ def copy_folder(
                     if isinstance(copied, str):
                         listing.failed[path] = copied
                     else:
-                        manifest.add(path, *copied)
+                        stamp, copied_size = copied
+                        line = json.dumps([str(path), *stamp, copied_size])
+                        manifest.write(line.encode() + b"\n")
                     bar.set_postfix_str(f"{count:,} of {len(missing):,} files", refresh=False)
                     bar.update(missing[path].size)
         except OSError as error:
@@ -170,36 +175,29 @@ def _stamp(image: os.DirEntry[str]) -> _Stamp:
     return _Stamp(status.st_size, status.st_mtime_ns)
 
 
-class _Manifest:
-    """A line for each file that was copied, appended at once: a kill loses none that is written.
+def _read_manifest(file: IO[bytes]) -> dict[str, list[int]]:
+    """What was copied: path in the folder -> size and mtime_ns at the source, size of the copy.
 
-    A line holds the path in the folder, the source's `_Stamp`, and the size of the copy. The last
+    There is a line for each file, appended at once: a kill loses none that is written. The last
     line of a path counts; the half line of a killed process is skipped.
     """
+    copied = {}
+    file.seek(0)
+    content = file.read()
+    for line in content.splitlines():
+        with suppress(ValueError):
+            name, *state = json.loads(line)
+            copied[name] = state
+    if content and not content.endswith(b"\n"):
+        file.write(b"\n")
+    return copied
 
-    def __init__(self, folder: Path, file: IO[bytes]):
-        self._folder = folder
-        self._file = file
-        self._copied: dict[str, list[int]] = {}
-        file.seek(0)
-        content = file.read()
-        for line in content.splitlines():
-            with suppress(ValueError):
-                name, *state = json.loads(line)
-                self._copied[name] = state
-        if content and not content.endswith(b"\n"):
-            file.write(b"\n")
 
-    def holds(self, path: Path, stamp: _Stamp) -> bool:
-        """Whether the copy of a file is there, complete, and of this state of the source."""
-        try:
-            size = os.stat(self._folder / path).st_size
-        except OSError:
-            return False
-        return self._copied.get(str(path)) == [*stamp, size]
-
-    def add(self, path: Path, stamp: _Stamp, copied_size: int) -> None:
-        self._file.write(json.dumps([str(path), *stamp, copied_size]).encode() + b"\n")
+def _size(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
 
 
 def _copy(path: Path, work: Path, copied: Path, max_side: int | None) -> tuple[_Stamp, int]:

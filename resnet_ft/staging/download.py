@@ -93,7 +93,11 @@ def _receive_more(url: str, partial: _Partial) -> bool:
     try:
         with request(url, **headers) as response:
             if not _resumes(response, partial):
-                partial.begin(_length(response), _validator(response))
+                length = response.headers.get("Content-Length", "")
+                etag = response.headers.get("ETag", "W/")
+                weak = etag.startswith("W/")  # a weak one does not tell that all bytes are the same
+                validator = response.headers.get("Last-Modified") if weak else etag
+                partial.begin(int(length) if length.isdigit() else None, validator)
             size = partial.size()
             _append_body(url, response, partial)
     except requests.HTTPError as error:
@@ -118,16 +122,6 @@ def _resumes(response: requests.Response, partial: _Partial) -> bool:
         partial.begin(None, None)
         raise ConnectionError("the server sent another part than the one that was asked for")
     return True
-
-
-def _length(response: requests.Response) -> int | None:
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
-
-
-def _validator(response: requests.Response) -> str | None:
-    etag = response.headers.get("ETag", "W/")
-    return response.headers.get("Last-Modified") if etag.startswith("W/") else etag
 
 
 def _append_body(url: str, response: requests.Response, partial: _Partial) -> None:
