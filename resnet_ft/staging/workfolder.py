@@ -50,7 +50,7 @@ def _locked(folder: Path, *, wait: bool) -> BaseFileLock:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):
             continue  # the last user has just removed the folder
         except Timeout:
             if not wait:
