@@ -1,4 +1,4 @@
-"""What is far away: files of a mounted Drive and of the web, with retries for errors that pass."""
+"""Remote files, on a mounted Drive and on the web, with retries after transient errors."""
 
 import errno
 import re
@@ -14,25 +14,24 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 
 from resnet_ft.errors import DatasetError
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 # A mount that is overloaded or reconnects. ENOENT: a listing that is older than what it lists.
-_PASSING = frozenset(
+_TRANSIENT = frozenset(
     {errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.ESTALE, errno.ENOENT, errno.EAGAIN}
     | {errno.EBUSY, errno.ECONNABORTED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH}
 )
-_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _WAIT = wait_exponential(0.2, exp_base=4)  # 0.2, 0.8 and 3.2 seconds between four tries
 _TRIES = stop_after_attempt(4)
-_FAILURES_IN_A_ROW = 64
 _TIMEOUT_S = 60
 _CHUNK = 1 << 14  # bytes: a slow download that is killed loses no more than this
 
 
-def passes(error: BaseException) -> bool:
-    """Whether an error of a mounted folder may be gone a moment later."""
-    return isinstance(error, OSError) and error.errno in _PASSING
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call to a mounted folder may succeed a moment later."""
+    return isinstance(error, OSError) and error.errno in _TRANSIENT
 
 
 def means_full_disk(error: OSError) -> bool:
@@ -41,23 +40,23 @@ def means_full_disk(error: OSError) -> bool:
 
 
 class DriveRetry:
-    """Calls a function again, after growing waits, while a mounted folder gives passing errors.
+    """Calls a function again, after growing waits, while a mounted folder gives transient errors.
 
-    After 64 failed calls in a row the mount counts as lost. There are no more retries then until a
-    call succeeds, so that a lost connection does not cost hours.
+    After 64 failed calls in a row the mount counts as lost: until a call succeeds, there are no
+    retries, which would cost hours.
     """
 
     def __init__(self) -> None:
         self._failed_in_a_row = 0
         self._retrying = Retrying(
-            retry=retry_if_exception(passes),
+            retry=retry_if_exception(is_transient),
             wait=_WAIT,
-            stop=lambda state: self._failed_in_a_row >= _FAILURES_IN_A_ROW or _TRIES(state),
+            stop=lambda state: self._failed_in_a_row >= 64 or _TRIES(state),
             reraise=True,
         )
 
-    def __call__(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """Return the function's result. Raises its last OSError, or one that does not pass."""
+    def __call__(self, function: Callable[..., _Result], *arguments: object) -> _Result:
+        """Return the function's result. Raises its last OSError, or one that is not transient."""
         try:
             result = self._retrying(function, *arguments)
         except OSError:
@@ -68,8 +67,8 @@ class DriveRetry:
 
 
 def in_parallel(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[tuple[Item, Result]]:
+    function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
+) -> Iterator[tuple[_Item, _Result]]:
     """Yield each item with its result as they finish; when the loop ends, the rest is cancelled."""
     with ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(function, item): item for item in items}
@@ -81,10 +80,7 @@ def in_parallel(
 
 
 def request(url: str, **headers: str) -> requests.Response:
-    """Ask for a file of the web and return the response, whose body is read by `read_body`.
-
-    Raises the errors of requests, also for a status that means an error.
-    """
+    """Open a file on the web; `read_body` reads it. Raises the errors of requests."""
     headers = {"User-Agent": "resnet_ft", "Accept-Encoding": "identity", **headers}
     response = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S)
     response.raise_for_status()
@@ -92,10 +88,10 @@ def request(url: str, **headers: str) -> requests.Response:
 
 
 def read_body(response: requests.Response, expected: int | None, begun: int = 0) -> Iterator[bytes]:
-    """Yield the bytes that the server sends, which are not decoded: an archive stays compressed.
+    """Yield the bytes as the server sends them: an archive stays compressed.
 
-    Raises ConnectionError where the connection is interrupted, or where the `begun` bytes that came
-    earlier and these are not `expected` bytes together.
+    Raises ConnectionError where the connection is interrupted, or where these and the `begun` bytes
+    that came earlier are not `expected` bytes.
     """
     came = begun
     try:
@@ -109,16 +105,16 @@ def read_body(response: requests.Response, expected: int | None, begun: int = 0)
         raise ConnectionError(f"only {came:,} of {expected:,} bytes came")
 
 
-def _web_error_passes(error: BaseException) -> bool:
+def _is_transient_on_web(error: BaseException) -> bool:
     if isinstance(error, requests.HTTPError):
-        return error.response.status_code in _PASSING_STATUS
-    if not isinstance(error, OSError) or isinstance(error, ValueError):  # no valid address
-        return False
-    return error.errno is None or passes(error)
+        return error.response.status_code in _TRANSIENT_STATUS
+    if isinstance(error, OSError) and error.errno is None:
+        return not isinstance(error, ValueError)  # requests: an invalid address
+    return is_transient(error)
 
 
 web_retry = Retrying(
-    retry=retry_if_exception(_web_error_passes), wait=_WAIT, stop=_TRIES, reraise=True
+    retry=retry_if_exception(_is_transient_on_web), wait=_WAIT, stop=_TRIES, reraise=True
 )
 
 
@@ -126,9 +122,8 @@ def reason_of(error: BaseException) -> str:
     """What went wrong, for a person: the first cause of an error of requests."""
     if isinstance(error, requests.HTTPError):
         return f"the server answered {error.response.status_code} {error.response.reason}"
-    while isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):
-        if error.__context__ is None:
-            break
+    wrappers = (requests.RequestException, urllib3.exceptions.HTTPError)
+    while isinstance(error, wrappers) and error.__context__:
         error = error.__context__
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
@@ -139,7 +134,7 @@ def is_address(location: object) -> bool:
 
 
 def fetch(address: str, path: Path, size: int | None = None) -> None:
-    """Copy the file at an address to `path`, with retries for errors that may pass.
+    """Copy the file at an address to `path`, with retries after transient errors.
 
     Raises DatasetError, with the address, the reason and a remedy, where it cannot be read or is
     not `size` bytes long.

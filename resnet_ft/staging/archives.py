@@ -26,7 +26,7 @@ class _Compression(NamedTuple):
     open: Callable[[IO[bytes]], Any]  # Any: each library has its own type for a readable stream
 
 
-# Of a tar. For another format, add a row.
+# Of tar files; a row is all that another one needs.
 _COMPRESSIONS = (
     _Compression((".tar.gz", ".tgz"), b"\x1f\x8b", gzip.open),
     _Compression((".tar.xz", ".txz"), b"\xfd7zXZ\0", lzma.open),
@@ -68,14 +68,14 @@ def unpack(archive: Path, folder: Path, *, name: str) -> None:
 
 
 _RATIO = 200  # images hardly shrink in an archive
-_SLACK = 16 << 20  # bytes: what is read ahead, and small drawings, are not judged by the ratio
+_SLACK = 16 << 20  # bytes beyond the ratio: for what is read ahead, and for small drawings
 _MOST_LINKS = 40  # in a chain, as on Linux
 _BLOCK = 4096  # bytes that even an empty file takes
 _TOP = PurePosixPath()
 
 
 class _Unpacking:
-    """One archive on its way into one folder: what came so far, and how much may still come."""
+    """One archive and the folder that it is unpacked to: names, links and bytes so far."""
 
     def __init__(self, archive: Path, folder: Path, name: str):
         self._archive = archive

@@ -18,7 +18,7 @@ from resnet_ft.data.folders import find_images, is_hidden, walk_images
 from resnet_ft.data.images import IMAGE_EXTENSIONS
 from resnet_ft.errors import DatasetError
 from resnet_ft.notebook import progress_bar
-from resnet_ft.remote import DriveRetry, in_parallel, means_full_disk, passes
+from resnet_ft.remote import DriveRetry, in_parallel, is_transient, means_full_disk
 from resnet_ft.staging.shrink import shrunk
 
 _MANIFEST = ".manifest.jsonl"
@@ -110,11 +110,13 @@ def _list_images(source: Path, workers: int, retry: DriveRetry) -> _Listing:
         for folder, result in sorted(scanned.items()):
             if isinstance(result, str):
                 listing.failed[folder.relative_to(source)] = result
-            elif result.real not in entered:
-                entered.add(result.real)
+                continue
+            real, folders, images = result
+            if real not in entered:
+                entered.add(real)
                 listing.folders.append(folder.relative_to(source))
-                found += result.images
-                level += result.folders
+                found += images
+                level += folders
     stamps = in_parallel(lambda image: _attempt(retry, _stamp, image), found, workers)
     for image, stamp in progress_bar(stamps, f"Listing {source.name}", len(found)):
         known = listing.failed if isinstance(stamp, str) else listing.images
@@ -136,34 +138,28 @@ def _attempt(
         return error.strerror or str(error)
 
 
-@dataclass
-class _Folder:
-    real: str
-    folders: list[Path]
-    images: list[os.DirEntry[str]]
-
-
-def _scan(folder: Path) -> _Folder:
-    scanned = _Folder(os.path.realpath(folder), [], [])
+def _scan(folder: Path) -> tuple[str, list[Path], list[os.DirEntry[str]]]:
+    """Where a folder really is, and the folders and images in it."""
+    folders, images = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
             is_image = os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS
             if is_hidden(entry.name):
                 continue
             if _is_folder(entry, unless_dangling=is_image):
-                scanned.folders.append(folder / entry.name)
+                folders.append(folder / entry.name)
             elif is_image:
-                scanned.images.append(entry)
-    return scanned
+                images.append(entry)
+    return os.path.realpath(folder), folders, images
 
 
 def _is_folder(entry: os.DirEntry[str], *, unless_dangling: bool) -> bool:
-    """Whether an entry is a folder, or a link to nothing, which may be one again in a moment."""
+    """Whether an entry is a folder, or a dangling link, which may lead to one again in a moment."""
     try:
         dangling = entry.is_symlink() and not os.path.exists(entry.path)
         return entry.is_dir() or (dangling and not unless_dangling)
     except OSError as error:
-        if passes(error):
+        if is_transient(error):
             raise
         return False  # a link that leads to itself
 

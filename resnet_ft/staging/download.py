@@ -21,7 +21,7 @@ _REMEDIES = {
     403: _NEEDS_LOGIN,
     404: "Check the address: is the file still there?",
     410: "The file was removed: look for its new address.",
-    429: "The server limits how often it is asked. Wait an hour, and run it again.",
+    429: "The server limits the number of requests. Wait an hour, and run it again.",
 }
 
 
@@ -68,7 +68,7 @@ class _Partial:
             return {"total": None, "validator": None}
 
     def begin(self, total: int | None, validator: str | None) -> None:
-        """Forget the bytes that came; the next ones are from this file."""
+        """Drop the bytes that came; the next ones are from this file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_bytes(b"")
         self._note.write_text(json.dumps({"total": total, "validator": validator}))
@@ -95,7 +95,7 @@ def _receive_more(url: str, partial: _Partial) -> bool:
             if not _resumes(response, partial):
                 length = response.headers.get("Content-Length", "")
                 etag = response.headers.get("ETag", "W/")
-                weak = etag.startswith("W/")  # a weak one does not tell that all bytes are the same
+                weak = etag.startswith("W/")  # the same for files that differ in a few bytes
                 validator = response.headers.get("Last-Modified") if weak else etag
                 partial.begin(int(length) if length.isdigit() else None, validator)
             size = partial.size()
@@ -103,7 +103,7 @@ def _receive_more(url: str, partial: _Partial) -> bool:
     except requests.HTTPError as error:
         if error.response.status_code != _RANGE_NOT_SATISFIABLE:
             raise
-        partial.begin(None, None)
+        partial.discard()
         raise ConnectionError("the server's file is shorter than what came before") from error
     except ConnectionError:
         if partial.size() <= size:
@@ -119,7 +119,7 @@ def _resumes(response: requests.Response, partial: _Partial) -> bool:
     found = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     size, total = partial.size(), partial.server()["total"]
     if not found or int(found[1]) != size or (total and found[2] not in ("*", str(total))):
-        partial.begin(None, None)
+        partial.discard()
         raise ConnectionError("the server sent another part than the one that was asked for")
     return True
 

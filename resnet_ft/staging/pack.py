@@ -88,7 +88,7 @@ def _leave(place: Path, content: str, *, is_same: bool) -> None:
     print(f"{place} already holds {content}: nothing to do.")
 
 
-_KEY = "RESNET_FT.fingerprint"  # in a header for the whole archive: POSIX.1-2001, pax format
+_KEY = "RESNET_FT.fingerprint"  # in the global header of the tar (POSIX.1-2001, pax format)
 
 
 def _pack(data_dir: Path, archive: Path) -> Path:

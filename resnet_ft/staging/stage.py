@@ -1,4 +1,4 @@
-"""From where a data set is kept (a folder, an archive, Google Drive, the web) to local disk."""
+"""Bringing a data set to local disk, from a folder, an archive, Google Drive or the web."""
 
 import re
 import shutil
@@ -41,36 +41,36 @@ def stage_dataset(
     """
     for name, number in (("workers", workers), ("max_side", max_side)):
         if number is not None and number < 1:
-            raise ParameterError(f"{name} is {number}. Give a whole number from 1 up.")
+            raise ParameterError(f"{name} is {number}. Give a whole number of at least 1.")
     is_url = isinstance(source, str) and source.lower().startswith(("http://", "https://"))
     if not is_url and source != "sample":
         source = Path(relative_to, source)
-    destination, size = Path(destination), f"-{max_side}px" if max_side else ""
+    destination, suffix = Path(destination), f"-{max_side}px" if max_side else ""
     try:
         if isinstance(source, Path):
-            return _stage_path(source, destination, size, workers, max_side)
+            return _stage_path(source, destination, suffix, workers, max_side)
         if source == "sample":
-            return _stage_once(destination / f"sample{size}", make_sample_dataset, max_side)
-        url, target = source, destination / f"{_name_of(source)}-{fingerprint([source])[:8]}{size}"
+            return _stage_once(destination / f"sample{suffix}", make_sample_dataset, max_side)
+        url, target = (
+            source,
+            destination / f"{_name_of(source)}-{fingerprint([source])[:8]}{suffix}",
+        )
         return _stage_once(target, lambda folder: _from_web(url, folder), max_side)
     except OSError as error:
-        raise DatasetError(
-            f"{source} could not be staged in {destination}: {error}. Is the disk full or "
-            "read-only?"
-        ) from error
+        reason = f"{source} could not be staged in {destination}: {error}"
+        raise DatasetError(f"{reason}. Is the disk full or read-only?") from error
 
 
 def _stage_path(
-    source: Path, destination: Path, size: str, workers: int, max_side: int | None
+    source: Path, destination: Path, suffix: str, workers: int, max_side: int | None
 ) -> Path:
     if source.is_dir():
         if not max_side and not is_on_drive(source):
             return source
-        target = destination / f"{source.name}-{fingerprint([source.absolute()])[:8]}{size}"
+        target = destination / f"{source.name}-{fingerprint([source.absolute()])[:8]}{suffix}"
         if target.resolve().is_relative_to(source.resolve()):
             raise DatasetError(
-                f"{source} would be copied into itself, to {target}. Give a destination outside of "
-                "it."
+                f"{source} would be copied into itself, to {target}. Give another destination."
             )
         with unfinished(target) as work:
             copy_folder(source, target, work, workers=workers, max_side=max_side)
@@ -83,7 +83,7 @@ def _stage_path(
         )
     stem, status = archive_stem(source.name) or source.stem, source.stat()
     identity = fingerprint([source.absolute(), status.st_size, status.st_mtime_ns])
-    target = destination / f"{stem}-{identity[:8]}{size}"
+    target = destination / f"{stem}-{identity[:8]}{suffix}"
     return _stage_once(target, lambda folder: unpack(source, folder, name=str(source)), max_side)
 
 

@@ -1,4 +1,4 @@
-"""Where unfinished work lies: a hidden folder beside its target, for one process at a time."""
+"""A hidden folder beside a target for unfinished work, for one process at a time."""
 
 import errno
 import shutil
