@@ -149,7 +149,7 @@ def _keep_shared(_worker: int) -> None:
     gc.freeze()
 
 
-def reads_files(loader: DataLoader) -> bool:
+def reads_files(loader: object) -> bool:
     """Whether a loader is one of `make_dataloaders` whose every image is a file of its own."""
     return isinstance(loader, ImageLoader) and isinstance(loader.dataset, ImageDataset)
 
