@@ -2,7 +2,7 @@
 
 A cache is two files. The index holds the number of its pixel file and a record for each image; the
 pixel file only ever grows, and a record is written after its pixels. So whenever a process is
-killed, all that the index names is complete; and a cache that starts anew has another pixel file,
+killed, all that the index names is complete; and a cache that is reset gets another pixel file,
 so that no reader takes new pixels for old ones.
 """
 
@@ -11,6 +11,7 @@ import secrets
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ def _fill(
     missing = np.flatnonzero(records["offset"] < (0 if has_room else _NOT_STORED))
     has_room = budget.make_room(len(missing) * likely_bytes, in_use=in_use)
     if budget.limit and not has_room and _sizes(records).sum() < budget.used / 2:
-        file.start_anew()  # most of it is other images
+        file.reset()  # most of it is other images
         records, missing = file.find(keys), np.arange(len(keys))
     images = DecodedImages(paths, file.side, pixels=file.pixels, records=records)
     reasons: dict[int, str] = {}
@@ -170,11 +171,11 @@ def _decode(
             progress.update(len(chunk))
 
 
+@dataclass
 class _Decoding(Dataset):
-    def __init__(self, images: DecodedImages, pixels: Path | None, limit: int) -> None:
-        self.images = images
-        self.pixels = pixels
-        self.limit = limit
+    images: DecodedImages
+    pixels: Path | None
+    limit: int
 
     def __getitem__(self, row: int) -> tuple[int, int, int, int, str | None]:
         try:
@@ -224,7 +225,7 @@ class CacheFile:
             lock.acquire()
         try:
             if not self._is_complete():
-                self.start_anew()
+                self.reset()
             yield
         finally:
             lock.release()
@@ -241,7 +242,7 @@ class CacheFile:
         number = int(np.fromfile(self._index, _RECORD, count=1)["key"][0])
         return self.directory / f"{self._index.stem}-{number:016x}.pixels"
 
-    def start_anew(self) -> None:
+    def reset(self) -> None:
         """Forget all records. Processes that read the old pixel file keep it until they end."""
         head = np.zeros(1, _RECORD)
         head["key"] = secrets.randbits(63)

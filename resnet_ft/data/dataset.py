@@ -77,9 +77,6 @@ class SeededDataset(Dataset):
         """What is done to each image; workers have a copy, so it cannot be exchanged later."""
         return self._transform
 
-    def __len__(self) -> int:
-        raise NotImplementedError
-
     def read(self, epoch: int, index: int) -> tuple[np.ndarray, int]:
         """Sample `index`: a uint8 array (H, W, 3) that the caller may change, and the label."""
         raise NotImplementedError

@@ -96,8 +96,8 @@ def class_weights(labels: Sequence[int] | np.ndarray | Tensor, num_classes: int)
 def balanced_loader(loader: DataLoader) -> DataLoader:
     """The training loader of `make_dataloaders`, but with each class equally often in an epoch.
 
-    An epoch has as many images as before, so images of small classes come several times, augmented
-    anew each time, and some of large classes are left out. Raises ParameterError for another
+    An epoch has as many images as before, so images of small classes come several times, each time
+    augmented differently, and some of large classes are left out. Raises ParameterError for another
     loader.
     """
     if (

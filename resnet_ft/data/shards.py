@@ -77,13 +77,14 @@ def _place_of(location: str | Path, name: str) -> str:
 
 
 def read_shard_index(location: str | Path) -> ShardIndex:
-    """Read `dataset.json`. Raises DatasetError where it is missing or does not describe shards."""
+    """Read `dataset.json`. Raises DatasetError if it is missing or does not describe shards."""
     place = _place_of(location, INDEX)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, INDEX) if is_address(location) else Path(place)
-        if is_address(location):
-            fetch(place, path)
-        text = path.read_bytes()
+    if is_address(location):
+        with tempfile.TemporaryDirectory() as folder:
+            fetch(place, Path(folder, INDEX))
+            text = Path(folder, INDEX).read_bytes()
+    else:
+        text = Path(place).read_bytes()
     try:
         described = json.loads(text)
         found = {
@@ -234,7 +235,7 @@ class ShardFiles:
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), timeout=timeout):
             if not path.exists():
-                # Shards of other data sets may go too. With this one, as many as are in use stay.
+                # Shards of other data sets are deleted too; those that may be in use stay.
                 budget = DiskBudget(self._folder.parent, "*/*.tar", self._size_gb)
                 in_use = list(budget.sizes)[1 - _IN_USE * distributed.count() :]
                 budget.make_room(shard.bytes, in_use=in_use)
@@ -330,7 +331,7 @@ class _ShardDataset(SeededDataset):
         self._files, self._shards = files, index.splits[split]
         self._batches, self._side = batches, side
         self._starts = np.cumsum([0] + [shard.samples for shard in self._shards])
-        self._following: tuple[int, dict[int, list[Shard]]] = (-1, {})  # of an epoch
+        self._next: tuple[int, dict[int, list[Shard]]] = (-1, {})  # of an epoch
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -354,12 +355,11 @@ class _ShardDataset(SeededDataset):
 
     def _upcoming(self, epoch: int, number: int) -> list[Shard]:
         """The shards that come next in an epoch."""
-        if self._following[0] != epoch:
+        if self._next[0] != epoch:
             order = self._batches.shards(epoch)
             shards = [self._shards[i] for i in order]
-            next_ones = (shards[i : i + _AHEAD] for i in range(1, len(order) + 1))
-            self._following = epoch, dict(zip(order, next_ones, strict=True))
-        return self._following[1].get(number, [])
+            self._next = epoch, {i: shards[n : n + _AHEAD] for n, i in enumerate(order, start=1)}
+        return self._next[1].get(number, [])
 
 
 def shard_loaders(

@@ -70,37 +70,33 @@ def precompute(
     if len(sources) < len(dataloaders):
         raise ParameterError(
             "precompute keeps features by image file, so it needs the loaders that "
-            "make_dataloaders makes of image files. With others, also of shards, train the whole "
-            "model by train_model."
+            "make_dataloaders makes of image files. With others, also of shards, train the model "
+            "with train_model."
         )
     frozen, head = cut_frozen(model)
     directory = writable(Path(cache_dir or default_cache_dir() / "features"))
     every_view = list(_views(sources, views, _weights_digest(frozen), directory))
     writes = distributed.is_first_in(directory)
-    with FileLock(directory / "features.lock") if writes else nullcontext():
+    lock = FileLock(directory / "features.lock") if writes else nullcontext()
+    with writing_to(directory), lock:
         if writes:
             _forget_mismatches(every_view, model, head)
             forget_one_time(directory)
         distributed.wait()
         missing = [view for view in every_view if distributed.any_of_all(view.file.find() is None)]
         if missing:
-            with writing_to(directory):
-                images = missing[0].first_images(2)
-                folded, shape = _folded_copy(frozen, head, model, images)
-                if writes:
-                    needed = sum(view.file.bytes_missing(shape) for view in missing)
-                    kept = {view.file.key for view in every_view}
-                    make_room(directory, needed, cache_size_gb, kept)
-                total = sum(len(view.dataset) for view in missing)
-                with progress_bar(None, "Running the frozen layers", total) as progress:
-                    for view in missing:
-                        _run_frozen(folded, view, shape, writes=writes, progress=progress)
-        found = [
-            (view.split, array) for view in every_view if (array := view.file.find()) is not None
-        ]
+            folded, shape = _folded_copy(frozen, head, model, missing[0].first_images(2))
+            if writes:
+                needed = sum(view.file.bytes_missing(shape) for view in missing)
+                make_room(directory, needed, cache_size_gb, {view.file.key for view in every_view})
+            total = sum(len(view.dataset) for view in missing)
+            with progress_bar(None, "Running the frozen layers", total) as progress:
+                for view in missing:
+                    _run_frozen(folded, view, shape, writes=writes, progress=progress)
+        stored = _stored(every_view)
     return head, {
-        split: feature_loader(loader, dataset, [array for name, array in found if name == split])
-        for split, (loader, dataset) in sources.items()
+        split: feature_loader(*source, [array for view, array in stored if view.split == split])
+        for split, source in sources.items()
     }
 
 
@@ -133,6 +129,11 @@ def _views(
             yield _View(split, epoch, loader, dataset, FeatureFile(directory, key, len(dataset)))
 
 
+def _stored(views: list[_View]) -> list[tuple[_View, np.ndarray]]:
+    """The views whose features are stored, and these."""
+    return [(view, array) for view in views if (array := view.file.find()) is not None]
+
+
 def _feature_key(weights: str, dataset: ImageDataset, epoch: int | None) -> str:
     """A digest of all that features depend on, or a random key where that is not known.
 
@@ -154,10 +155,10 @@ def _steps(transform: Callable) -> Iterator[Callable]:
         yield from _steps(step)
 
 
-def _weights_digest(network: nn.Module) -> str:
-    """A digest of a network's structure and weights."""
-    digest = hashlib.sha256(f"{type(network).__name__} {network}".encode())
-    for name, tensor in network.state_dict().items():
+def _weights_digest(frozen: nn.Module) -> str:
+    """A digest of a module's structure and weights."""
+    digest = hashlib.sha256(f"{type(frozen).__name__} {frozen}".encode())
+    for name, tensor in frozen.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -169,7 +170,7 @@ def _forget_mismatches(views: list[_View], model: nn.Module, head: nn.Module) ->
 
     A key knows weights and layers, not what a model's own code does with them.
     """
-    stored = [(view, array) for view in views if (array := view.file.find()) is not None]
+    stored = _stored(views)
     if not stored:
         return
     features = torch.from_numpy(np.stack([array[0] for _, array in stored])).float()
@@ -216,9 +217,9 @@ def _folded_copy(
 
 
 def _run_frozen(
-    network: nn.Module, view: _View, shape: tuple[int, ...], *, writes: bool, progress: tqdm
+    folded: nn.Module, view: _View, shape: tuple[int, ...], *, writes: bool, progress: tqdm
 ) -> None:
-    """Write the network's outputs for a view to its file; resumes an interrupted pass.
+    """Write the outputs of the frozen layers for a view to its file; resumes an interrupted pass.
 
     Each of several processes computes its share, and those with `writes` write all. Raises
     TrainingError for values beyond half precision.
@@ -231,7 +232,7 @@ def _run_frozen(
         loader = iter(ImageLoader(view.dataset, batches, view.loader.num_workers))
         for _ in range(len(batches)):  # also where this process has no share of the last batch
             batch = next(loader, None)
-            features = network(batch[0].to(engine.device())) if batch else torch.empty(0, *shape)
+            features = folded(batch[0].to(engine.device())) if batch else torch.empty(0, *shape)
             features = features.half().cpu()
             if not features.isfinite().all():
                 raise TrainingError(

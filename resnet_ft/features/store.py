@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,13 @@ ONE_TIME = "once"  # how keys begin that are random, since nothing describes wha
 _DTYPE = np.dtype(np.float16)
 
 
+@dataclass(frozen=True)
 class FeatureFile:
     """`rows` rows in half precision in a directory, under a key that nothing else has."""
 
-    def __init__(self, directory: Path, key: str, rows: int) -> None:
-        self.directory = Path(directory)
-        self.key = key
-        self.rows = rows
+    directory: Path
+    key: str
+    rows: int
 
     def find(self) -> np.ndarray | None:
         """The finished array of shape (rows, ...), mapped into memory, if there is one."""
