@@ -84,10 +84,7 @@ class DiskBudget:
         self.limit = int(on_disk * share if size_gb is None else min(size_gb * 2**30, on_disk))
 
     def make_room(self, needed: int, *, in_use: Container[Path] = ()) -> bool:
-        """Delete the least recently used files, none `in_use`, until `needed` bytes fit.
-
-        Returns whether they do in the end.
-        """
+        """Delete the least recently used files, none `in_use`; whether `needed` bytes then fit."""
         for path, size in self.sizes.items():
             if self.used + needed > self.limit and path not in in_use:
                 with suppress(OSError):  # Windows does not delete a file that is being read

@@ -18,7 +18,7 @@ from resnet_ft.data.dataset import ImageDataset, SampleKey, SeededDataset, seed_
 
 
 class EpochBatchSampler(Sampler[list[SampleKey]]):
-    """Batches of sample keys; with `shuffle`, as training wants them, else epoch 0 in order.
+    """Batches of sample keys: in order, as epoch 0 sees them, or with `shuffle` for training.
 
     With `shuffle`, each epoch has an order of its own, which depends on (seed, epoch) alone. Each
     pass is the next epoch, or the one given to `set_epoch`; `start_at` starts one mid-epoch. A last
@@ -85,7 +85,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 class ImageLoader(DataLoader):
-    """A DataLoader whose workers write uint8 images into shared slots; this process finishes them.
+    """A DataLoader whose workers write images into shared memory; this process finishes the batch.
 
     `dataset.finish` takes a whole batch at a time. Code that builds another loader from the parts
     of this one, as accelerate's `prepare` does, gets unfinished batches.
@@ -98,7 +98,7 @@ class ImageLoader(DataLoader):
     def __init__(
         self, dataset: SeededDataset, batch_sampler: EpochBatchSampler, num_workers: int
     ) -> None:
-        # The workers' batches are on their way, while this process uses one more.
+        # Those that the workers prepare, and the one that this process uses.
         batch_sampler.slots = _PREFETCH * num_workers + 1
         super().__init__(
             dataset,

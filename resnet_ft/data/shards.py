@@ -269,16 +269,12 @@ class ShardBatchSampler(EpochBatchSampler):
         return shards[(ends > start) & (ends - self._counts[shards] < end)].tolist()
 
     def _samples(self, epoch: int, generator: torch.Generator) -> Tensor:
-        """Epoch and index (N, 2) of all samples.
-
-        Those of process r of n stand at r, r + n, ...: it gets these of a batch of them all.
-        """
-        starts = (self._counts.cumsum(0) - self._counts).tolist()
-        counts = self._counts.tolist()
-        pieces = [torch.arange(counts[i]) + starts[i] for i in self._shards(epoch).tolist()]
-        in_shards, samples = torch.cat(pieces), torch.empty(self.num_samples, dtype=torch.long)
+        """Epoch and index (N, 2) of all samples; those of process r of n are at r, r + n, ..."""
+        of_shard = torch.arange(self.num_samples).split(self._counts.tolist())
+        in_order = torch.cat([of_shard[i] for i in self._shards(epoch).tolist()])
+        samples = torch.empty_like(in_order)
         for rank, (start, end) in enumerate(self._parts()):
-            mixed = self._mixed(in_shards[start:end], epoch, rank)
+            mixed = self._mixed(in_order[start:end], epoch, rank)
             samples[rank :: distributed.count()] = mixed
         return torch.stack([torch.full_like(samples, epoch), samples], dim=1)
 
