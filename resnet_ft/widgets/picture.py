@@ -7,26 +7,20 @@ import ipywidgets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from PIL.Image import Image
 
 
-def to_png(figure: "Figure") -> bytes:
-    """The figure as a PNG file; the figure is closed, so that no notebook shows it once more."""
-    import matplotlib.pyplot as plt
+class Picture(ipywidgets.Image):
+    """A widget that shows a figure; `draw` replaces it."""
 
-    file = BytesIO()
-    figure.savefig(file, format="png")
-    plt.close(figure)
-    return file.getvalue()
+    def __init__(self, figure: "Figure"):
+        super().__init__(format="png", layout={"max_width": "100%"})
+        self.draw(figure)
 
+    def draw(self, figure: "Figure") -> None:
+        """Show this figure, and close it, so that no notebook shows it a second time."""
+        import matplotlib.pyplot as plt
 
-def picture(figure: "Figure") -> ipywidgets.Image:
-    """A widget that shows the figure."""
-    return ipywidgets.Image(value=to_png(figure), format="png", layout={"max_width": "100%"})
-
-
-def to_jpeg(image: "Image") -> bytes:
-    """A PIL image as a JPEG file."""
-    file = BytesIO()
-    image.save(file, "JPEG", quality=85)
-    return file.getvalue()
+        file = BytesIO()
+        figure.savefig(file, format="png")
+        plt.close(figure)
+        self.value = file.getvalue()

@@ -57,7 +57,7 @@ def test_a_data_set_with_classes_that_the_model_does_not_know_is_refused():
 
 
 def test_a_model_of_another_number_of_classes_is_refused():
-    with pytest.raises(ParameterError, match="tells 2 classes apart, but 3 are named"):
+    with pytest.raises(ParameterError, match="has 2 outputs for 3 classes"):
         evaluate(Echo(), loader(LOGITS, [0, 1, 1], ["a", "b", "c"]))
 
 

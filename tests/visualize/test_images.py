@@ -13,9 +13,15 @@ from resnet_ft import (
     ParameterError,
     Predictions,
     imshow,
+    index_dataset,
     make_dataloaders,
+    plot_class_means,
+    show_class,
+    show_classes,
     show_images,
+    show_label_errors,
     show_mistakes,
+    show_pairs,
     visualize_model,
 )
 from resnet_ft.visualize.style import BLUE, RED
@@ -68,6 +74,48 @@ def test_drawing_leaves_the_settings_of_matplotlib_as_they_were():
     assert dict(plt.rcParams) == before
 
 
+def test_the_mean_of_a_class_has_the_colour_of_its_images(photos):
+    (photos / "Train" / "red" / "broken.png").write_bytes(b"no image")
+    blue, red = plot_class_means(index_dataset(photos)).axes
+    assert np.allclose(blue.images[0].get_array().mean(axis=(0, 1)), (40, 60, 200), atol=6)
+    assert blue.get_title() == "blue (9)"
+    assert red.get_title() == "red (8)"
+
+
+def test_a_contact_sheet_steps_over_what_cannot_be_read(photos):
+    (photos / "Train" / "red" / "0.png").write_bytes(b"no image")
+    figure = show_class(index_dataset(photos), "red", num_images=6)
+    assert sum(bool(ax.images) for ax in figure.axes) == 6
+    titles = [ax.get_title() for ax in show_classes(index_dataset(photos)).axes]
+    assert titles == ["blue", "red"]
+    with pytest.raises(ParameterError, match="'green'"):
+        show_class(index_dataset(photos), "green")
+
+
+def test_no_readable_image_is_said(photos):
+    with pytest.raises(ParameterError, match="'test'"):
+        plot_class_means(index_dataset(photos), split="test")
+
+
+def test_copies_stand_side_by_side_with_class_and_split(photos):
+    pairs = pd.DataFrame({"path": ["Val/red/0.png"], "other": ["Train/blue/1.png"]})
+    figure = show_pairs(photos, pairs)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["Val/red\n0.png", "Train/blue\n1.png"]
+    assert figure.get_suptitle() == "1 pair of copies"
+    with pytest.raises(ParameterError, match="no pairs"):
+        show_pairs(photos, pairs.head(0))
+
+
+def test_label_errors_are_shown_with_what_is_suggested(photos):
+    errors = pd.DataFrame(
+        {"path": [photos / "Val/red/0.png"] * 3, "label": ["red"] * 3, "suggested": ["blue"] * 3}
+    )
+    figure = show_label_errors(errors, num_images=2)
+    assert figure.axes[0].get_title() == "red?\nrather blue"
+    assert figure.get_suptitle() == "2 of 3 labels to check"
+
+
 class RedOrBlue(torch.nn.Module):
     """Tells red from blue images, and takes the classes to be in that order."""
 
@@ -79,7 +127,7 @@ def test_the_model_is_shown_on_images_from_the_whole_data_set(photos):
     loaders = make_dataloaders(photos, image_size=8, batch_size=4, num_workers=0)
     figure = visualize_model(RedOrBlue(), loaders["val"], num_images=4)
     assert [title.split("\n")[1] for title in titles(figure)] == ["is blue"] * 2 + ["is red"] * 2
-    assert figure.get_suptitle() == "4 of 4 are predicted right"
+    assert figure.get_suptitle() == "4 of 4 predictions are correct"
     assert len(visualize_model(RedOrBlue(), loaders["val"], num_images=99).axes) == 6
 
 
@@ -88,7 +136,7 @@ def test_wrong_answers_are_red(photos):
     model.classes = ["red", "blue"]  # so every answer is wrong
     loaders = make_dataloaders(photos, image_size=8, num_workers=0)
     figure = visualize_model(model, loaders["val"], num_images=2)
-    assert figure.get_suptitle() == "0 of 2 are predicted right"
+    assert figure.get_suptitle() == "0 of 2 predictions are correct"
     assert {to_hex(ax.title.get_color()).upper() for ax in figure.axes} == {RED}
 
 
@@ -108,7 +156,7 @@ def answers(tmp_path):
 def test_mistakes_come_surest_first(answers):
     figure = show_mistakes(answers, num_images=6)
     assert titles(figure) == ["a (90%)\nis b", "b (70%)\nis a"]
-    assert figure.get_suptitle() == "The 2 surest of 2 mistakes"
+    assert figure.get_suptitle() == "The 2 most confident of 2 mistakes"
 
 
 def test_predictions_without_paths_cannot_show_their_mistakes(answers):
