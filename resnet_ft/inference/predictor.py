@@ -116,7 +116,7 @@ class Predictor:
                 errors[row] = error.reason
         confidences, labels = self._top(list(tensors.values()), top_k=1)
         names = [self.classes[label] for label in labels[:, 0]]
-        return dict(zip(tensors, zip(names, confidences[:, 0], strict=True), strict=True))
+        return dict(zip(tensors, zip(names, confidences[:, 0].tolist(), strict=True), strict=True))
 
     def _pixels(self, image: AnyFile) -> np.ndarray:
         """One image as the data loaders read it: (H, W, 3), uint8."""
