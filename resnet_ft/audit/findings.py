@@ -46,7 +46,7 @@ MEANINGS = {
     "transparent": ("info", "Placed on white."),
     "CMYK": ("info", "Converted to RGB; colours for print may look a little different."),
     "more than 8 bits": ("info", "Scaled to 8 bits."),
-    "grey among colour": ("info", "Used as RGB: check that not a single class is grey."),
+    "grey among colour": ("info", "Used as RGB: check that they are not all of one class."),
     "junk": ("info", "Not used: made by a system, or hidden."),
     "other file": ("info", "Not used: its name is not that of an image."),
 }

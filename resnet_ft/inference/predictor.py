@@ -1,4 +1,4 @@
-"""A saved model predicts: one image, several, a folder."""
+"""A saved model predicts one image, several, or a folder of them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -75,7 +75,7 @@ class Predictor:
         """Every image below a folder: columns `path`, `predicted`, `confidence`, `error`.
 
         A file that cannot be read has its reason in `error` and no prediction. `csv` is a file to
-        write the table to, too; an older one is replaced. `num_workers` processes (one per core)
+        write the table to as well; an older one is replaced. `num_workers` processes (one per core)
         decode the images, and `cache_dir` keeps them as for `make_dataloaders`. Raises DatasetError
         for a folder without images, or without one that can be read.
         """

@@ -12,7 +12,7 @@ from resnet_ft.data.index import DatasetIndex
 from resnet_ft.data.transforms import STRENGTHS, train_transform
 from resnet_ft.errors import ImageError
 from resnet_ft.visualize.images import show_images
-from resnet_ft.widgets.picture import Picture
+from resnet_ft.widgets.figure import FigureWidget
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def browse_dataset(index: DatasetIndex) -> ipywidgets.VBox:
         start = (page.value - 1) * _PAGE
         return _contact_sheet(index.root, paths[start : start + _PAGE], len(paths))
 
-    images = Picture(draw())
+    images = FigureWidget(draw())
     for control in (split, class_name, page):
         control.observe(lambda _: images.draw(draw()), names="value")
     return ipywidgets.VBox([ipywidgets.HBox([split, class_name, page]), images])
@@ -64,6 +64,6 @@ def explore_augmentation(
         views = [dataset[epoch, 0][0] for epoch in range(6)]
         return show_images(views, [f"epoch {i}" for i in range(1, 7)])
 
-    images = Picture(draw())
+    images = FigureWidget(draw())
     chosen.observe(lambda _: images.draw(draw()), names="value")
     return ipywidgets.VBox([chosen, images])

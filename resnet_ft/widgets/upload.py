@@ -11,7 +11,7 @@ from resnet_ft.data.images import open_image
 from resnet_ft.errors import ImageError
 from resnet_ft.inference.predictor import Predictor
 from resnet_ft.visualize.plots import plot_prediction
-from resnet_ft.widgets.picture import Picture
+from resnet_ft.widgets.figure import FigureWidget
 
 # The button's file input is in no document, and only a click on the button reaches it. So a drop
 # clicks the button, and hands over the files where that would open the dialog.
@@ -72,5 +72,5 @@ def _result(predictor: Predictor, name: str, content: bytes, top_k: int) -> ipyw
         image = open_image(BytesIO(content))
     except ImageError as error:
         return ipywidgets.HTML(f"<b>{escape(name)}</b> cannot be read: {escape(error.reason)}")
-    shown = Picture(plot_prediction(image, predictor.predict(image, top_k)))
+    shown = FigureWidget(plot_prediction(image, predictor.predict(image, top_k)))
     return ipywidgets.VBox([ipywidgets.HTML(f"<b>{escape(name)}</b>"), shown])

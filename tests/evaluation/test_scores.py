@@ -33,7 +33,7 @@ def test_the_confusion_matrix_has_true_classes_as_rows():
     assert counts.to_numpy().tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
 
 
-def test_the_interval_is_the_one_of_wilson():
+def test_the_interval_is_that_of_wilson():
     # Wilson (1927) for k of n at z = 1.96: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
     n, k, z = 20, 18, 1.959964
     p = k / n
@@ -48,7 +48,7 @@ def test_a_perfect_score_on_few_images_is_not_certain():
     assert high == 1 and low < 0.5
 
 
-def test_the_summary_has_a_row_a_split():
+def test_the_summary_has_a_row_per_split():
     summary = accuracy_summary({"val": predictions("aab", "aab"), "test": predictions("ab", "bb")})
     assert summary["images"].to_dict() == {"val": 3, "test": 2}
     assert summary.loc["test", "accuracy"] == 0.5
@@ -74,7 +74,7 @@ def test_the_published_rule_is_followed():
     assert np.isclose(errors["margin"][0], 0.2 - 0.8)
 
 
-def test_the_surest_errors_come_first():
+def test_the_most_probable_errors_come_first():
     said = answers(
         ["ant"] * 4 + ["bee"] * 2,
         [[0.9, 0.1, 0], [0.9, 0.1, 0], [0.3, 0.7, 0], [0.1, 0.9, 0], [0.4, 0.6, 0], [0.4, 0.6, 0]],

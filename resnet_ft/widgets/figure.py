@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Picture(ipywidgets.Image):
+class FigureWidget(ipywidgets.Image):
     """A widget that shows a figure; `draw` replaces it."""
 
     def __init__(self, figure: "Figure"):
