@@ -22,15 +22,14 @@ from resnet_ft.data.index import SPLITS, Layout, read_layout
 from resnet_ft.errors import ParameterError
 from resnet_ft.files import default_cache_dir
 
-_TEXTS = ["format", "mode", "content", "perceptual_hash", "problem", "reason"]
-_INTEGERS = ["width", "height", "orientation", "bytes"]
-_NUMBERS = ["brightness", "darkest", "brightest", "contrast", "colour", "sharpness"]
-_ANSWERS = ["animated", "transparent"]
+_MEASURES = ["brightness", "darkest", "brightest", "contrast", "colour", "sharpness"]
 _FACTS = {
-    **dict.fromkeys(_TEXTS, "object"),
-    **dict.fromkeys(_INTEGERS, "Int64"),
-    **dict.fromkeys(_NUMBERS, "float64"),
-    **dict.fromkeys(_ANSWERS, "boolean"),
+    **dict.fromkeys(
+        ["format", "mode", "content", "perceptual_hash", "problem", "reason"], "object"
+    ),
+    **dict.fromkeys(["width", "height", "orientation", "bytes"], "Int64"),
+    **dict.fromkeys(_MEASURES, "float64"),
+    **dict.fromkeys(["animated", "transparent"], "boolean"),
 }
 
 

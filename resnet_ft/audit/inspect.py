@@ -146,7 +146,10 @@ def _appearance(image: Image.Image) -> Facts:
     compressed (https://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html).
     `thumbnail`: the bytes of 24 x 24 RGB pixels.
     """
-    grey = _at_most(image.convert("L"), _SIDE)
+    grey = image.convert("L")
+    if (scale := _SIDE / min(grey.size)) < 1:
+        size = max(1, round(scale * grey.width)), max(1, round(scale * grey.height))
+        grey = grey.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
     shares = np.cumsum(grey.histogram()) / (grey.width * grey.height)
     darkest, brightest = np.searchsorted(shares, [_TAIL, 1 - _TAIL]) / 255
     small = image.resize((_HASHED_SIDE, _HASHED_SIDE), Image.Resampling.BOX)  # fast, and enough
@@ -161,14 +164,6 @@ def _appearance(image: Image.Image) -> Facts:
         "perceptual_hash": str(imagehash.phash(small)),
         "thumbnail": thumbnail.tobytes(),
     }
-
-
-def _at_most(image: Image.Image, side: int) -> Image.Image:
-    scale = side / min(image.size)
-    if scale >= 1:
-        return image
-    size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
-    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
 
 
 def _sharpness(grey: Image.Image) -> float:

@@ -66,7 +66,7 @@ class _Review:
         self._draw()
 
     def _step(self, by: int) -> None:
-        self.place.value = min(max(1, self.place.value + by), self.place.max)
+        self.place.value += by  # the widget keeps it within its range
 
     def _undo(self) -> None:
         path = self.log.undo()
@@ -104,9 +104,9 @@ class _Review:
         ]
         menus = []
         for name, column, choice in _MENUS:
-            options = sorted(images[column].unique())
-            is_chosen = decision == choice and value in options
-            chosen = value if is_chosen else images.at[path, column]
+            options, chosen = sorted(images[column].unique()), images.at[path, column]
+            if decision == choice and value in options:
+                chosen = value
             menus.append(_menu(name, options, chosen, partial(decide, choice)))
         caption = f"<code>{escape(path)}</code><br>decision: <b>{escape(now)}</b>"
         image, text = _image(self.audit.root / path), ipywidgets.HTML(caption)
