@@ -1,4 +1,4 @@
-"""What notebooks need: a check of their parameters, and progress bars that nobody has to clear."""
+"""What notebooks need: a check of their parameters, and progress bars that leave no trace."""
 
 import ast
 import sys

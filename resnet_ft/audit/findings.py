@@ -154,7 +154,7 @@ def class_findings(images: pd.DataFrame) -> Iterator[Finding]:
         elif count < _FEW:
             yield folder, "few images", f"{class_name}: {count} in {split}"
         if split == "train" and _IMBALANCE * count < largest:
-            detail = f"{class_name}: {count} for training, the largest class {largest}"
+            detail = f"{class_name}: {count} for training, {largest} in the largest class"
             yield folder, "class imbalance", detail
         if split == "train" and "val" in splits and ("val", class_name) not in table.index:
             yield folder, "class in one split", f"{class_name}: only in train"

@@ -47,7 +47,7 @@ def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60)
     """
     shown = issues.head(num_issues)
     heads = "".join(
-        f"<th style='text-align:left;cursor:pointer' onclick='{escape(_SORT)}' "
+        f"<th style='text-align:left;white-space:nowrap;cursor:pointer' onclick='{escape(_SORT)}' "
         f"title='sort by {name}'>{name} ⇅</th>"
         for name in _COLUMNS
     )
@@ -62,7 +62,7 @@ def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60)
 def _row(root: Path, issue: dict) -> str:
     severity = issue["severity"]
     cells = [
-        f"<td style='width:{_SIDE}px'>{_thumbnail(root / issue['path'])}",
+        f"<td style='width:{_SIDE}px;text-align:left'>{_thumbnail(root / issue['path'])}",
         f"{_CELL} data-order='{list(_COLOURS).index(severity)}'>"
         f"<b style='color:{_COLOURS[severity]}'>{severity}</b>",
         f"{_CELL}>{escape(issue['issue'])}",
