@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from resnet_ft.data.cache import DecodedImages
-from resnet_ft.data.transforms import prepare, split_transform
+from resnet_ft.data.transforms import Preprocessing, prepare, split_transform
 from resnet_ft.files import fingerprint
 
 
@@ -62,7 +62,7 @@ class SeededDataset(Dataset):
         transform: Callable,
         *,
         seed: int = 0,
-        preprocessing: dict[str, object] | None = None,
+        preprocessing: Preprocessing | None = None,
         fingerprint: str | None = None,
     ) -> None:
         self.classes = list(classes)
@@ -114,7 +114,7 @@ class ImageDataset(SeededDataset):
         *,
         unreadable: pd.DataFrame | None = None,
         seed: int = 0,
-        preprocessing: dict[str, object] | None = None,
+        preprocessing: Preprocessing | None = None,
         fingerprint: str | None = None,
     ) -> None:
         super().__init__(
