@@ -30,7 +30,7 @@ from resnet_ft.data.batches import EpochBatchSampler, ImageLoader
 from resnet_ft.data.dataset import SeededDataset, seed_of
 from resnet_ft.data.images import IMAGE_EXTENSIONS, open_resized
 from resnet_ft.data.index import SPLITS
-from resnet_ft.data.transforms import describe_preprocessing
+from resnet_ft.data.transforms import Preprocessing, describe_preprocessing
 from resnet_ft.errors import DatasetError, ImageError
 from resnet_ft.files import DiskBudget, default_cache_dir, fingerprint
 from resnet_ft.remote import fetch, is_address
@@ -315,7 +315,7 @@ class _ShardDataset(SeededDataset):
         batches: ShardBatchSampler,
         *,
         side: int,
-        preprocessing: dict[str, object] | None,
+        preprocessing: Preprocessing | None,
     ) -> None:
         super().__init__(
             index.classes,
