@@ -128,7 +128,7 @@ def test_a_run_whose_workers_are_told_to_end_too_loses_no_more_than_the_present_
 
 
 @pytest.mark.parametrize("at", [(2, "train", 4), (1, "val", 2), (3, "val", 3), (4, "train", 9)])
-def test_ctrl_c_ends_a_run_after_the_step_and_the_next_call_goes_on(at, tmp_path):
+def test_ctrl_c_ends_a_run_after_the_step_and_the_next_call_resumes(at, tmp_path):
     killed.loop(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         killed.loop(tmp_path / "run", interrupt_at=at)
@@ -139,7 +139,7 @@ def test_ctrl_c_ends_a_run_after_the_step_and_the_next_call_goes_on(at, tmp_path
     assert history["epoch"].tolist() == [1, 2, 3, 4]
 
 
-def test_a_process_in_the_background_goes_on_to_ignore_ctrl_c(tmp_path):
+def test_a_process_in_the_background_continues_to_ignore_ctrl_c(tmp_path):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, history = killed.loop(tmp_path / "run", interrupt_at=(2, "train", 4))
     assert history["epoch"].tolist() == [1, 2, 3, 4]

@@ -246,7 +246,7 @@ def test_a_callback_that_begins_with_nothing_gets_its_state_back(loaders, tmp_pa
     assert list(counts[0].seen) == ["epoch 1", "epoch 2"]
 
 
-def test_a_run_with_a_function_as_criterion_goes_on(loaders, tmp_path):
+def test_a_run_with_a_function_as_criterion_resumes(loaders, tmp_path):
     for num_epochs in (1, 2):
 
         def criterion(logits, labels):

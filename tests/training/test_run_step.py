@@ -58,7 +58,7 @@ def test_parts_that_are_asked_for_give_the_same_steps_without_a_failure(monkeypa
     assert history["val_loss"].tolist() == pytest.approx(whole["val_loss"].tolist(), rel=1e-5)
 
 
-def test_the_number_of_parts_is_kept_for_the_rest_of_the_run_and_when_it_goes_on(tmp_path):
+def test_the_number_of_micro_batches_is_kept_for_the_rest_of_the_run_and_when_it_resumes(tmp_path):
     with pytest.warns(UserWarning, match="in 2 micro-batches"):
         model, _ = train(4, tmp_path / "run")
     # 8 did not fit; then all batches in halves: 8, 8, 6 and, in validation, 9 as 5 and 4.

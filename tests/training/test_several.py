@@ -69,7 +69,7 @@ def test_gradients_of_parts_are_summed(count, whole, photos, tmp_path, monkeypat
     assert_the_same(Run(tmp_path / "some"), whole)
 
 
-def test_a_process_that_dies_ends_the_run_which_goes_on_in_any_number(whole, photos, tmp_path):
+def test_a_process_that_dies_ends_the_run_which_resumes_in_any_number(whole, photos, tmp_path):
     options = {"photos": photos, "run_dir": tmp_path / "some", "cache": tmp_path / "cache"}
     done = run("loop", processes=2, check=False, die_at=(2, 3), **options)
     assert done.returncode != 0
@@ -81,7 +81,7 @@ def test_a_process_that_dies_ends_the_run_which_goes_on_in_any_number(whole, pho
     assert_the_same(Run(tmp_path / "some"), whole)
 
 
-def test_a_run_stopped_amid_its_validation_goes_on_in_two_processes(whole, photos, tmp_path):
+def test_a_run_stopped_mid_validation_resumes_in_two_processes(whole, photos, tmp_path):
     options = {"photos": photos, "run_dir": tmp_path / "some", "cache": tmp_path / "cache"}
     run("loop", check=False, stop_at=(2, 2), **options)
     position = Run(tmp_path / "some").resume_state()[1]["progress"]
@@ -94,7 +94,7 @@ def test_more_processes_than_images_in_a_batch_are_refused(photos, tmp_path):
     options = {"photos": photos, "run_dir": tmp_path / "run", "cache": tmp_path / "cache"}
     refused = run("loop", processes=2, check=False, batch_size=1, **options)
     assert refused.returncode != 0
-    assert "batch_size is 1, for 2 processes. Take fewer of them." in refused.stderr
+    assert "batch_size is 1, for 2 processes. Start fewer of them." in refused.stderr
     for path in (photos / "Val").rglob("[12].png"):  # of each class one image is left
         path.unlink()
     refused = run("loop", processes=3, check=False, **options)

@@ -176,7 +176,7 @@ assert Path(sys.argv[1], "best.pt").read_bytes() == before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX limits the size of files")
-def test_a_run_goes_on_where_nothing_can_be_saved_anywhere(tmp_path):
+def test_a_run_continues_where_nothing_can_be_saved_anywhere(tmp_path):
     """What PyTorch makes of a full disk is no OSError."""
     command = [sys.executable, "-c", ON_A_SMALL_DISK, tmp_path / "run"]
     options = {"cwd": ROOT / "tests", "capture_output": True, "text": True}
