@@ -34,11 +34,6 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _TRANSIENT
 
 
-def means_full_disk(error: OSError) -> bool:
-    """Whether there is no space left, so that no other file can be written either."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
 class DriveRetry:
     """Calls a function again, after growing waits, while a mounted folder gives transient errors.
 
