@@ -61,11 +61,11 @@ def copy_folder(
 
         missing = {path: stamp for path, stamp in images.items() if not is_copied(path)}
         size, free = sum(stamp.size for stamp in missing.values()), shutil.disk_usage(target).free
-        if size > free and not max_side:
-            reason = f"{source} needs {size / 1e9:,.1f} GB, {free / 1e9:,.1f} are free"
-            raise _full_disk(target, reason)
         bar = progress_bar(None, "Copying", size, unit="B", unit_scale=True)
         try:
+            if size > free and not max_side:
+                reason = f"it needs {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} are free"
+                raise OSError(errno.ENOSPC, reason)
             with bar:
                 for count, (path, copied) in enumerate(in_parallel(copy, missing, workers), 1):
                     if isinstance(copied, str):
@@ -77,17 +77,19 @@ def copy_folder(
                     bar.set_postfix_str(f"{count:,} of {len(missing):,} files", refresh=False)
                     bar.update(missing[path].size)
         except OSError as error:
-            if error.errno in _FULL_DISK:
-                raise _full_disk(target, f"no space was left for all of {source}") from error
-            raise
+            if error.errno not in _FULL_DISK:
+                raise
+            raise DatasetError(
+                f"The disk of {target} is too small for {source}: {error.strerror}. Make room "
+                "there, give another destination, or let max_side= shrink the images; what is "
+                "already copied will not be copied again."
+            ) from error
 
-    # What was moved or deleted at the source would be a wrong label here, or a leak.
     listed = {*folders, *images}
 
-    def is_gone(path: Path) -> bool:
+    def is_gone(path: Path) -> bool:  # moved or deleted: it would be a wrong label, or a leak
         relative = path.relative_to(target)
-        unknown = failed.keys() & (relative, *relative.parents)
-        return relative not in listed and not unknown
+        return relative not in listed and failed.keys().isdisjoint((relative, *relative.parents))
 
     for path in filter(is_gone, find_images(target)):
         path.unlink()
@@ -95,13 +97,6 @@ def copy_folder(
         with suppress(OSError):  # it holds something that is not ours
             folder.rmdir()
     _report(source, target, failed)
-
-
-def _full_disk(target: Path, reason: str) -> DatasetError:
-    return DatasetError(
-        f"The disk of {target} is too small: {reason}. Make room there, give another destination, "
-        "or let max_side= shrink the images; what is copied already will not be copied again."
-    )
 
 
 def _list_images(
@@ -189,12 +184,12 @@ def _read_manifest(file: IO[bytes]) -> dict[str, list[int]]:
     """
     copied = {}
     file.seek(0)
-    content = file.read()
-    for line in content.splitlines():
+    lines = file.read().split(b"\n")
+    for line in lines:
         with suppress(ValueError):
             name, *state = json.loads(line)
             copied[name] = state
-    if content and not content.endswith(b"\n"):
+    if lines[-1]:
         file.write(b"\n")
     return copied
 

@@ -29,7 +29,6 @@ from resnet_ft.notebook import progress_bar
 from resnet_ft.staging.workfolder import RESUMABLE, unfinished
 
 _KEY = "RESNET_FT.fingerprint"  # in the global header of the tar (POSIX.1-2001, pax format)
-_SIDE = 64  # pixels: an image is decoded to check that it can be, but not at its full size
 
 
 def pack_dataset(
@@ -95,8 +94,7 @@ def _pack(data_dir: Path, archive: Path) -> Path:
         return path.relative_to(data_dir).as_posix()
 
     def digest_of(path: Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
     with unfinished(archive) as work:
         if not images:
@@ -222,7 +220,7 @@ def _content(sample: _Sample) -> bytes | None:
     """The bytes of an image, or None where it cannot be read."""
     content = sample.path.read_bytes()
     try:
-        open_resized(BytesIO(content), _SIDE)
+        open_resized(BytesIO(content), 64)  # pixels: a decoder need not give its full size
     except ImageError:
         return None
     return content
