@@ -17,7 +17,6 @@ def progress_bar(
     total: int | None = None,
     *,
     unit: str = "image",
-    unit_scale: bool = False,
     initial: int = 0,
 ) -> tqdm:
     """A tqdm bar that disappears when it is done, and that is not shown where nobody watches."""
@@ -27,7 +26,7 @@ def progress_bar(
         total,
         leave=False,
         unit=unit,
-        unit_scale=unit_scale,
+        unit_scale=unit == "B",  # bytes: 1.5M rather than 1500000
         initial=initial,
         disable=_runs_headless() or None,  # None: shown in a terminal only
     )

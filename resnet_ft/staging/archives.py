@@ -77,7 +77,7 @@ class _Unpacking:
         self._written = 0
 
     def run(self) -> None:
-        bar = progress_bar(None, "Unpacking", self._packed, unit="B", unit_scale=True)
+        bar = progress_bar(None, "Unpacking", self._packed, unit="B")
         with bar, self._archive.open("rb") as raw, closing(_entries(raw, self._name)) as entries:
             for entry, content in entries:
                 self._take(entry, content, raw)

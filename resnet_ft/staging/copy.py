@@ -61,7 +61,7 @@ def copy_folder(
 
         missing = {path: stamp for path, stamp in images.items() if not is_copied(path)}
         size, free = sum(stamp.size for stamp in missing.values()), shutil.disk_usage(target).free
-        bar = progress_bar(None, "Copying", size, unit="B", unit_scale=True)
+        bar = progress_bar(None, "Copying", size, unit="B")
         try:
             if size > free and not max_side:
                 reason = f"it needs {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} are free"

@@ -111,7 +111,7 @@ def _append_body(
             f"{url} needs {(total - begun) / 1e9:,.1f} GB, and {free / 1e9:,.1f} are free at "
             f"{partial.parents[2]}. Make room there, or give another destination."
         )
-    bar = progress_bar(None, "Downloading", total, unit="B", unit_scale=True, initial=begun)
+    bar = progress_bar(None, "Downloading", total, unit="B", initial=begun)
     with bar, partial.open("ab") as file:
         for chunk in read_body(response, total, begun):
             if file.tell() == 0 and chunk.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":

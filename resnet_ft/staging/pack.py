@@ -42,15 +42,15 @@ def pack_dataset(
 
     Hidden files and files that are not images stay out; links become what they lead to.
     `stage_dataset` makes an equal data set of it, and equal data sets make equal files. Where
-    `archive` holds this data set already, it is left as it is. Raises DatasetError where it holds
+    `archive` already holds this data set, it stays as it is. Raises DatasetError where it holds
     anything else, where there are no images, and where it cannot be written.
 
     With `max_shard_mb`, `archive` is a folder for tar shards of up to that many megabytes (a few
-    hundred are usual) in the WebDataset layout, with a dataset.json, which `make_dataloaders` reads
-    where they are. The shards of a split hold its image files, unchanged, in a random order.
-    `decisions` (see `apply_decisions`) are applied, and files that cannot be read are left out with
-    a warning. Files of the same names and sizes count as the same data set here. A call that was
-    killed is resumed by the next one. This needs the webdataset library.
+    hundred are usual) in the WebDataset layout, with a dataset.json; `make_dataloaders` reads them.
+    The shards of a split hold its image files, unchanged, in a random order. `decisions` (see
+    `apply_decisions`) are applied; a warning names files that cannot be read and are left out.
+    Files of the same names and sizes count as the same data set here. The next call resumes a
+    killed one. This needs the webdataset library.
     """
     data_dir, archive = Path(data_dir), Path(archive)
     is_tar = archive.suffix.lower() == ".tar"
@@ -113,7 +113,7 @@ def _pack(data_dir: Path, archive: Path) -> Path:
             _leave(archive, f"the images of {data_dir}", is_same=found == identity)
             return archive
         size = sum(image.stat().st_size for image in images)
-        bar = progress_bar(None, f"Packing {archive.name}", size, unit="B", unit_scale=True)
+        bar = progress_bar(None, f"Packing {archive.name}", size, unit="B")
         made = work / archive.name
         headers = {_KEY: identity}
         with bar, tarfile.open(made, "w", format=tarfile.PAX_FORMAT, pax_headers=headers) as file:

@@ -28,16 +28,14 @@ def stage_dataset(
 
     `source` is a folder, an archive (a .zip or a .tar, which may be compressed), the http(s)
     address of an archive, or "sample" for the data set that the library draws itself; a relative
-    path starts at `relative_to`. A folder on local disk is used where it is. From a folder on
-    Google Drive, `workers` threads copy folders and images below `destination`, and the copy
-    follows what changes on Drive. An archive is unpacked there. Running again is cheap: it fetches
-    only what is missing, resumes what was interrupted, and asks no server for an archive that is
-    unpacked already.
+    path starts at `relative_to`. A folder on local disk is used where it is. `workers` threads copy
+    a folder on Google Drive below `destination`, and the next call updates the copy. An archive is
+    unpacked there. Running again is cheap: it fetches only what is missing and resumes what was
+    interrupted.
 
     With `max_side`, images whose longer side has more pixels are shrunk to it, upright, in a
-    separate copy: the source is never changed. A warning names files that cannot be copied.
-    Raises DatasetError for a source that cannot be read or should not be trusted, and for a full
-    disk; a refused archive leaves nothing behind.
+    separate copy. A warning names files that cannot be copied. Raises DatasetError for a source
+    that cannot be read or should not be trusted (then nothing is left behind), and for a full disk.
     """
     for option, number in (("workers", workers), ("max_side", max_side)):
         if number is not None and number < 1:

@@ -71,8 +71,8 @@ def test_what_the_manifest_knows_is_not_read_again(on_drive, tmp_path):
 def test_a_manifest_with_half_a_line_is_still_used(on_drive, tmp_path):
     staged = stage_dataset(on_drive, tmp_path / "local")
     manifest = staged / ".manifest.jsonl"
-    *whole, last = manifest.read_bytes().splitlines(keepends=True)
-    manifest.write_bytes(b"".join(whole) + last[:10])
+    *lines, last = manifest.read_bytes().splitlines(keepends=True)
+    manifest.write_bytes(b"".join(lines) + last[:10])
     times = {path: path.stat().st_ctime_ns for path in staged.rglob("*.png")}
     stage_dataset(on_drive, tmp_path / "local")
     changed = [path for path, was in times.items() if path.stat().st_ctime_ns != was]
