@@ -3,7 +3,6 @@
 import argparse
 import sys
 
-from resnet_ft import distributed
 from resnet_ft.errors import ResnetFtError
 
 
@@ -16,22 +15,15 @@ def main(arguments: list[str] | None = None) -> None:
     train.add_argument("--data_dir", help="where the images are, if not at the file's data_source")
     train.add_argument("--num_workers", type=int, help="processes that read images")
     train.add_argument("--save_minutes", type=float, default=5.0, help="time between two saves")
-    options = parser.parse_args(arguments)
-    try:
-        _train(options)
-    except ResnetFtError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-
-
-def _train(options: argparse.Namespace) -> None:
+    options = vars(parser.parse_args(arguments))
+    # These load torch, which --help does not need.
+    from resnet_ft import distributed
     from resnet_ft.training.launch import train_run
 
-    _, history = train_run(
-        options.config,
-        data_dir=options.data_dir,
-        num_workers=options.num_workers,
-        save_minutes=options.save_minutes,
-    )
+    try:
+        _, history = train_run(options.pop("config"), **options)
+    except ResnetFtError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
     if distributed.is_main():
         best = history["val_accuracy"].max()
         print(f"Best validation accuracy {best:.1%} after {history['epoch'].max()} epochs")

@@ -1,7 +1,7 @@
 """Several processes, on one machine or on many: which one this is, and what all of them know.
 
-`accelerate launch` and `torchrun` start them. In a single process everything here is trivial. A
-function that speaks of all processes has to be called by all of them, in the same order.
+`accelerate launch` and `torchrun` start them. Where there is one process, nothing is exchanged.
+All processes have to call the functions that concern all of them, in the same order.
 """
 
 import os
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from resnet_ft import engine
 
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 
 def count() -> int:
@@ -31,19 +31,14 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process writes what all have in common."""
+    """Whether this is the process that writes for all."""
     return rank() == 0
 
 
-def _is_first_on_machine() -> bool:
-    """Whether this process writes what each machine has of its own, such as caches."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
-
-
 def is_first_in(folder: Path) -> bool:
-    """Whether this process is the one to write into a folder, which machines may share.
+    """Whether this process is the one that writes to a folder, which machines may share.
 
-    Each process leaves a mark there and looks for those of the others.
+    Each process leaves a mark there and looks for the marks of the others.
     """
     if count() == 1:
         return True
@@ -71,8 +66,8 @@ def any_of_all(flag: bool) -> bool:
     return total(float(flag))[0] > 0
 
 
-def from_main(value: Value) -> Value:
-    """The value that the main process has."""
+def from_main(value: _Value) -> _Value:
+    """The value of the main process."""
     if count() == 1:
         return value
     held = [value]
@@ -81,8 +76,8 @@ def from_main(value: Value) -> Value:
     return held[0]
 
 
-def of_all(value: Value) -> list[Value]:
-    """The value that each process has, by rank."""
+def of_all(value: _Value) -> list[_Value]:
+    """The value of each process, by rank."""
     if count() == 1:
         return [value]
     engine.device()
@@ -92,7 +87,7 @@ def of_all(value: Value) -> list[Value]:
 
 
 def gathered(rows: Tensor) -> list[Tensor]:
-    """The rows (n, ...) that each process has, by rank; n may differ."""
+    """The rows (n, ...) of each process, by rank; n may differ."""
     if count() == 1:
         return [rows]
     lengths = of_all(len(rows))
@@ -111,9 +106,10 @@ def wait() -> None:
 
 @contextmanager
 def one_per_machine_first() -> Iterator[None]:
-    """Let one process of each machine run the block, and then all others there."""
-    if not _is_first_on_machine():
+    """Let one process per machine run the block, and then all others there."""
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if not is_first:
         wait()
     yield
-    if _is_first_on_machine():
+    if is_first:
         wait()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _PRECISION = "ACCELERATE_MIXED_PRECISION"
-_PARTS = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+_MICRO_BATCHES = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
 _LAUNCHED_WITH = os.environ.get(_PRECISION)
 
 
@@ -24,18 +24,15 @@ _LAUNCHED_WITH = os.environ.get(_PRECISION)
 def accelerator() -> "Accelerator":
     """The process's Accelerator: CUDA, else Apple's MPS, else CPU; mixed precision on CUDA only.
 
-    What accelerate's own commands or `configure_engine` said, in variables of the environment, goes
-    before what suits the device.
+    The environment variables that `accelerate launch` or `configure_engine` set take precedence.
     """
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
-    precision = os.environ.get(_PRECISION, _suitable_precision())
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    # Processors join several processes only when they are asked for by name.
     return Accelerator(
-        mixed_precision=precision,
-        cpu=several and not torch.cuda.is_available(),
+        mixed_precision=os.environ.get(_PRECISION, _suitable_precision()),
+        cpu=several and not torch.cuda.is_available(),  # else accelerate does not connect them
         # Others wait while one downloads and decodes; if it dies, torchrun ends them.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )
@@ -44,24 +41,25 @@ def accelerator() -> "Accelerator":
 def configure_engine(
     *, mixed_precision: str = "auto", gradient_accumulation_steps: int | None = None
 ) -> None:
-    """Choose the precision of what is computed, and how much of a batch at once.
+    """Choose the precision of the computation and the number of micro-batches per batch.
 
-    `mixed_precision`: "no", "fp16" or "bf16"; "auto" is what `accelerate launch` was told, or else
+    `mixed_precision`: "no", "fp16" or "bf16"; "auto" is the choice of `accelerate launch`, or else
     bf16 on GPUs that compute in it, fp16 on other GPUs, and "no" elsewhere. A process cannot change
-    it once it has used its device. `gradient_accumulation_steps`: in so many parts a batch goes
-    through the network, so that it takes less memory (`batch_size` remains that of a step); None is
-    the variable ACCELERATE_GRADIENT_ACCUMULATION_STEPS, or else 1. Processes that are started from
-    this one inherit both. Raises ParameterError for what the device cannot do, or the process no
-    longer.
+    it once it has used its device. `gradient_accumulation_steps`: each batch goes through the model
+    in this number of micro-batches, which takes less memory (`batch_size` remains that of a step);
+    None is the environment variable ACCELERATE_GRADIENT_ACCUMULATION_STEPS, or else 1. Child
+    processes inherit both. Raises ParameterError for what the device, or this process by now,
+    cannot do.
     """
     precision = mixed_precision
     if mixed_precision == "auto":
         precision = _LAUNCHED_WITH or _suitable_precision()
-    parts = gradient_accumulation_steps
-    if precision not in ("no", "fp16", "bf16") or not (parts is None or parts >= 1):
+    micro_batches = gradient_accumulation_steps
+    too_few = micro_batches is not None and micro_batches < 1
+    if precision not in ("no", "fp16", "bf16") or too_few:
         raise ParameterError(
             f'mixed_precision={mixed_precision!r} should be "auto", "no", "fp16" or "bf16", and '
-            f"gradient_accumulation_steps={parts!r} None, 1 or more."
+            f"gradient_accumulation_steps={micro_batches!r} None, 1 or more."
         )
     if precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ParameterError('mixed_precision="fp16" needs a GPU. Choose "auto".')
@@ -69,12 +67,12 @@ def configure_engine(
         os.environ[_PRECISION] = precision
     if accelerator().mixed_precision != precision:
         raise ParameterError(
-            f"This process computes in mixed_precision={accelerator().mixed_precision!r} already. "
+            f"This process already computes in mixed_precision={accelerator().mixed_precision!r}. "
             f"Restart it (in a notebook: the session) to choose {precision!r}."
         )
-    if parts is not None:
-        os.environ[_PARTS] = str(parts)
-        accelerator().gradient_accumulation_steps = parts
+    if micro_batches is not None:
+        os.environ[_MICRO_BATCHES] = str(micro_batches)
+        accelerator().gradient_accumulation_steps = micro_batches
 
 
 def _suitable_precision() -> str:
@@ -96,6 +94,13 @@ def device() -> torch.device:
     return accelerator().device
 
 
+def describe_device() -> str:
+    """One line for a person: `cuda (Tesla T4), fp16`."""
+    name = f" ({torch.cuda.get_device_name()})" if device().type == "cuda" else ""
+    precision = accelerator().mixed_precision
+    return f"{device().type}{name}, {'full precision' if precision == 'no' else precision}"
+
+
 @contextmanager
 def prepared(
     model: nn.Module, optimizer: torch.optim.Optimizer
@@ -107,38 +112,31 @@ def prepared(
         yield engine.prepare(model, optimizer)
     finally:
         engine.unwrap_model(model, keep_fp32_wrapper=False)
-        # What is left on the model would tell the next run that it is prepared already.
+        # These would tell the next run that the model is prepared already.
         for name in {"forward", "_is_accelerate_prepared"} - own:
             model.__dict__.pop(name, None)
-        engine.free_memory()  # it would keep the model and optimizer alive from one run to the next
+        engine.free_memory()  # else it keeps the model and optimizer alive
 
 
 def backward(loss: Tensor) -> None:
-    """Add the gradients of this loss, scaled as the precision asks, to those that there are."""
-    # Accelerate divides, as if the loss were the mean of a part; ours is a part of the mean.
+    """Add this loss's gradients, scaled as the precision requires, to the present ones."""
+    # Accelerate divides, as if the loss were a micro-batch's mean; ours is a share of the batch's.
     accelerator().backward(loss * accelerator().gradient_accumulation_steps)
 
 
 def free_memory() -> None:
-    """Give back what PyTorch's allocator keeps of the device's memory."""
+    """Give the device's memory that PyTorch's allocator caches back to the system."""
     if device().type != "cpu":
         torch.get_device_module(device().type).empty_cache()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside of torch.compile and of those that spread it over devices."""
+    """The model without the wrappers of torch.compile and of parallel devices."""
     model = getattr(model, "_orig_mod", model)
-    spread = nn.DataParallel | nn.parallel.DistributedDataParallel
-    return model.module if isinstance(model, spread) else model
+    wrappers = nn.DataParallel | nn.parallel.DistributedDataParallel
+    return model.module if isinstance(model, wrappers) else model
 
 
 def alone(net: nn.Module) -> nn.Module:
-    """The prepared network without what waits for other processes."""
+    """The prepared model without the wrapper that waits for other processes."""
     return net.module if isinstance(net, nn.parallel.DistributedDataParallel) else net
-
-
-def describe_device() -> str:
-    """One line for a person: `cuda (Tesla T4), fp16`."""
-    name = f" ({torch.cuda.get_device_name()})" if device().type == "cuda" else ""
-    precision = {"no": "full precision"}.get(accelerator().mixed_precision)
-    return f"{device().type}{name}, {precision or accelerator().mixed_precision}"

@@ -2,7 +2,7 @@
 
 
 class ResnetFtError(Exception):
-    """Base of every error that this library raises for something a user can put right."""
+    """Base of every error that this library raises for something a user can correct."""
 
 
 class DriveError(ResnetFtError):
@@ -22,11 +22,11 @@ class ImageError(ResnetFtError):
 
 
 class WeightsError(ResnetFtError):
-    """Pretrained weights cannot be downloaded, read or fitted to the network."""
+    """Pretrained weights cannot be downloaded or read, or do not fit the model."""
 
 
 class CheckpointError(ResnetFtError):
-    """A saved model cannot be read, or does not describe a network that can be rebuilt."""
+    """A checkpoint cannot be read, or describes a model that cannot be rebuilt."""
 
 
 class RunError(ResnetFtError):

@@ -3,6 +3,8 @@
 import ast
 import sys
 from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -15,7 +17,6 @@ def progress_bar(
     total: int | None = None,
     *,
     unit: str = "image",
-    unit_scale: bool = False,
     initial: int = 0,
 ) -> tqdm:
     """A tqdm bar that disappears when it is done, and that is not shown where nobody watches."""
@@ -25,23 +26,10 @@ def progress_bar(
         total,
         leave=False,
         unit=unit,
-        unit_scale=unit_scale,
+        unit_scale=unit == "B",  # bytes: 1.5M rather than 1500000
         initial=initial,
-        disable=True if _runs_headless() else None,  # None: shown in a terminal only
+        disable=_runs_headless() or None,  # None: shown in a terminal only
     )
-
-
-def _runs_headless() -> bool:
-    """Whether this is the kernel of a notebook that runs unattended: papermill, nbconvert.
-
-    Every request to run a cell says whether the kernel may ask its user for input. A live notebook
-    allows that; programs that run notebooks do not.
-    """
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if not (get_parent := getattr(shell, "get_parent", None)):  # a terminal, or no IPython
-        return False
-    return not get_parent().get("content", {}).get("allow_stdin", True)
 
 
 def check_parameters() -> None:
@@ -51,26 +39,35 @@ def check_parameters() -> None:
     this in the next cell: it compares the names that both assign. Where no cell was added, and
     outside of IPython, it does nothing.
     """
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return
-    shell = get_ipython()
+    shell = _shell()
     cells = [cell for cell in shell.user_ns.get("In", []) if cell.strip()] if shell else []
-    injected = [i for i, cell in enumerate(cells) if cell.startswith("# Parameters")]
-    if injected and injected[-1] > 0:
-        known = _assigned(cells[injected[-1] - 1])
-        unknown = sorted(_assigned(cells[injected[-1]]) - known)
-        if unknown:
-            raise ParameterError(
-                f"This notebook has no parameter {', '.join(unknown)}. It has: "
-                f"{', '.join(sorted(known))}. Correct the -p options of papermill."
-            )
+    pairs = [pair for pair in pairwise(cells) if pair[1].startswith("# Parameters")]
+    known, given = map(_assigned, pairs[-1] if pairs else ("", ""))
+    if unknown := sorted(given - known):
+        raise ParameterError(
+            f"This notebook has no parameter {', '.join(unknown)}. It has: "
+            f"{', '.join(sorted(known))}. Correct the -p options of papermill."
+        )
+
+
+def _runs_headless() -> bool:
+    """Whether this is the kernel of a notebook that runs unattended: papermill, nbconvert.
+
+    Every request to run a cell says whether the kernel may ask its user for input. A live notebook
+    allows that; programs that run notebooks do not.
+    """
+    request: dict = getattr(_shell(), "get_parent", dict)()  # empty in a terminal
+    return not request.get("content", {}).get("allow_stdin", True)
+
+
+def _shell() -> Any:
+    """The IPython shell that runs this code, or None."""
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython else None
 
 
 def _assigned(source: str) -> set[str]:
-    statements = ast.parse(source).body
-    targets = [
-        target for node in statements if isinstance(node, ast.Assign) for target in node.targets
-    ]
+    """The names that a cell assigns."""
+    nodes = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
+    targets = (target for node in nodes for target in node.targets)
     return {target.id for target in targets if isinstance(target, ast.Name)}

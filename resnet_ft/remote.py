@@ -25,18 +25,12 @@ _TRANSIENT = frozenset(
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _WAIT = wait_exponential(0.2, exp_base=4)  # 0.2, 0.8 and 3.2 seconds between four tries
 _TRIES = stop_after_attempt(4)
-_TIMEOUT_S = 60
 _CHUNK = 1 << 14  # bytes: a slow download that is killed loses no more than this
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call to a mounted folder may succeed a moment later."""
     return isinstance(error, OSError) and error.errno in _TRANSIENT
-
-
-def means_full_disk(error: OSError) -> bool:
-    """Whether there is no space left, so that no other file can be written either."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class DriveRetry:
@@ -82,7 +76,7 @@ def in_parallel(
 def request(url: str, **headers: str) -> requests.Response:
     """Open a file on the web; `read_body` reads it. Raises the errors of requests."""
     headers = {"User-Agent": "resnet_ft", "Accept-Encoding": "identity", **headers}
-    response = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S)
+    response = requests.get(url, headers=headers, stream=True, timeout=60)
     response.raise_for_status()
     return response
 
@@ -90,8 +84,8 @@ def request(url: str, **headers: str) -> requests.Response:
 def read_body(response: requests.Response, expected: int | None, begun: int = 0) -> Iterator[bytes]:
     """Yield the bytes as the server sends them: an archive stays compressed.
 
-    Raises ConnectionError where the connection is interrupted, or where these and the `begun` bytes
-    that came earlier are not `expected` bytes.
+    Raises ConnectionError where the connection is interrupted, or where fewer or more than
+    `expected` bytes came, with the `begun` bytes of earlier tries.
     """
     came = begun
     try:
@@ -139,26 +133,26 @@ def fetch(address: str, path: Path, size: int | None = None) -> None:
     Raises DatasetError, with the address, the reason and a remedy, where it cannot be read or is
     not `size` bytes long.
     """
+    is_http = address.startswith(("http://", "https://"))
+    if not is_http:
+        try:
+            from webdataset.gopen import gopen
+        except ImportError as error:
+            raise DatasetError(f"{address} needs webdataset: pip install webdataset") from error
     try:
-        web_retry(_fetch, address, path, size)
+        for attempt in web_retry:
+            with attempt, path.open("wb") as file:
+                if is_http:
+                    with request(address) as response:
+                        file.writelines(read_body(response, size))
+                    continue
+                with gopen(address) as source:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                if size not in (None, file.tell()):
+                    raise ConnectionError(f"only {file.tell():,} of {size:,} bytes came")
     except (OSError, ValueError) as error:
         path.unlink(missing_ok=True)
         raise DatasetError(
             f"{address} could not be read: {reason_of(error)}. Check the address, whether it opens "
             f"without a login, the network, and the free space in {path.parent}; then run it again."
         ) from error
-
-
-def _fetch(address: str, path: Path, size: int | None) -> None:
-    if address.startswith(("http://", "https://")):
-        with request(address) as response, path.open("wb") as file:
-            file.writelines(read_body(response, size))
-        return
-    try:
-        from webdataset.gopen import gopen
-    except ImportError as error:
-        raise DatasetError(f"{address} needs webdataset: pip install webdataset") from error
-    with gopen(address) as source, path.open("wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
-        if size not in (None, file.tell()):
-            raise ConnectionError(f"only {file.tell():,} of {size:,} bytes came")

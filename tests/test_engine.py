@@ -31,7 +31,7 @@ def test_a_prepared_model_is_unwrapped_at_the_end():
 
 
 def of_a_new_process(code, **environment):
-    """What a process prints that has not used its device yet."""
+    """The output of a process that has not used its device yet."""
     code = f"from resnet_ft import ParameterError, configure_engine, engine\n{code}"
     run = subprocess.run(
         [sys.executable, "-c", code],
@@ -57,13 +57,13 @@ print(engine.accelerator().mixed_precision, engine.accelerator().gradient_accumu
     assert of_a_new_process(code)[:2] == ["bf16 4", "bf16 4"]
 
 
-def test_auto_is_what_accelerate_was_told():
+def test_auto_is_the_choice_of_accelerate_launch():
     code = """
 configure_engine()
 print(engine.accelerator().mixed_precision, engine.accelerator().gradient_accumulation_steps)
 """
-    told = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2"}
-    assert of_a_new_process(code, **told) == ["bf16 2"]
+    launched = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2"}
+    assert of_a_new_process(code, **launched) == ["bf16 2"]
 
 
 def test_precision_cannot_change_while_a_process_lives():

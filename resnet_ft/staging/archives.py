@@ -10,34 +10,33 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, Self
 
 from resnet_ft.errors import DatasetError
 from resnet_ft.notebook import progress_bar
 from resnet_ft.remote import DriveRetry
 
-
-class _Compression(NamedTuple):
-    suffixes: tuple[str, ...]
-    magic: bytes  # the first bytes of a file
-    open: Callable[[IO[bytes]], Any]  # Any: each library has its own type for a readable stream
-
-
-# Of tar files; a row is all that another one needs.
-_COMPRESSIONS = (
-    _Compression((".tar.gz", ".tgz"), b"\x1f\x8b", gzip.open),
-    _Compression((".tar.xz", ".txz"), b"\xfd7zXZ\0", lzma.open),
-    _Compression((".tar.bz2", ".tbz2"), b"BZh", bz2.open),
-)
-ARCHIVES = (".zip", ".tar", *(suffix for row in _COMPRESSIONS for suffix in row.suffixes))
+# How a tar may be compressed: its suffixes, its first bytes and what opens it.
+_COMPRESSIONS: list[tuple[tuple[str, ...], bytes, Callable[[IO[bytes]], Any]]] = [
+    ((".tar.gz", ".tgz"), b"\x1f\x8b", gzip.open),
+    ((".tar.xz", ".txz"), b"\xfd7zXZ\0", lzma.open),
+    ((".tar.bz2", ".tbz2"), b"BZh", bz2.open),
+]
+ARCHIVES = (".zip", ".tar", *(suffix for suffixes, *_ in _COMPRESSIONS for suffix in suffixes))
 _DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, struct.error),
     *(KeyError, ValueError, OverflowError),  # zipfile and tarfile raise these for damaged headers
     *(RuntimeError, NotImplementedError),  # zipfile: a password, an unknown compression
 )
+_RATIO = 200  # images hardly shrink in an archive
+_SLACK = 16 << 20  # bytes beyond the ratio: for what is read ahead, and for small drawings
+_MOST_LINKS = 40  # in a chain, as on Linux
+_BLOCK = 4096  # bytes that even an empty file takes
+_LONGEST_NAME = 1 << 20  # bytes; tarfile reads a name into memory, however long its header says
+_TRAILER = 16 << 20  # bytes after the last entry that are read to verify the checksum at the end
 
 
 def archive_stem(name: str) -> str | None:
@@ -51,27 +50,17 @@ def unpack(archive: Path, folder: Path, *, name: str) -> None:
 
     The archive is recognised by its content. Raises DatasetError, which calls it by `name`, for one
     that is damaged or encrypted, that does not fit on the disk, or that has an entry which should
-    not be trusted; `folder` then holds what was unpacked until that point.
+    not be trusted, and OSError; `folder` then holds what was unpacked until that point.
     """
     try:
         DriveRetry()(lambda: _Unpacking(archive, folder, name).run())
     except (*_DAMAGED, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # gzip and bz2 give damaged content none
-            raise DatasetError(
-                f"{name} could not be unpacked to {folder.parent.parent}: "
-                f"{error.strerror or error}. Is the disk full or read-only?"
-            ) from error
+            raise
         raise DatasetError(
             f"{name} could not be unpacked: {error or 'it ends too early'}. Is it complete? Upload "
             "it again, or make it again without a password."
         ) from error
-
-
-_RATIO = 200  # images hardly shrink in an archive
-_SLACK = 16 << 20  # bytes beyond the ratio: for what is read ahead, and for small drawings
-_MOST_LINKS = 40  # in a chain, as on Linux
-_BLOCK = 4096  # bytes that even an empty file takes
-_TOP = PurePosixPath()
 
 
 class _Unpacking:
@@ -88,14 +77,21 @@ class _Unpacking:
         self._written = 0
 
     def run(self) -> None:
-        bar = progress_bar(None, "Unpacking", self._packed, unit="B", unit_scale=True)
-        with bar, self._archive.open("rb") as raw, _open_entries(raw, self._name) as entries:
+        bar = progress_bar(None, "Unpacking", self._packed, unit="B")
+        with bar, self._archive.open("rb") as raw, closing(_entries(raw, self._name)) as entries:
             for entry, content in entries:
                 self._take(entry, content, raw)
                 bar.update(max(0, raw.tell() - bar.n))
-        targets = {link: self._followed(link) for link in self._links}
-        for link in sorted(targets, key=lambda link: (self._folder / targets[link]).is_dir()):
-            self._copy(link, targets[link])
+
+        sources = {link: self._followed(link) for link in self._links}
+        for link in sorted(sources, key=lambda link: sources[link].is_dir()):
+            source, target = sources[link], self._folder / link
+            files = [source] if source.is_file() else [*filter(Path.is_file, source.rglob("*"))]
+            for file in files:
+                copied = target / file.relative_to(source)
+                self._make_room(str(link), file.stat().st_size)
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                self._written += shutil.copyfile(file, copied).stat().st_size + _BLOCK
 
     def _take(self, entry: tarfile.TarInfo, content: IO[bytes] | None, raw: IO[bytes]) -> None:
         path = PureWindowsPath(entry.name)  # takes both kinds of slashes, and knows drive letters
@@ -114,19 +110,17 @@ class _Unpacking:
                 self._write(entry, content, self._folder / place, raw)
             elif entry.issym() or entry.islnk():
                 # A symbolic link starts at its folder, a hard link at the top.
-                self._links[place] = self._target(entry, place.parent if entry.issym() else _TOP)
+                start = place.parent if entry.issym() else PurePosixPath()
+                link = PureWindowsPath(entry.linkname)
+                target = PurePosixPath(posixpath.normpath(start.joinpath(*link.parts)))
+                if link.anchor or ".." in target.parts:
+                    reason = f"is a link out of the data folder, to {entry.linkname!r}"
+                    raise self._refused(entry.name, reason)
+                self._links[place] = target
             else:
                 raise self._refused(entry.name, "is a device or a pipe")
         except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
             raise self._refused(entry.name, "is a file and a folder at once") from error
-
-    def _target(self, link: tarfile.TarInfo, start: PurePosixPath) -> PurePosixPath:
-        target = PureWindowsPath(link.linkname)
-        path = PurePosixPath(posixpath.normpath(start.joinpath(*target.parts)))
-        if target.anchor or ".." in path.parts:
-            reason = f"is a link out of the data folder, to {link.linkname!r}"
-            raise self._refused(link.name, reason)
-        return path
 
     def _write(
         self, entry: tarfile.TarInfo, content: IO[bytes], path: Path, raw: IO[bytes]
@@ -154,7 +148,7 @@ class _Unpacking:
                 "room there, or give another destination."
             )
 
-    def _followed(self, link: PurePosixPath) -> PurePosixPath:
+    def _followed(self, link: PurePosixPath) -> Path:
         """Where a link leads in the end: it may lead to another link, or through one."""
         path = link
         for _ in range(_MOST_LINKS):
@@ -165,16 +159,7 @@ class _Unpacking:
         place = self._folder / path
         if via or not place.exists() or (place.is_dir() and path in link.parents):
             raise self._refused(str(link), "is a link that leads to nothing, or in a circle")
-        return path
-
-    def _copy(self, link: PurePosixPath, path: PurePosixPath) -> None:
-        source, target = self._folder / path, self._folder / link
-        files = [source] if source.is_file() else [*filter(Path.is_file, source.rglob("*"))]
-        for file in files:
-            copied = target / file.relative_to(source)
-            self._make_room(str(link), file.stat().st_size)
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            self._written += shutil.copyfile(file, copied).stat().st_size + _BLOCK
+        return place
 
     def _refused(self, name: str, reason: str) -> DatasetError:
         return DatasetError(
@@ -183,13 +168,9 @@ class _Unpacking:
         )
 
 
-_Entry = tuple[tarfile.TarInfo, IO[bytes] | None]
-_LONGEST_NAME = 1 << 20  # bytes; tarfile reads a name into memory, however long its header says
-_TRAILER = 16 << 20  # bytes after the last entry that are read to verify the checksum at the end
-
-
-@contextmanager
-def _open_entries(raw: IO[bytes], name: str) -> Iterator[Iterator[_Entry]]:
+def _entries(
+    raw: IO[bytes], name: str
+) -> Generator[tuple[tarfile.TarInfo, IO[bytes] | None], None, None]:
     """Each entry of an archive as a TarInfo, also of a zip, and the content of a regular file.
 
     The first bytes of `raw` tell the format. It is read from its beginning to its end, as far as
@@ -199,9 +180,23 @@ def _open_entries(raw: IO[bytes], name: str) -> Iterator[Iterator[_Entry]]:
     raw.seek(0)
     if head.startswith((b"PK\3\4", b"PK\5\6")):
         with zipfile.ZipFile(raw) as archive:
-            yield (_from_zip(archive, entry) for entry in archive.infolist())
+            for info in archive.infolist():
+                entry = tarfile.TarInfo(info.filename)
+                entry.size = info.file_size
+                file_type = stat.S_IFMT(info.external_attr >> 16)
+                if info.filename.endswith(("/", "\\")):  # some programs on Windows write "\"
+                    entry.type = tarfile.DIRTYPE
+                elif file_type == stat.S_IFLNK:
+                    entry.type = tarfile.SYMTYPE
+                    with archive.open(info) as content:
+                        target = content.read(_LONGEST_NAME)
+                    entry.linkname = target.decode("utf-8", "surrogateescape")
+                elif file_type not in (0, stat.S_IFREG):
+                    entry.type = tarfile.FIFOTYPE  # or a device: both are refused
+                yield entry, archive.open(info) if entry.isreg() else None
         return
-    decompress = next((row.open for row in _COMPRESSIONS if head.startswith(row.magic)), None)
+
+    decompress = next((open_ for _, magic, open_ in _COMPRESSIONS if head.startswith(magic)), None)
     # The oldest tar format has no signature.
     if not decompress and head[257:262] != b"ustar" and not name.lower().endswith(".tar"):
         if archive_stem(name):
@@ -211,31 +206,13 @@ def _open_entries(raw: IO[bytes], name: str) -> Iterator[Iterator[_Entry]]:
         )
     with decompress(raw) if decompress else raw as stream:
         with tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictTarInfo) as tar:
-            yield ((entry, _content(tar, entry)) for entry in tar)
+            for entry in tar:
+                if entry.isreg() and entry.size < 0:  # the next entry would be this one, for ever
+                    raise tarfile.ReadError(f"its entry {entry.name!r} has a size below zero")
+                yield entry, tar.extractfile(entry) if entry.isreg() else None
         for _ in range(_TRAILER >> 20):
             if not stream.read(1 << 20):
                 break
-
-
-def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes] | None:
-    if entry.isreg() and entry.size < 0:  # the next entry would be this one, for ever
-        raise tarfile.ReadError(f"its entry {entry.name!r} has a size below zero")
-    return tar.extractfile(entry) if entry.isreg() else None
-
-
-def _from_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Entry:
-    entry = tarfile.TarInfo(info.filename)
-    entry.size = info.file_size
-    file_type = stat.S_IFMT(info.external_attr >> 16)
-    if info.filename.endswith(("/", "\\")):  # some programs on Windows write their own slashes
-        entry.type = tarfile.DIRTYPE
-    elif file_type == stat.S_IFLNK:
-        entry.type = tarfile.SYMTYPE
-        with archive.open(info) as content:
-            entry.linkname = content.read(_LONGEST_NAME).decode("utf-8", "surrogateescape")
-    elif file_type not in (0, stat.S_IFREG):
-        entry.type = tarfile.FIFOTYPE  # or a device: both are refused
-    return entry, archive.open(info) if entry.isreg() else None
 
 
 class _StrictTarInfo(tarfile.TarInfo):

@@ -24,12 +24,11 @@ _REMEDIES = {
 def mount_drive(mount_point: str | Path = "/content/drive", *, timeout_s: float = 120) -> Path:
     """Mount Google Drive in Colab and return its "My Drive" folder.
 
-    Outside Colab there is nothing to mount: it says so and returns the project's folder
-    (`project_root()`), so that a relative path means the same place in every notebook.
-    Raises DriveError with a remedy where Drive refuses or does not answer within `timeout_s`
-    seconds.
+    Outside Colab it says that there is nothing to mount and returns `project_root()`, so that a
+    relative path means the same place in every notebook. Raises DriveError with a remedy where
+    Drive refuses or does not answer within `timeout_s` seconds.
     """
-    if not _in_colab():
+    if "google.colab" not in sys.modules:
         root = project_root()
         print(f"Not in Colab, so there is no Drive to mount: using the folder {root}")
         return root
@@ -43,11 +42,9 @@ def mount_drive(mount_point: str | Path = "/content/drive", *, timeout_s: float 
             "type and a hosted one, or give local folders as data_dir and runs_dir."
         ) from error
     except ValueError as error:
-        reason = str(error)
+        reason = f"Drive could not be mounted at {mount_point}: {error}"
         remedy = next((text for key, text in _REMEDIES.items() if key in reason), "Run it again.")
-        raise DriveError(
-            f"Drive could not be mounted at {mount_point}: {reason}. {remedy}"
-        ) from error
+        raise DriveError(f"{reason}. {remedy}") from error
     return Path(mount_point) / "MyDrive"
 
 
@@ -57,7 +54,7 @@ def unmount_drive() -> None:
     Colab uploads in the background: it loses what has not arrived when the machine is given back.
     Outside Colab it says that there is nothing to do. Raises DriveError where Drive refuses.
     """
-    if not _in_colab():
+    if "google.colab" not in sys.modules:
         print("Not in Colab, so there is no Drive to unmount: everything is on this disk")
         return
     from google.colab import drive
@@ -70,10 +67,6 @@ def unmount_drive() -> None:
             "drive.google.com that all files are there, and run it again."
         ) from error
     print("Everything has arrived in Google Drive, which is now unmounted")
-
-
-def _in_colab() -> bool:
-    return "google.colab" in sys.modules
 
 
 def project_root() -> Path:

@@ -6,12 +6,13 @@ import os
 import shutil
 import tarfile
 import warnings
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -23,14 +24,11 @@ from resnet_ft.data.images import open_resized
 from resnet_ft.data.index import DatasetIndex, index_dataset
 from resnet_ft.data.shards import INDEX, Shard, ShardIndex, list_samples, read_shard_index
 from resnet_ft.errors import DatasetError, ImageError, ParameterError
-from resnet_ft.files import atomic_write, fingerprint
+from resnet_ft.files import fingerprint
 from resnet_ft.notebook import progress_bar
 from resnet_ft.staging.workfolder import RESUMABLE, unfinished
 
-if TYPE_CHECKING:
-    from webdataset import TarWriter
-
-_Folders = list[tuple[Path, list[Path]]]  # each folder with its images
+_KEY = "RESNET_FT.fingerprint"  # in the global header of the tar (POSIX.1-2001, pax format)
 
 
 def pack_dataset(
@@ -44,15 +42,15 @@ def pack_dataset(
 
     Hidden files and files that are not images stay out; links become what they lead to.
     `stage_dataset` makes an equal data set of it, and equal data sets make equal files. Where
-    `archive` holds this data set already, it is left as it is. Raises DatasetError where it holds
+    `archive` already holds this data set, it stays as it is. Raises DatasetError where it holds
     anything else, where there are no images, and where it cannot be written.
 
     With `max_shard_mb`, `archive` is a folder for tar shards of up to that many megabytes (a few
-    hundred are usual) in the WebDataset layout, with a dataset.json, which `make_dataloaders` reads
-    where they are. The shards of a split hold its image files, unchanged, in a random order.
-    `decisions` (see `apply_decisions`) are applied, and files that cannot be read are left out with
-    a warning. Files of the same names and sizes count as the same data set here. A call that was
-    killed is resumed by the next one. This needs the webdataset library.
+    hundred are usual) in the WebDataset layout, with a dataset.json; `make_dataloaders` reads them.
+    The shards of a split hold its image files, unchanged, in a random order. `decisions` (see
+    `apply_decisions`) are applied; a warning names files that cannot be read and are left out.
+    Files of the same names and sizes count as the same data set here. The next call resumes a
+    killed one. This needs the webdataset library.
     """
     data_dir, archive = Path(data_dir), Path(archive)
     is_tar = archive.suffix.lower() == ".tar"
@@ -88,70 +86,50 @@ def _leave(place: Path, content: str, *, is_same: bool) -> None:
     print(f"{place} already holds {content}: nothing to do.")
 
 
-_KEY = "RESNET_FT.fingerprint"  # in the global header of the tar (POSIX.1-2001, pax format)
-
-
 def _pack(data_dir: Path, archive: Path) -> Path:
+    folders = sorted(walk_images(data_dir))
+    images = [folder / name for folder, names in folders for name in names]
+
+    def name_of(path: Path) -> str:
+        return path.relative_to(data_dir).as_posix()
+
+    def digest_of(path: Path) -> str:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
     with unfinished(archive) as work:
-        walked = sorted(walk_images(data_dir)) if data_dir.is_dir() else []
-        folders = [(folder, [folder / name for name in names]) for folder, names in walked]
-        if not any(images for _, images in folders):
+        if not images:
             raise DatasetError(
                 f"There are no images in {data_dir} to pack. Give the folder that stage_dataset "
                 "returned."
             )
-        identity = _identity(data_dir, folders)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            digests = list(progress_bar(pool.map(digest_of, images), "Reading", len(images)))
+        contents = zip(map(name_of, images), digests, strict=True)
+        identity = fingerprint(chain((name_of(folder) for folder, _ in folders), *contents))
         if archive.exists():
-            is_same = _identity_in(archive) == identity
-            _leave(archive, f"the images of {data_dir}", is_same=is_same)
-        else:
-            _write(work / archive.name, data_dir, folders, identity)
-            os.replace(work / archive.name, archive)
+            found = None
+            with suppress(tarfile.TarError), tarfile.open(archive, "r:") as file:
+                found = file.pax_headers.get(_KEY)  # reads no more than the first header
+            _leave(archive, f"the images of {data_dir}", is_same=found == identity)
+            return archive
+        size = sum(image.stat().st_size for image in images)
+        bar = progress_bar(None, f"Packing {archive.name}", size, unit="B")
+        made = work / archive.name
+        headers = {_KEY: identity}
+        with bar, tarfile.open(made, "w", format=tarfile.PAX_FORMAT, pax_headers=headers) as file:
+            for folder, names in folders:
+                if folder != data_dir:
+                    entry = tarfile.TarInfo(name_of(folder))
+                    entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                    file.addfile(entry)
+                for image in (folder / name for name in names):
+                    with image.open("rb") as content:
+                        entry = tarfile.TarInfo(name_of(image))
+                        entry.size = os.fstat(content.fileno()).st_size
+                        file.addfile(entry, content)
+                    bar.update(entry.size)
+        os.replace(made, archive)
     return archive
-
-
-def _identity(data_dir: Path, folders: _Folders) -> str:
-    """A fingerprint of all names and contents."""
-    images = [path for _, images in folders for path in images]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = list(progress_bar(pool.map(_digest, images), "Reading", len(images)))
-    names = [path.relative_to(data_dir).as_posix() for path, _ in folders]
-    contents = zip((path.relative_to(data_dir).as_posix() for path in images), digests, strict=True)
-    return fingerprint([*names, *(part for pair in contents for part in pair)])
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _identity_in(archive: Path) -> str | None:
-    try:
-        with tarfile.open(archive, "r:") as file:  # reads no more than the first header
-            return file.pax_headers.get(_KEY)
-    except tarfile.TarError:
-        return None
-
-
-def _write(path: Path, data_dir: Path, folders: _Folders, identity: str) -> None:
-    size = sum(image.stat().st_size for _, images in folders for image in images)
-    bar = progress_bar(None, f"Packing {path.name}", size, unit="B", unit_scale=True)
-    headers = {_KEY: identity}
-    with bar, tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers=headers) as file:
-        for folder, images in folders:
-            if folder != data_dir:
-                entry = tarfile.TarInfo(folder.relative_to(data_dir).as_posix())
-                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-                file.addfile(entry)
-            for image in images:
-                with image.open("rb") as content:
-                    entry = tarfile.TarInfo(image.relative_to(data_dir).as_posix())
-                    entry.size = os.fstat(content.fileno()).st_size
-                    file.addfile(entry, content)
-                bar.update(entry.size)
-
-
-_SIDE = 64  # pixels: an image is decoded to check that it can be, but not at its full size
 
 
 class _Sample(NamedTuple):
@@ -175,7 +153,11 @@ def _write_shards(index: DatasetIndex, folder: Path, max_shard_mb: float) -> Pat
     plan, identity = _plan(index, max_shard_mb * 1e6), index.fingerprint()
     with unfinished(folder) as work:
         if folder.exists() and any(folder.iterdir()):
-            is_same = _holds(folder, identity, plan)
+            is_same = False
+            if (folder / INDEX).is_file():
+                found = read_shard_index(folder)
+                names = [shard.name for shards in found.splits.values() for shard in shards]
+                is_same = (found.fingerprint, names) == (identity, list(plan))
             _leave(folder, f"shards of {index.root}", is_same=is_same)
             return folder
         begun = work / RESUMABLE / fingerprint([identity, max_shard_mb])
@@ -183,11 +165,18 @@ def _write_shards(index: DatasetIndex, folder: Path, max_shard_mb: float) -> Pat
         for other in begun.parent.iterdir():
             if other != begun:  # the data set was another one when a call was killed
                 shutil.rmtree(other)
-        with progress_bar(None, f"Packing {folder.name}", len(index.images)) as progress:
+        with (
+            progress_bar(None, f"Packing {folder.name}", len(index.images)) as progress,
+            ThreadPoolExecutor(engine.cpu_cores()) as pool,
+        ):
             for name, samples in plan.items():
                 if not (begun / name).exists():
-                    with (work / name).open("wb") as file:
-                        _write_shard(TarWriter(file, mtime=0), samples)
+                    contents = zip(samples, pool.map(_content, samples), strict=True)
+                    with (work / name).open("wb") as file, TarWriter(file, mtime=0) as tar:
+                        for (key, path, label), content in contents:
+                            if content is not None:
+                                extension = path.suffix[1:].lower()
+                                tar.write({"__key__": key, extension: content, "cls": str(label)})
                     os.replace(work / name, begun / name)
                 progress.update(len(samples))
         _describe(begun, index, identity, plan)
@@ -198,24 +187,21 @@ def _write_shards(index: DatasetIndex, folder: Path, max_shard_mb: float) -> Pat
     return folder
 
 
-def _holds(folder: Path, identity: str, plan: _Plan) -> bool:
-    if not (folder / INDEX).is_file():
-        return False
-    found = read_shard_index(folder)
-    names = [shard.name for shards in found.splits.values() for shard in shards]
-    return (found.fingerprint, names) == (identity, list(plan))
-
-
 def _plan(index: DatasetIndex, limit: float) -> _Plan:
     """Which image goes to which shard: in a random order, so that no shard is of one class.
 
     No shard is larger than `limit` bytes, unless by a single image.
     """
+    keys: dict[str, None] = {}  # one per image: its path without dots, which end a key in a shard
+    for path in index.images:
+        key = os.path.splitext(path)[0].replace(".", "_")
+        while key in keys:
+            key += "_"
+        keys[key] = None
     labels = {name: label for label, name in enumerate(index.classes)}
-    sizes = [path.stat().st_size for path in index.paths()]
     block = tarfile.BLOCKSIZE  # two of them are headers, one is the label
-    taken = [(3 + -(-size // block)) * block for size in sizes]
-    table = index.table.assign(key=_keys(index.images), taken=taken)
+    taken = [(3 + -(-path.stat().st_size // block)) * block for path in index.paths()]
+    table = index.table.assign(key=list(keys), taken=taken)
     plan: _Plan = {}
     for split in index.counts():
         rows = table[table["split"] == split]
@@ -230,30 +216,11 @@ def _plan(index: DatasetIndex, limit: float) -> _Plan:
     return plan
 
 
-def _keys(paths: Iterable[str]) -> list[str]:
-    """A unique key per image: its path without dots, since a dot ends the key in a shard."""
-    keys: dict[str, None] = {}
-    for path in paths:
-        key = os.path.splitext(path)[0].replace(".", "_")
-        while key in keys:
-            key += "_"
-        keys[key] = None
-    return list(keys)
-
-
-def _write_shard(tar: "TarWriter", samples: list[_Sample]) -> None:
-    with ThreadPoolExecutor(engine.cpu_cores()) as pool, tar:
-        for sample, content in zip(samples, pool.map(_content, samples), strict=True):
-            if content is not None:
-                extension = sample.path.suffix[1:].lower()
-                tar.write({"__key__": sample.key, extension: content, "cls": str(sample.label)})
-
-
 def _content(sample: _Sample) -> bytes | None:
-    """The bytes of an image that can be read."""
+    """The bytes of an image, or None where it cannot be read."""
     content = sample.path.read_bytes()
     try:
-        open_resized(BytesIO(content), _SIDE)
+        open_resized(BytesIO(content), 64)  # pixels: a decoder need not give its full size
     except ImageError:
         return None
     return content
@@ -268,9 +235,8 @@ def _describe(folder: Path, index: DatasetIndex, identity: str, plan: _Plan) -> 
             keys, size = set(list_samples(file, name)[0]), os.fstat(file.fileno()).st_size
         splits.setdefault(name.partition("-")[0], []).append(Shard(name, len(keys), size))
         left_out += [sample.path for sample in samples if sample.key not in keys]
-    described = asdict(ShardIndex(index.classes, identity, splits))
-    with atomic_write(folder / INDEX) as temporary:
-        temporary.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    described = json.dumps(asdict(ShardIndex(index.classes, identity, splits)), indent=1)
+    (folder / INDEX).write_text(described + "\n", encoding="utf-8")
     if left_out:
         listing = "\n".join(f"  {path}" for path in left_out[:10])
         warnings.warn(

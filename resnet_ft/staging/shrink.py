@@ -34,31 +34,26 @@ def shrunk(content: bytes, max_side: int) -> bytes | None:
                 several = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
                 if max(image.size) <= max_side or several:
                     return None
-                smaller = _smaller(image, max_side)
+                is_landscape = image.width > image.height
+                scale = max_side / max(image.size)
+                width, height = (max(1, round(side * scale)) for side in image.size)
+                mode = "L" if image.mode in ("1", "L") else "RGB"
+                image.draft(None, (width, height))  # the smallest scale that the decoder offers
+                image.load()
+                upright = upright_rgb(image).convert(mode)
                 profile = image.info.get("icc_profile") or b""
-            options: dict[str, Any] = {"quality": 90} if file_format in _LOSSY else {}
-            if profile[16:20] == _COLOUR_SPACES[smaller.mode]:
-                options["icc_profile"] = profile
+            if is_landscape != (upright.width > upright.height):
+                width, height = height, width
+            smaller = upright.resize((width, height), Image.Resampling.LANCZOS)
             smaller.info = {}  # an orientation in it would turn the upright image again
+            options: dict[str, Any] = {"quality": 90} if file_format in _LOSSY else {}
+            if profile[16:20] == _COLOUR_SPACES[mode]:
+                options["icc_profile"] = profile
             file = io.BytesIO()
             smaller.save(file, file_format, **options)
             return file.getvalue()
         except Exception:  # a decoder can fail in any way: the audit will list the file
             return None
-
-
-def _smaller(image: Image.Image, max_side: int) -> Image.Image:
-    """An open image, upright, resized from the smallest scale that its decoder offers."""
-    is_landscape = image.width > image.height
-    scale = max_side / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    mode = "L" if image.mode in ("1", "L") else "RGB"
-    image.draft(None, (width, height))
-    image.load()
-    upright = upright_rgb(image).convert(mode)
-    if is_landscape != (upright.width > upright.height):
-        width, height = height, width
-    return upright.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def shrink_folder(folder: Path, max_side: int) -> None:

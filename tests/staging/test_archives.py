@@ -215,20 +215,20 @@ def test_an_empty_class_folder_is_unpacked_so_that_it_can_be_refused(photos, tmp
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_archive_that_is_cut_anywhere_is_refused(photos, tmp_path, kind):
-    whole = pack(photos, tmp_path / "in" / f"a.{kind}").read_bytes()
-    cuts = [0, 1, 100, len(whole) // 4, len(whole) // 2, len(whole) - 5000]
+    intact = pack(photos, tmp_path / "in" / f"a.{kind}").read_bytes()
+    cuts = [0, 1, 100, len(intact) // 4, len(intact) // 2, len(intact) - 5000]
     if kind == "tar":
         cuts += [512 * 20, *(tar_entry_ends(tmp_path / "in" / "a.tar"))]
     else:
-        cuts += [len(whole) - 1, len(whole) - 9]  # in the middle of what closes the archive
+        cuts += [len(intact) - 1, len(intact) - 9]  # in the middle of what closes the archive
     shutil.rmtree(photos)
     for cut in cuts:
-        (tmp_path / "in" / f"a.{kind}").write_bytes(whole[:cut])
+        (tmp_path / "in" / f"a.{kind}").write_bytes(intact[:cut])
         assert_refused(tmp_path / "in" / f"a.{kind}", r"could not be unpacked.*Upload it again")
 
 
 def tar_entry_ends(archive: Path) -> list[int]:
-    """Where a cut leaves only whole entries, which tarfile takes for a whole archive."""
+    """Where a cut leaves only complete entries, which tarfile takes for a complete archive."""
     with tarfile.open(archive) as file:
         return [info.offset for info in file.getmembers()[1::7]]
 
@@ -237,13 +237,13 @@ def tar_entry_ends(archive: Path) -> list[int]:
 def test_a_damaged_archive_is_refused_or_gives_files_but_never_crashes(tmp_path, kind):
     write_image(tmp_path / "photos" / "red" / "0.png", size=(12, 10))
     write_image(tmp_path / "photos" / "red" / "1.png", size=(12, 10))
-    whole = pack(tmp_path / "photos", tmp_path / "in" / f"a.{kind}").read_bytes()
+    intact = pack(tmp_path / "photos", tmp_path / "in" / f"a.{kind}").read_bytes()
     rng = random.Random(0)
     refused = 0
     for _ in range(60):
-        damaged = bytearray(whole)
+        damaged = bytearray(intact)
         for _ in range(rng.choice([1, 4])):
-            damaged[rng.randrange(min(len(whole), 3000))] ^= 1 << rng.randrange(8)
+            damaged[rng.randrange(min(len(intact), 3000))] ^= 1 << rng.randrange(8)
         (tmp_path / "in" / f"a.{kind}").write_bytes(damaged)
         try:
             stage_dataset(tmp_path / "in" / f"a.{kind}", tmp_path / "local")
@@ -279,8 +279,8 @@ def test_what_is_compressed_but_no_tar_is_refused(tmp_path):
 def test_an_archive_is_shrunk_before_it_takes_its_name(photos, tmp_path):
     archive = pack(photos, tmp_path / "a.zip")
     small = stage_dataset(archive, tmp_path / "local", max_side=24)
-    whole = stage_dataset(archive, tmp_path / "local")
-    assert small != whole
-    assert tree(whole) == tree(photos)
+    full = stage_dataset(archive, tmp_path / "local")
+    assert small != full
+    assert tree(full) == tree(photos)
     assert {open_image(path).size for path in small.rglob("*.png")} == {(24, 20)}
     assert len(list(small.rglob("*.png"))) == 23

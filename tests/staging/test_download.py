@@ -190,11 +190,11 @@ def test_a_web_page_is_no_archive(server, tmp_path, page):
 
 
 def test_what_is_no_archive_is_refused_and_not_kept(server, photos, tmp_path):
-    whole = server.content
+    archive = server.content
     server.content, server.length = b"Quota exceeded", False
     with pytest.raises(DatasetError, match=r"photos.zip\?key=1 cannot be unpacked|is not that of"):
         stage_dataset(server.url, tmp_path / "local")
-    server.content = whole
+    server.content = archive
     assert tree(stage_dataset(server.url, tmp_path / "local")) == tree(photos)
 
 

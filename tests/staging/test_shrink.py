@@ -88,9 +88,9 @@ def test_smaller_animated_and_broken_images_are_copied_as_they_are(folder):
     frames = [scene(), scene().rotate(90)]
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
     frames[0].save(folder / "pages.tif", save_all=True, append_images=frames[1:])
-    scene().save(folder / "whole.jpg")
-    (folder / "half.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:2000])
-    (folder / "whole.jpg").unlink()
+    scene().save(folder / "full.jpg")
+    (folder / "half.jpg").write_bytes((folder / "full.jpg").read_bytes()[:2000])
+    (folder / "full.jpg").unlink()
     (folder / "text.jpg").write_text("no image")
     (folder / "empty.png").touch()
     staged = stage_dataset(folder, folder.parent / "local", max_side=100)
