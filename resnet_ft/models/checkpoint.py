@@ -86,7 +86,7 @@ class Checkpoint:
         """The names of the outputs; numbers where the data set named no classes."""
         if self.classes:
             return self.classes
-        if self.num_classes is None:
+        if self.arch is None or self.num_classes is None:
             raise CheckpointError(
                 "The checkpoint holds no class names. Save it with save_checkpoint(..., "
                 "classes=...) or use Predictor(model, classes, transform) with your own names."
