@@ -2,7 +2,7 @@
 # make lint       style, types, dead code, CI's own files
 # make test       the tests, in about ten minutes, and the lines that they do not reach
 # make test-slow  the tests that take longer
-# make docs       the documentation, into docs/_build/index.html
+# make docs       the documentation, into docs/_build/html/index.html
 # make bench-speed  this library beside others, in about 40 minutes; FRESH=1 measures all again
 # make bench-accuracy  whole recipes beside others, in about two hours; FRESH=1 measures all again
 # make template   REPO=owner/name writes your repository into badges, links and setup cells
@@ -35,8 +35,8 @@ test-slow: .venv/test.stamp
 	$(call timed,$(BIN)/python -m pytest -m slow)
 
 docs: .venv/docs.stamp runs/demo/index.html
-	$(call timed,$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build)
-	@echo "Look at $(CURDIR)/docs/_build/index.html"
+	$(call timed,$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html)
+	@echo "Look at $(CURDIR)/docs/_build/html/index.html"
 
 runs/demo/index.html:
 	$(MAKE) demo

@@ -1,15 +1,11 @@
 """What is asked for is one list, and both Colab and this machine meet it."""
 
+import tomllib
 from importlib.metadata import version
 
 import pytest
 from conftest import ROOT, SHARED
 from packaging.requirements import Requirement
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LIBRARY = [Requirement(line) for line in PROJECT["dependencies"]]
