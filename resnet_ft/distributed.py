@@ -1,7 +1,7 @@
-"""Several processes, of one machine or of many: which one this is, and what all of them know.
+"""Several processes, on one machine or on many: which one this is, and what all of them know.
 
-`accelerate launch` and `torchrun` start them. In a single process everything here is trivial. What
-says "all processes" has to be called by all of them, in the same order.
+`accelerate launch` and `torchrun` start them. In a single process everything here is trivial. A
+function that speaks of all processes has to be called by all of them, in the same order.
 """
 
 import os
@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,31 +17,33 @@ from torch import Tensor
 
 from resnet_ft import engine
 
+Value = TypeVar("Value")
+
 
 def count() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """The number of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def is_main() -> bool:
-    """Whether this is the one that writes what all have in common."""
+    """Whether this process writes what all have in common."""
     return rank() == 0
 
 
-def _is_first_here() -> bool:
-    """Whether this is the one that writes what each machine has of its own, such as its caches."""
+def _is_first_on_machine() -> bool:
+    """Whether this process writes what each machine has of its own, such as caches."""
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def is_first_in(folder: Path) -> bool:
-    """Whether this is the one of all processes that writes into a folder, which machines may share.
+    """Whether this process is the one to write into a folder, which machines may share.
 
-    Each leaves a mark there and looks for those of the others.
+    Each process leaves a mark there and looks for those of the others.
     """
     if count() == 1:
         return True
@@ -58,42 +61,42 @@ def total(*values: float) -> list[float]:
     """Each value, summed over all processes."""
     if count() == 1:
         return list(values)
-    sums = torch.tensor(values, dtype=torch.float64, device=_device())
+    sums = torch.tensor(values, dtype=torch.float64, device=engine.device())
     dist.all_reduce(sums)
     return sums.tolist()
 
 
 def any_of_all(flag: bool) -> bool:
-    """Whether one of all processes says yes."""
+    """Whether the flag is set in any process."""
     return total(float(flag))[0] > 0
 
 
-def from_main(value: object) -> object:
-    """What the main one of all processes has."""
+def from_main(value: Value) -> Value:
+    """The value that the main process has."""
     if count() == 1:
         return value
     held = [value]
-    _device()
+    engine.device()  # accelerate connects the processes when it is first asked
     dist.broadcast_object_list(held, src=0)
     return held[0]
 
 
-def of_all(value: object) -> list[object]:
-    """What each of all processes has, by rank."""
+def of_all(value: Value) -> list[Value]:
+    """The value that each process has, by rank."""
     if count() == 1:
         return [value]
-    _device()
-    values: list[object] = [None] * count()
+    engine.device()
+    values = [value] * count()
     dist.all_gather_object(values, value)
     return values
 
 
 def gathered(rows: Tensor) -> list[Tensor]:
-    """The rows (n, ...) that each of all processes has, by rank; n may differ."""
+    """The rows (n, ...) that each process has, by rank; n may differ."""
     if count() == 1:
         return [rows]
     lengths = of_all(len(rows))
-    padded = torch.zeros(max(lengths), *rows.shape[1:], dtype=rows.dtype, device=_device())
+    padded = torch.zeros(max(lengths), *rows.shape[1:], dtype=rows.dtype, device=engine.device())
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in lengths]
     dist.all_gather(parts, padded)
@@ -101,21 +104,16 @@ def gathered(rows: Tensor) -> list[Tensor]:
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes are here."""
     if count() > 1:
         of_all(None)
 
 
 @contextmanager
-def one_of_each_machine_first() -> Iterator[None]:
-    """The block is run by one process of each machine, and then by all others there."""
-    if not _is_first_here():
+def one_per_machine_first() -> Iterator[None]:
+    """Let one process of each machine run the block, and then all others there."""
+    if not _is_first_on_machine():
         wait()
     yield
-    if _is_first_here():
+    if _is_first_on_machine():
         wait()
-
-
-def _device() -> torch.device:
-    """Where tensors have to be to be sent; accelerate connects the processes when it is asked."""
-    return engine.device()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.optim.lr_scheduler import LambdaLR, StepLR
+from torch.optim.lr_scheduler import ChainedScheduler, LambdaLR, StepLR
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from conftest import network, tensors
 
 from resnet_ft import (
+    Autosave,
     Callback,
-    Checkpointer,
     EarlyStop,
     MixedLoader,
-    StepScheduler,
+    PerStep,
     WeightAverage,
     build_model,
     fine_tune,
@@ -58,18 +58,19 @@ def loop(run_dir, *, seconds=0.0, num_epochs=4, interrupt_at=None):
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     by_step = LambdaLR(optimizer, lambda step: warmup_cosine(step / 40))
+    scheduler = PerStep(ChainedScheduler([by_step, StepLR(optimizer, 18)]))
     train = DataLoader(tensors(36, 0), batch_size=4, shuffle=True)
     loaders = {"train": MixedLoader(train, 2), "val": DataLoader(tensors(9, 1), batch_size=4)}
     return train_model(
         model,
         loaders,
         optimizer=optimizer,
-        scheduler=StepLR(optimizer, 2),
+        scheduler=scheduler,
         num_epochs=num_epochs,
         run_dir=run_dir,
         callbacks=[
-            *(WeightAverage(), EarlyStop(9), StepScheduler(by_step)),
-            *(Announce(seconds, interrupt_at), Checkpointer(minutes=1e-4)),
+            *(WeightAverage(), EarlyStop(9)),
+            *(Announce(seconds, interrupt_at), Autosave(minutes=1e-4)),
         ],
     )
 
@@ -80,7 +81,7 @@ def recipe(run_dir, *, photos, seconds=0.0):
     seed()
     model = build_model("resnet18", 2, weights=None)
     model.pretrained = True  # it begins with the head
-    callbacks = [Announce(seconds), Checkpointer(minutes=1e-4)]
+    callbacks = [Announce(seconds), Autosave(minutes=1e-4)]
     options = {"epochs": 2, "mix": "both", "patience": 9}
     return fine_tune(model, loaders, **options, run_dir=run_dir, callbacks=callbacks)
 

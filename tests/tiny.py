@@ -24,7 +24,7 @@ def train(loaders, run_dir, *, num_epochs=3, lr=0.01, **options):
 
 
 def saved(folder):
-    return Run(folder).snapshot()[1]
+    return Run(folder).resume_state()[1]
 
 
 class FailAt(Callback):

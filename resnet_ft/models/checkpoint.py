@@ -1,4 +1,4 @@
-"""The only file format: what a saved model is.
+"""Checkpoints: the one file format for a trained model.
 
 A checkpoint is plain data (numbers, strings, lists, dicts, tensors) written by `torch.save` and
 read with `weights_only=True`, so that opening one runs no code and needs no class of this library.
@@ -8,6 +8,7 @@ import pickle
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -18,41 +19,42 @@ from resnet_ft.data.transforms import eval_transform
 from resnet_ft.engine import unwrapped
 from resnet_ft.errors import CheckpointError, ParameterError
 from resnet_ft.files import atomic_write
-from resnet_ft.models.build import build_model
+from resnet_ft.models.build import build_model, num_outputs
 
-_FORMAT = "resnet_ft checkpoint 1"
+_FORMATS = ("resnet_ft checkpoint 1", "resnet_ft checkpoint 2")  # the first had no num_classes
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved model: everything needed to build it again and to use it rightly.
+    """A saved model: everything needed to build it again and to use it.
 
-    `preprocessing` is what `eval_transform` has to be called with (image_size, mean, std), or None
-    where a transform of one's own was used. `scores` are those of the epoch that was saved.
+    `preprocessing` holds the arguments of `eval_transform` (image_size, mean, std), or None where
+    another transform was used. `scores` are those of the epoch that was saved.
     """
 
     arch: str | None
     classes: list[str] | None
-    preprocessing: dict[str, object] | None
+    num_classes: int | None
+    preprocessing: dict[str, Any] | None
     state_dict: dict[str, Tensor]
     scores: dict[str, float] = field(default_factory=dict)
     created: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    format: str = _FORMAT
+    format: str = _FORMATS[-1]
 
     def load_into(self, model: nn.Module | None = None) -> nn.Module:
-        """The saved network in evaluation mode: built anew, or the one handed in, filled.
+        """The saved model in evaluation mode: built anew, or the given one, filled.
 
-        Raises CheckpointError where `build_model` does not know the network and none is handed in,
-        or where the one handed in is another network.
+        Raises CheckpointError where `build_model` does not know the model and none is given, or
+        where the given one is another model.
         """
         model = self._build() if model is None else model
         try:
             model.load_state_dict(self.state_dict)
         except RuntimeError as error:
             raise CheckpointError(
-                "The checkpoint is of another network. If its layers were changed after "
-                f"build_model, make it in the same way and hand it in as model=. {error}"
+                "The checkpoint is of another model. If its layers were changed after build_model, "
+                f"make it in the same way and give it as model=. {error}"
             ) from error
         model.classes = self.classes
         return model.eval()
@@ -60,37 +62,36 @@ class Checkpoint:
     def _build(self) -> nn.Module:
         if self.arch is None:
             raise CheckpointError(
-                "The checkpoint holds a network that build_model did not make, so it does not know "
-                "how to build it. Make the network yourself and hand it in as model=."
+                "The model of this checkpoint is not one of build_model's, so it cannot be built "
+                "again here. Make it yourself and give it as model=."
             )
         try:
             return build_model(self.arch, len(self.class_names()), weights=None)
         except ParameterError as error:
-            raise CheckpointError(f"The network cannot be built again: {error}") from error
+            raise CheckpointError(f"The model cannot be built again: {error}") from error
 
     def transform(self) -> v2.Compose:
-        """The evaluation transform of the training: an RGB image to a tensor for the network.
+        """The evaluation transform of the training: from an RGB image to a tensor for the model.
 
-        Raises CheckpointError where that was a transform of one's own.
+        Raises CheckpointError where that was not `eval_transform`.
         """
         if self.preprocessing is None:
             raise CheckpointError(
-                "The model was trained with an evaluation transform of its own, which a checkpoint "
-                "cannot hold. Hand it in, for example as Predictor.load(path, transform=...)."
+                "The model was trained with another transform than eval_transform, which a "
+                "checkpoint cannot hold. Give it, for example as Predictor.load(path, transform=...)."
             )
         return eval_transform(**self.preprocessing)
 
     def class_names(self) -> list[str]:
-        """What the outputs stand for; numbers where the data set named no classes."""
+        """The names of the outputs; numbers where the data set named no classes."""
         if self.classes:
             return self.classes
-        if self.arch is None:
+        if self.num_classes is None:
             raise CheckpointError(
                 "The checkpoint holds no class names. Save it with save_checkpoint(..., "
-                "classes=...) or use Predictor(model, classes, transform) with names of your own."
+                "classes=...) or use Predictor(model, classes, transform) with your own names."
             )
-        # The head of the networks that build_model knows comes last: its bias has a value a class.
-        return [str(label) for label in range(len(list(self.state_dict.values())[-1]))]
+        return [str(label) for label in range(self.num_classes)]
 
 
 def save_checkpoint(
@@ -98,21 +99,22 @@ def save_checkpoint(
     model: nn.Module,
     *,
     classes: list[str] | None = None,
-    preprocessing: dict[str, object] | None = None,
+    preprocessing: dict[str, Any] | None = None,
     scores: dict[str, float] | None = None,
     state_dict: dict[str, Tensor] | None = None,
 ) -> Path:
     """Save a model with its class names and preprocessing; like torch.save it replaces the file.
 
-    `classes` are by default those that `train_model` noted in `model.classes`. `state_dict` takes
-    the place of the model's own, where the best weights are not the present ones. A reader never
-    sees half a file.
+    `classes` are by default those that `train_model` recorded in `model.classes`. `state_dict`
+    replaces the model's own, where the best weights are not the present ones. A reader never sees
+    half a file.
     """
     model = unwrapped(model)
     classes = classes or getattr(model, "classes", None)
     checkpoint = Checkpoint(
         arch=getattr(model, "arch", None),
         classes=[str(name) for name in classes] if classes is not None else None,
+        num_classes=len(classes) if classes is not None else num_outputs(model),
         preprocessing=preprocessing,
         state_dict={},
         scores={name: float(score) for name, score in (scores or {}).items()},
@@ -144,15 +146,19 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{path} cannot be read as a checkpoint: it is damaged, or holds more than plain data "
             f"({error}). Save it again with save_checkpoint, or fetch it again from where it came."
         ) from error
+    found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if found == _FORMATS[0] and "num_classes" not in content:
+        content = {**content, "num_classes": _outputs_in(content)}
     expected = {one.name for one in fields(Checkpoint)}
-    if (
-        not isinstance(content, dict)
-        or content.get("format") != _FORMAT
-        or set(content) != expected
-    ):
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if found not in _FORMATS or set(content) != expected:
         raise CheckpointError(
-            f"{path} is not in the format {_FORMAT!r} (found {found!r}). For bare weights use "
+            f"{path} is not in the format {_FORMATS[-1]!r} (found {found!r}). For bare weights use "
             "build_model(arch, num_classes, weights=path)."
         )
     return Checkpoint(**content)
+
+
+def _outputs_in(content: dict[str, Any]) -> int | None:
+    """The number of classes in the first format: a known model's head comes last, with its bias."""
+    tensors = list((content.get("state_dict") or {}).values())
+    return len(tensors[-1]) if content.get("arch") and tensors else None

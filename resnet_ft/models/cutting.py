@@ -1,4 +1,4 @@
-"""A network cut in two: what is frozen, and what trains on what the frozen part puts out."""
+"""A model cut in two: what is frozen, and what trains on what the frozen part puts out."""
 
 import copy
 import warnings
@@ -9,6 +9,7 @@ from torch.fx.experimental.optimization import fuse
 from torchvision.models import ResNet
 
 from resnet_ft.errors import ParameterError
+from resnet_ft.models.build import head_of
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4", "fc")
 
@@ -17,9 +18,9 @@ def cut_frozen(model: nn.Module) -> tuple[nn.Module, nn.Sequential]:
     """The frozen part, a copy in evaluation mode, and the rest, made of the model's own layers.
 
     `rest(frozen(images))` is `model(images)`, and training the rest trains the model, which is
-    `rest.full_model` (not one of its children). A torchvision ResNet is cut before the stage that
-    the first trainable layer is in, any other network before its last Linear layer. Raises
-    ParameterError where nothing is frozen or the network cannot be cut there.
+    `rest.full_model` (not one of its children). A torchvision ResNet is cut before the stage of the
+    first trainable layer, any other model before its head. Raises ParameterError where nothing is
+    frozen or the model cannot be cut there.
     """
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
     if not trainable:
@@ -34,7 +35,7 @@ def cut_frozen(model: nn.Module) -> tuple[nn.Module, nn.Sequential]:
     return copy.deepcopy(frozen).eval(), rest
 
 
-def _cut_resnet(model: ResNet, trainable: list[str]) -> tuple[nn.Sequential, nn.Sequential]:
+def _cut_resnet(model: ResNet, trainable: list[str]) -> tuple[nn.Module, nn.Sequential]:
     stages = {name.split(".")[0] for name in trainable}
     if not stages <= set(_STAGES):
         raise ParameterError(
@@ -57,8 +58,8 @@ def _cut_before_head(model: nn.Module, trainable: list[str]) -> tuple[nn.Module,
     others = [one for one in trainable if not one.startswith(f"{name}.")]
     if others:
         raise ParameterError(
-            f"{others[0]} trains. In a network that is no ResNet of torchvision all but the last "
-            f"Linear layer has to be frozen to be computed once: freeze(model, until={name!r})."
+            f"{others[0]} trains. In a model that is not a torchvision ResNet, all but the head "
+            f"has to be frozen to be computed once: freeze(model, until={name!r})."
         )
     frozen = copy.deepcopy(model)
     parent, _, child = name.rpartition(".")
@@ -66,25 +67,15 @@ def _cut_before_head(model: nn.Module, trainable: list[str]) -> tuple[nn.Module,
     return frozen, nn.Sequential(OrderedDict([(child, head)]))
 
 
-def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
-    """Name and layer of a network's head, its last Linear layer. ParameterError without one."""
-    layers = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)]
-    if not layers or not layers[-1][0]:
-        raise ParameterError(
-            f"{type(model).__name__} has no Linear layer at its end, so no head could be "
-            "trained alone. Train the whole network with train_model."
-        )
-    return layers[-1]
+def fold_batchnorm(model: nn.Module) -> nn.Module:
+    """A model in evaluation mode, its BatchNorm layers folded into the convolutions before them.
 
-
-def fold_batchnorm(network: nn.Module) -> nn.Module:
-    """A network in evaluation mode without the BatchNorm layers that follow a convolution.
-
-    The network itself, where torch.fx cannot follow its forward pass.
+    The same function in less time. The model itself, where torch.fx cannot trace its forward pass.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return fuse(network)
-        except Exception:  # tracing runs the network's own code, which may fail in any way
-            return network
+            fused: nn.Module = fuse(model)
+            return fused
+        except Exception:  # tracing runs the model's own code, which may fail in any way
+            return model

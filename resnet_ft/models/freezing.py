@@ -1,4 +1,4 @@
-"""Which layers learn and which stand still."""
+"""Which layers train and which are frozen."""
 
 import warnings
 from collections.abc import Iterator
@@ -16,19 +16,17 @@ def freeze(model: nn.Module, until: str = "layer4") -> None:
 
     The order is that of `model.named_parameters()`. In a ResNet, "layer4" trains the last stage and
     the head, "fc" the head alone. A dotted name ("layer4.1") works too. Batch normalisation in the
-    frozen part stands still as well (see `train_mode`). Raises ParameterError for an unknown layer.
+    frozen part is frozen as well (see `train_mode`). Raises ParameterError for an unknown layer.
     """
     names = [name for name, _ in model.named_parameters()]
     first = next((i for i, name in enumerate(names) if f"{name}.".startswith(f"{until}.")), None)
     if first is None:
         layers = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
-        raise ParameterError(
-            f"until={until!r} is no layer of this network. Choose one of {layers}."
-        )
+        raise ParameterError(f"This model has no layer until={until!r}. Choose one of {layers}.")
     if first and not getattr(model, "pretrained", True):
         warnings.warn(
-            "The layers to be frozen have random weights, so they will never learn anything. Train "
-            "them all, or build the model with pretrained weights.",
+            "The frozen layers have random weights and will never learn anything. Train all "
+            "layers, or build the model with pretrained weights.",
             stacklevel=2,
         )
     for i, parameter in enumerate(model.parameters()):
@@ -42,7 +40,7 @@ def unfreeze(model: nn.Module) -> None:
 
 
 def freeze_batchnorm(model: nn.Module) -> None:
-    """Freeze weights and statistics of every BatchNorm layer, which then stand still in training.
+    """Freeze weights and statistics of every BatchNorm layer, also while the other layers train.
 
     Statistics of batches from a few hundred images are worse than those that came with the weights.
     """
@@ -55,8 +53,8 @@ def freeze_batchnorm(model: nn.Module) -> None:
 def train_mode(model: nn.Module) -> None:
     """Training mode for what trains, evaluation mode for what is frozen.
 
-    A module that has parameters of which none is trainable keeps its BatchNorm statistics and drops
-    nothing out, so that what is frozen computes the same function throughout.
+    A module whose parameters are all frozen keeps its BatchNorm statistics and has no dropout, so
+    that it computes the same function throughout.
     """
     model.train()
     for module in model.modules():
@@ -67,7 +65,7 @@ def train_mode(model: nn.Module) -> None:
 
 @contextmanager
 def kept_trainable(model: nn.Module) -> Iterator[None]:
-    """Whatever is frozen within the block, afterwards what trained before trains again."""
+    """Let the block freeze layers; afterwards what trained before trains again."""
     trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         yield
@@ -78,7 +76,7 @@ def kept_trainable(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block; then every module is in the mode that it was in."""
+    """Evaluation mode within the block; afterwards every module is in its previous mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -89,17 +87,17 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """How many parameters train, and how many there are."""
+    """The number of parameters that train, and of all."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
 
 @contextmanager
-def synchronised(model: nn.Module) -> Iterator[None]:
-    """Let BatchNorm layers that learn compute over all processes' images, as long as this lasts.
+def synchronised_batchnorm(model: nn.Module) -> Iterator[None]:
+    """Let BatchNorm layers that learn compute over the images of all processes, within the block.
 
-    The layers of the model keep their parameters and statistics. Raises TrainingError on a
-    processor, for which PyTorch has no such layers.
+    The layers of the model keep their parameters and statistics. Raises TrainingError on a CPU,
+    for which PyTorch has no such layers.
     """
     learning = {
         name: module
@@ -112,7 +110,7 @@ def synchronised(model: nn.Module) -> Iterator[None]:
         return
     if engine.device().type == "cpu":
         raise TrainingError(
-            "Batch normalisation that learns needs GPUs to be trained by several processes. Call "
+            "Batch normalisation that learns needs GPUs to train in several processes. Call "
             "freeze_batchnorm(model), as fine_tune does by default, or train in one process."
         )
     for name, module in learning.items():

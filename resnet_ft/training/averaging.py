@@ -1,6 +1,7 @@
-"""An average of the weights that training goes through: it is often better than the last ones."""
+"""An average of the weights over the steps of training: often better than the last weights."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +12,22 @@ from resnet_ft import engine
 from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.predictions import predict_logits
 from resnet_ft.training.callbacks import Callback
-from resnet_ft.training.state import TrainingState, likeliest
+from resnet_ft.training.state import TrainingState, most_likely
 
 
 def validation_scores(
     model: nn.Module, loader: DataLoader, criterion: Callable
 ) -> dict[str, float]:
-    """`val_loss` and `val_accuracy` over all samples; generators are left as they are."""
+    """`val_loss` and `val_accuracy` over all samples; random generators stay as they are."""
     with torch.random.fork_rng(devices=[]):  # a loader draws a number for its workers
         logits, labels = predict_logits(model, loader)
-    # In batches, as train_model does: class weights make another mean of all at once.
+    # Per batch, as train_model does: with class weights the mean over all at once is another.
     size = getattr(loader.batch_sampler, "batch_size", len(labels))
     device, loss_sum = engine.device(), 0.0
     with torch.inference_mode():
         for of_batch, true in zip(logits.split(size), labels.split(size), strict=True):
             loss_sum += criterion(of_batch.to(device), true.to(device)).item() * len(true)
-    correct = (logits.argmax(dim=1) == likeliest(labels)).sum().item()
+    correct = (logits.argmax(dim=1) == most_likely(labels)).sum().item()
     return {"val_loss": loss_sum / len(labels), "val_accuracy": correct / len(labels)}
 
 
@@ -34,14 +35,14 @@ class WeightAverage(Callback):
     """Scores an exponential moving average of the weights, and keeps it where it is the best.
 
     After every training step: average = decay * average + (1 - decay) * weights, beginning with
-    the weights after the first. Buffers, such as BatchNorm's statistics, are the network's own.
-    The history gets columns `ema_val_loss` and `ema_val_accuracy`; in the choice of the best
-    weights, the average of an epoch counts after the weights themselves.
+    the weights after the first. Buffers, such as BatchNorm's statistics, are the model's own. The
+    history gets the columns `ema_val_loss` and `ema_val_accuracy`; in the choice of the best
+    weights, the average counts after the epoch's own weights.
 
     By default the average spans about a tenth of the run: decay is 1 - 10 / (all training steps),
     at most 0.9999 (0.999 where loaders do not know their length). After t steps it is at most
-    (1 + t) / (10 + t), TensorFlow's rule, so that the average suits a run that is cut short too.
-    Averaging goes back to Polyak and Juditsky (1992, SIAM J. Control Optim. 30); what it gives is
+    (1 + t) / (10 + t), TensorFlow's rule, so that the average also suits a run that is cut short.
+    Averaging goes back to Polyak and Juditsky (1992, SIAM J. Control Optim. 30); its effect is
     studied by Morales-Brotons et al. (2024, arXiv:2411.18704).
     """
 
@@ -53,7 +54,7 @@ class WeightAverage(Callback):
     def on_fit_begin(self, state: TrainingState) -> None:
         longest = _decay_for(state)
 
-        def average(averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+        def average(averages: Any, weights: Any, count: Tensor | int) -> None:
             steps = int(count)
             decay = min(longest, (1 + steps) / (10 + steps)) if self.decay is None else self.decay
             get_ema_multi_avg_fn(decay)(averages, weights, count)
@@ -76,10 +77,10 @@ class WeightAverage(Callback):
         scores = {name: state.row[f"ema_{name}"] for name in ("val_loss", "val_accuracy")}
         state.is_best |= state.best.update({**state.row, **scores}, self.average.module)
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         return self.average.state_dict()
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.average.load_state_dict(state)
 
 

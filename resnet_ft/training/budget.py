@@ -1,13 +1,14 @@
-"""A run within so many minutes."""
+"""How long a run takes: within so many minutes, or by default so many epochs."""
 
 import copy
 import math
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch import nn
+from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from resnet_ft import distributed, engine
@@ -15,45 +16,29 @@ from resnet_ft.errors import ParameterError
 from resnet_ft.models.freezing import train_mode
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.loop import run_step
-from resnet_ft.training.schedule import StepScheduler, warmup_cosine
+from resnet_ft.training.run import Run
 from resnet_ft.training.state import TrainingState, trainable_parameters
+
+_EPOCHS = 5  # from a head that is right already
+_EPOCHS_FROM_RANDOM = 25  # as `train_model`
 
 
 class TimeBudget(Callback):
-    """Ends the whole run within so many minutes, its last validation included.
+    """Ends the whole run within `minutes`, its last validation included.
 
-    Training stops, amid an epoch if need be, when no more than one step and a validation still fit
-    in. A validation is expected to take as long as the one before, with all that callbacks do after
-    it (hand this one over last, then theirs is counted too); the first one half as long a step as
+    Training stops, mid-epoch if necessary, when only one more step and a validation fit in. A
+    validation is expected to take as long as the last one, with all that callbacks do after it (put
+    this callback last, so that theirs is counted too); the first one half as long per step as
     training. At least one step is made. The clock starts with the run, or at `started`, a value of
-    `time.perf_counter()`, where work before it counts too.
+    `time.perf_counter()`, if earlier work counts too. `make_scheduler(optimizer, "cosine", budget)`
+    gives a schedule that follows the clock.
     """
 
     def __init__(self, minutes: float, *, started: float | None = None):
         if not minutes > 0:
             raise ParameterError(f"minutes={minutes} should be more than 0.")
         self._seconds, self._started = 60 * minutes, started
-        self._began: float | None = None
-        self._progress: float | None = None
-
-    @property
-    def progress(self) -> float:
-        """How much of the time for training is over: 0 when it begins, 1 when it has to stop.
-
-        A schedule can follow it:
-        `LambdaLR(optimizer, lambda step: warmup_cosine(budget.progress))`.
-        """
-        if self._began is None:
-            return 0.0
-        if self._progress is None:
-            self._progress = self._present_progress()
-        return self._progress
-
-    def _present_progress(self) -> float:
-        available = self._deadline - self._validation_seconds - self._began
-        passed = time.perf_counter() - self._began
-        # Clocks differ, but all processes have to train at the same rate.
-        return distributed.from_main(min(1.0, passed / available) if available > 0 else 1.0)
+        self.progress = 0.0  # the share of the time for training that is used, from 0 to 1
 
     @property
     def seconds_left(self) -> float:
@@ -69,11 +54,16 @@ class TimeBudget(Callback):
         self._step_seconds = self._validation_seconds = 0.0
         self._has_validated = False
 
-    def on_step_begin(self, state: TrainingState) -> None:
-        self._progress = None  # once a step, since it is asked for every parameter group
-
     def on_phase_begin(self, state: TrainingState) -> None:
         self._phase_began = time.perf_counter()
+
+    def on_step_begin(self, state: TrainingState) -> None:
+        available = self._deadline - self._validation_seconds - self._began
+        used = time.perf_counter() - self._began
+        state.time_used = min(1.0, used / available) if available > 0 else 1.0
+
+    def on_before_optimizer_step(self, state: TrainingState) -> None:
+        self.progress = state.time_used  # the same in all processes, unlike their clocks
 
     def on_step_end(self, state: TrainingState) -> None:
         if state.phase != "train":
@@ -89,7 +79,7 @@ class TimeBudget(Callback):
         self._has_validated = True
         state.should_stop |= self._is_over()
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         now, started = time.perf_counter(), self._deadline - self._seconds
         return {
             "used": now - started,
@@ -99,7 +89,7 @@ class TimeBudget(Callback):
             "validation_seconds": self._validation_seconds if self._has_validated else None,
         }
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         now = time.perf_counter()
         started = now - state["used"]
         self._deadline, self._began = started + self._seconds, started + state["before"]
@@ -108,66 +98,67 @@ class TimeBudget(Callback):
         self._validation_seconds = state["validation_seconds"] or 0.0
 
     def _is_over(self) -> bool:
-        needed = self._step_seconds + self._validation_seconds
+        # Several processes hear of it one step later.
+        steps = 1 if distributed.count() == 1 else 2
+        needed = steps * self._step_seconds + self._validation_seconds
         return time.perf_counter() + needed > self._deadline
 
 
-_EPOCHS = 5  # from a head that is right already
-_FROM_RANDOM = 25  # as `train_model`
-
-
-def paced(
+def plan_epochs(
     model: nn.Module,
-    dataloaders: dict[str, DataLoader],
-    optimizer: Optimizer,
+    dataloaders: Mapping[str, DataLoader],
     *,
-    epochs: int | None,
-    budget: TimeBudget | None,
-) -> tuple[int, list[Callback]]:
-    """How many epochs, and callbacks that lead the learning rate through them, up and down."""
-    pretrained = getattr(model, "pretrained", True)
-    if budget is not None:
-        schedule = LambdaLR(optimizer, lambda _: warmup_cosine(budget.progress))
-        at_least = 0 if pretrained else 1
-        if epochs is None:
-            affordable = _affordable_epochs(model, dataloaders, budget.seconds_left)
-            epochs = distributed.from_main(max(at_least, affordable))
-        return epochs, [StepScheduler(schedule), budget]
-    if epochs is None:
-        epochs = _EPOCHS if pretrained else _FROM_RANDOM
-    total = max(1, epochs * len(dataloaders["train"]))
-    return epochs, [StepScheduler(LambdaLR(optimizer, lambda step: warmup_cosine(step / total)))]
+    epochs: int | None = None,
+    budget: TimeBudget | None = None,
+    run: Run | None = None,
+) -> int:
+    """The number of epochs: `epochs`, or 5 by default, from random weights 25.
 
-
-def _affordable_epochs(model: nn.Module, dataloaders: dict[str, DataLoader], seconds: float) -> int:
-    """How many epochs begin within so many seconds, from a step of training that is measured.
-
-    It is made on a copy, with images of zeros, so that nothing else changes.
+    With a `budget`, as many as begin within it, from a training step that is measured on a copy of
+    the model; a `run` that is resumed keeps its number. Raises ParameterError for both at once and
+    for what is not a whole number.
     """
+    pretrained = getattr(model, "pretrained", True)
+    if epochs is not None:
+        if budget is not None:
+            raise ParameterError("Give epochs or minutes, not both.")
+        if not isinstance(epochs, int) or epochs < 0:
+            raise ParameterError(f"epochs={epochs!r} should be a whole number, or None.")
+        if epochs == 0 and not pretrained:
+            raise ParameterError(
+                "epochs=0 stops after the head, but with random weights it cannot."
+            )
+        return epochs
+    if budget is None:
+        return _EPOCHS if pretrained else _EPOCHS_FROM_RANDOM
+    recorded = run.config.get("training") if run is not None and run.can_resume else None
+    recorded = distributed.from_main(recorded)
+    if isinstance(recorded, dict):
+        return int(recorded["num_epochs"])
+    affordable = _affordable_epochs(model, dataloaders, budget.seconds_left)
+    return distributed.from_main(max(0 if pretrained else 1, affordable))
+
+
+def _affordable_epochs(
+    model: nn.Module, dataloaders: Mapping[str, DataLoader], seconds: float
+) -> int:
+    """The number of epochs that begin within so many seconds, by the faster of two steps."""
     trial = copy.deepcopy(model)
     if hasattr(model, "arch"):  # as train_model does
         trial.to(memory_format=torch.channels_last)
-    batches = {phase: len(dataloaders[phase]) for phase in ("train", "val")}
     image = dataloaders["val"].dataset[0][0]
     size = getattr(dataloaders["train"].batch_sampler, "batch_size", None) or 32
-    images = torch.zeros(math.ceil(size / distributed.count()), *image.shape)
-    optimizer = SGD(trainable_parameters(trial), lr=0.0)
-    state = TrainingState(trial, dataloaders, nn.CrossEntropyLoss(), optimizer, None, 1)
-    with torch.random.fork_rng():  # dropout draws
-        step = _step_seconds(state, images)
-    # Both networks, the present one and the average, are validated, in a third of a step each.
-    epoch = step * (batches["train"] + batches["val"] * 2 / 3)
-    return math.ceil(seconds / epoch) if seconds > step else 0
-
-
-def _step_seconds(state: TrainingState, images: Tensor) -> float:
-    """The faster of two steps: the first one has memory to fetch."""
-    labels, taken = torch.zeros(len(images), dtype=torch.long), []
-    with engine.prepared(state.model, state.optimizer) as (net, stepper):
+    size = math.ceil(size / distributed.count())
+    batch = torch.zeros(size, *image.shape), torch.zeros(size, dtype=torch.long)
+    taken = []
+    prepared = engine.prepared(trial, SGD(trainable_parameters(trial), lr=0.0))
+    with torch.random.fork_rng(), prepared as (net, optimizer):  # dropout draws
         train_mode(net)
-        for _ in range(2):
+        for _ in range(2):  # the first one has to fetch memory
             started = time.perf_counter()
-            run_step(state, net, stepper, images, labels)
+            run_step(net, batch, nn.CrossEntropyLoss(), optimizer)
             next(net.parameters()).cpu()  # a GPU's work is done when it answers
             taken.append(time.perf_counter() - started)
-    return min(taken)
+    # The model and its average are validated, each in a third of a step per batch.
+    epoch = min(taken) * (len(dataloaders["train"]) + len(dataloaders["val"]) * 2 / 3)
+    return math.ceil(seconds / epoch) if seconds > min(taken) else 0

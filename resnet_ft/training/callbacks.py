@@ -3,6 +3,7 @@
 import math
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from resnet_ft.errors import ParameterError
 from resnet_ft.notebook import progress_bar
@@ -14,11 +15,11 @@ class Callback:
     """Empty hooks: fill those that you need and hand it to `train_model(callbacks=[...])`.
 
     The order of a run: fit begins; epochs begin; phases "train" and "val" begin; steps begin and
-    end; and so on outwards. In a run that goes on amid an epoch, fit begins, `load_state_dict` is
-    called where there was a `state_dict`, and steps follow.
+    end; and so on outwards. When a run is resumed mid-epoch, fit begins, `load_state_dict` is
+    called where `state_dict` was saved, and steps follow.
 
-    Of several processes each has callbacks of its own, but for those that are
-    `only_in_main_process`, since they show or write something.
+    Each of several processes has its own callbacks, except those that show or write something:
+    they are `only_in_main_process`.
     """
 
     only_in_main_process = False
@@ -35,41 +36,37 @@ class Callback:
     def on_step_begin(self, state: TrainingState) -> None:
         """Before every batch."""
 
+    def on_before_optimizer_step(self, state: TrainingState) -> None:
+        """In training, when all gradients are there, before they are clipped and used."""
+
     def on_step_end(self, state: TrainingState) -> None:
-        """After every batch."""
+        """After every batch; `state.output` has its images, labels, logits and loss."""
 
     def on_phase_end(self, state: TrainingState) -> None:
-        """After a phase; `state.row` has its loss and accuracy, and takes columns of one's own."""
+        """After a phase; `state.row` has its means and takes columns of your own."""
 
     def on_epoch_end(self, state: TrainingState) -> None:
-        """After the validation of an epoch; `state.rows[-1]` is its row of the history."""
+        """After an epoch's validation; `state.rows[-1]` is its row of the history."""
 
     def on_interrupt(self, state: TrainingState) -> None:
-        """When an exception or Ctrl-C ends the run, before the model gets its best weights back."""
+        """When an exception or Ctrl-C ends the run, before the model gets its best weights."""
 
     def on_fit_end(self, state: TrainingState) -> None:
         """At the end, also after `on_interrupt`; the model has its best weights."""
 
-    def state_dict(self) -> dict[str, object]:
-        """What has to be kept to go on later as if nothing had happened: tensors and plain data."""
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to continue as if nothing had happened: tensors, plain data."""
         return {}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """Go on from what `state_dict` gave."""
-
-
-def notify(state: TrainingState, event: str) -> None:
-    """Call one hook of every callback of the run, in their order."""
-    for callback in state.callbacks:
-        getattr(callback, event)(state)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
 
 
 class EarlyStop(Callback):
     """Ends the run when `metric` has not improved by more than `min_delta` for `patience` epochs.
 
-    `metric` is a column of the history: the lower the better where its name ends in "loss", the
-    higher the better where it ends in "accuracy". Raises ParameterError for any other, and for a
-    column that there is none of.
+    `metric` is a column of the history: lower is better if its name ends in "loss", higher if it
+    ends in "accuracy". Raises ParameterError for any other, and for a missing column.
     """
 
     def __init__(self, patience: int = 5, *, min_delta: float = 0.0, metric: str = "val_loss"):
@@ -81,7 +78,7 @@ class EarlyStop(Callback):
         self._sign = -1.0 if metric.endswith("loss") else 1.0
 
     def on_fit_begin(self, state: TrainingState) -> None:
-        # Of the metric with its sign: higher is better. A first row may be that of the head alone.
+        # With the sign, higher is better. The first row may be that of the head alone.
         values = [self._sign * row[self.metric] for row in state.rows if self.metric in row]
         self._best = max(values, default=-math.inf)
         self._epochs_without = 0
@@ -89,7 +86,7 @@ class EarlyStop(Callback):
     def on_epoch_end(self, state: TrainingState) -> None:
         if self.metric not in state.row:
             raise ParameterError(
-                f"metric={self.metric!r} is no column of the history: {', '.join(state.row)}."
+                f"The history has no column {self.metric!r}. It has {', '.join(state.row)}."
             )
         value = self._sign * state.row[self.metric]
         if value > self._best + self.min_delta:
@@ -98,17 +95,17 @@ class EarlyStop(Callback):
             self._epochs_without += 1
         state.should_stop |= self._epochs_without >= self.patience
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "epochs_without": self._epochs_without}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self._best, self._epochs_without = state["best"], state["epochs_without"]
 
 
 class ProgressBar(Callback):
     """One bar for the whole run, with the time left, and a line for every epoch.
 
-    Where nobody watches it (a log file, CI, a notebook that papermill runs), the lines alone.
+    In log files, CI and notebooks that papermill runs, it prints the lines alone.
     """
 
     only_in_main_process = True
@@ -135,7 +132,7 @@ class ProgressBar(Callback):
         )
 
     def on_fit_end(self, state: TrainingState) -> None:
-        self.bar.total = self.bar.n  # a notebook leaves a bar that did not get to its end, in red
+        self.bar.total = self.bar.n  # a notebook would show an unfinished bar in red
         self.bar.close()
 
 
@@ -151,7 +148,6 @@ class LivePlot(Callback):
         from IPython.display import HTML, display
 
         self.display = display(HTML("<i>Curves appear after the first epoch.</i>"), display_id=True)
-
         if state.rows:
             self._draw(state)
 
@@ -163,25 +159,25 @@ class LivePlot(Callback):
 
         figure = plot_history(state.history)
         if self.path is not None:
-            with suppress(OSError):  # Drive may be gone or full: the run goes on
+            with suppress(OSError):  # Drive may be gone or full: the run continues
                 figure.savefig(self.path)
-        plt.close(figure)  # it is shown here, not once more at the end of the cell
-        if self.display is not None:  # there is no place to draw in outside of a notebook
+        plt.close(figure)  # or the end of the cell would show it again
+        if self.display is not None:  # outside of notebooks there is no display
             self.display.update(figure)
 
 
 def _total_steps(state: TrainingState) -> int | None:
     steps = state.steps_per_epoch
-    return steps and state.num_epochs * sum(steps.values())
+    return state.num_epochs * sum(steps.values()) if steps else None
 
 
 class Tracker(Callback):
     """Logs every epoch's row of the history, and the learning rate of every training step.
 
-    `name` is one that accelerate knows, such as "tensorboard", "wandb" or "mlflow". What it keeps
-    in files goes below `logging_dir`: by default the folder `tracker` of the run, else `runs`.
-    Steps are counted over the whole run; what `train_model` was called with is logged as well.
-    Raises ParameterError for a name that is unknown, or whose package is not installed.
+    `name` is one that accelerate knows, such as "tensorboard", "wandb" or "mlflow". Its files go
+    below `logging_dir`: by default the folder `tracker` of the run, else `runs`. Steps are counted
+    over the whole run; the arguments of `train_model` are logged as well. Raises ParameterError
+    for a name that is unknown, or whose package is not installed.
     """
 
     only_in_main_process = True
@@ -213,30 +209,30 @@ class Tracker(Callback):
     def on_fit_end(self, state: TrainingState) -> None:
         self.tracker.finish()
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         return {"steps": self._steps}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps = state["steps"]
 
 
-def _tracker_class(name: str) -> type:
+def _tracker_class(name: str) -> Any:
     """accelerate's class for a tracker, where its package is installed."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     if name not in LOGGER_TYPE_TO_CLASS:
         known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
-        raise ParameterError(f"name={name!r} is no tracker that accelerate knows: {known}.")
-    if name not in {str(tracker) for tracker in get_available_trackers()}:
         raise ParameterError(
-            f"The tracker {name} needs a package that is not installed: pip install {name}"
+            f"name={name!r} is unknown. Choose one of accelerate's trackers: {known}."
         )
+    if name not in {str(tracker) for tracker in get_available_trackers()}:
+        raise ParameterError(f"The tracker {name} is not installed: pip install {name}")
     return LOGGER_TYPE_TO_CLASS[name]
 
 
-def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values as one level of numbers and texts: {"optimizer_options.lr": 0.0001}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")

@@ -1,4 +1,4 @@
-"""A few training steps, each with a learning rate of its own, until the loss diverges."""
+"""find_lr: which learning rate to train with, tried out on a copy of the model."""
 
 import copy
 import math
@@ -18,15 +18,9 @@ from resnet_ft import engine
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.models.freezing import train_mode
 from resnet_ft.notebook import progress_bar
+from resnet_ft.training.loop import Batch, run_step
 from resnet_ft.training.rng import without_trace
-from resnet_ft.training.state import (
-    TrainingState,
-    check_batch,
-    check_finite,
-    check_not_empty,
-    check_training,
-    trainable_parameters,
-)
+from resnet_ft.training.state import check_optimizer, check_shares, trainable_parameters
 from resnet_ft.visualize.style import BLUE, GREY, ORANGE, style
 
 if TYPE_CHECKING:
@@ -37,57 +31,12 @@ _MEMORY = 0.9  # of the running loss: about ten steps
 _DIVERGED = 4  # times the lowest running loss
 
 
-def range_test(state: TrainingState, rates: Sequence[float]) -> pd.DataFrame:
-    """Train with these learning rates: a row a step, with its learning_rate and loss.
-
-    The rates are those of the parameter group with the highest; the others keep their ratios to it.
-    Ends early where the running loss, an exponential mean, is four times its lowest, or a loss is
-    not finite. Raises TrainingError where the first loss is not.
-    """
-    ratios = [group["lr"] / state.learning_rate for group in state.optimizer.param_groups]
-    rows, running, lowest = [], 0.0, math.inf
-    prepared = engine.prepared(state.model, state.optimizer)
-    with prepared as (net, stepper), closing(_endless(state)) as batches:
-        train_mode(net)
-        bar = progress_bar(rates, "Finding the learning rate", unit="batch")
-        for state.step, rate in enumerate(bar, start=1):
-            for group, ratio in zip(state.optimizer.param_groups, ratios, strict=True):
-                group["lr"] = rate * ratio
-            images, labels = next(batches)
-            logits = net(images.to(engine.device(), non_blocking=True))
-            check_batch(logits, labels)
-            loss = state.criterion(logits, labels.to(engine.device(), non_blocking=True))
-            value = loss.item()
-            if state.step == 1:
-                check_finite(value, state)
-            running = _MEMORY * running + (1 - _MEMORY) * value
-            mean = running / (1 - _MEMORY**state.step)  # it began at 0
-            lowest = min(lowest, mean)
-            if not math.isfinite(value) or mean > _DIVERGED * lowest:
-                break
-            rows.append({"learning_rate": rate, "loss": value})
-            stepper.zero_grad()
-            engine.backward(loss)
-            stepper.step()
-    return pd.DataFrame(rows)
-
-
-def _endless(state: TrainingState) -> Iterator[tuple[Tensor, Tensor]]:
-    """The training batches, epoch after epoch."""
-    while True:
-        state.count = 0
-        for batch in state.dataloaders["train"]:
-            state.count += 1
-            yield batch
-        check_not_empty(state)
-
-
 @dataclass(frozen=True)
 class LRFinder:
-    """What `find_lr` saw: `history` has a row a step, with learning_rate, loss and smoothed.
+    """What `find_lr` measured: `history` has a row per step: learning_rate, loss and smoothed.
 
-    Losses are in nats. `smoothed` is a mean over neighbouring steps, earlier and later ones alike:
-    the usual running mean lags, and falls at learning rates that are several times too high.
+    Losses are in nats. `smoothed` is a mean over earlier and later steps: the usual running mean
+    lags, so it falls at learning rates that are several times too high.
     """
 
     history: pd.DataFrame
@@ -145,7 +94,7 @@ class LRFinder:
 def find_lr(
     model: nn.Module,
     dataloader: DataLoader,
-    criterion: Callable | None = None,
+    criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
     optimizer: Optimizer | None = None,
     *,
     lowest: float = 1e-7,
@@ -155,14 +104,14 @@ def find_lr(
     """Train for `num_steps` batches with a learning rate that grows from `lowest` to `highest`.
 
     The learning-rate range test (Smith, WACV 2017). `model` and `dataloader` are as for
-    `train_model`; the loader is gone through as often as needed. By default the loss is
-    cross-entropy and Adam trains what is not frozen; the groups of an `optimizer` of your own keep
+    `train_model`; the loader starts again as often as necessary. By default the loss is
+    cross-entropy and Adam trains what is not frozen. The groups of an `optimizer` of your own keep
     the ratios of their learning rates, of which the highest is meant. Ends early once the loss has
     grown to four times its lowest.
 
-    A copy of model, criterion and optimizer is trained. They, all generators of random numbers and
-    the loader's place in its epochs are afterwards as they were, also where this is interrupted.
-    Raises TrainingError for what cannot be trained, ParameterError for a range that is none.
+    It trains a copy of model, criterion and optimizer. They, all random generators and the loader's
+    place in its epochs are left as they were, also after an interrupt. Raises TrainingError for
+    what cannot be trained, ParameterError for a range that is empty.
     """
     if not 0 < lowest < highest or num_steps < 20:
         raise ParameterError(
@@ -172,13 +121,64 @@ def find_lr(
     network = engine.unwrapped(model)
     optimizer = optimizer or Adam(trainable_parameters(network), lr=highest)
     criterion = criterion or nn.CrossEntropyLoss()
+    check_optimizer(network, optimizer)
+    check_shares({"train": dataloader})
     network, criterion, optimizer = copy.deepcopy((network, criterion, optimizer))
     if isinstance(criterion, nn.Module):
         criterion.to(engine.device())
-    with without_trace(dataloader) as loader:
-        loaders = dict.fromkeys(("train", "val"), loader)
-        state = TrainingState(network, loaders, criterion, optimizer, None, num_epochs=1, epoch=1)
-        check_training(state)
-        history = range_test(state, np.geomspace(lowest, highest, num_steps).tolist())
+    rates = np.geomspace(lowest, highest, num_steps).tolist()
+    prepared = engine.prepared(network, optimizer)
+    with (
+        without_trace(dataloader) as loader,
+        prepared as (net, stepper),
+        closing(_endless(loader)) as batches,
+    ):
+        train_mode(net)
+        history = _range_test(net, stepper, criterion, batches, rates)
     history["smoothed"] = gaussian_filter1d(history["loss"], num_steps / 20)
     return LRFinder(history)
+
+
+def _range_test(
+    net: nn.Module,
+    optimizer: Optimizer,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    batches: Iterator[Batch],
+    rates: Sequence[float],
+) -> pd.DataFrame:
+    """Train with these learning rates: one row per step, with its learning_rate and loss.
+
+    The rates are those of the parameter group with the highest; the others keep their ratios to it.
+    Ends early where the running loss, an exponential mean, is four times its lowest, or a loss is
+    not finite. Raises TrainingError where the first loss is not.
+    """
+    highest = max(group["lr"] for group in optimizer.param_groups)
+    ratios = [group["lr"] / highest for group in optimizer.param_groups]
+    rows, running, lowest = [], 0.0, math.inf
+    bar = progress_bar(rates, "Finding the learning rate", unit="batch")
+    for step, rate in enumerate(bar, start=1):
+        for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+            group["lr"] = rate * ratio
+        loss = run_step(net, next(batches), criterion, optimizer).loss.item()
+        if step == 1 and not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss of the first batch is {loss}. Look for broken images or labels with "
+                "notebook 02, and check the criterion."
+            )
+        running = _MEMORY * running + (1 - _MEMORY) * loss
+        mean = running / (1 - _MEMORY**step)  # it began at 0
+        lowest = min(lowest, mean)
+        if not math.isfinite(loss) or mean > _DIVERGED * lowest:
+            break
+        rows.append({"learning_rate": rate, "loss": loss})
+    return pd.DataFrame(rows)
+
+
+def _endless(loader: DataLoader) -> Iterator[Batch]:
+    """The batches of a loader, epoch after epoch."""
+    while True:
+        batch = None
+        for batch in loader:
+            yield batch
+        if batch is None:
+            raise TrainingError("The loader yields no batch. Has it less than one, with drop_last?")

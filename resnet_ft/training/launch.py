@@ -1,13 +1,14 @@
-"""A run in several processes, started from one: a notebook, say, which could not split itself."""
+"""A run without a notebook: trained as its config.json says, in one process or in several."""
 
-import inspect
 import json
 import signal
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,55 +22,9 @@ from resnet_ft.models.build import build_model
 from resnet_ft.models.freezing import freeze
 from resnet_ft.staging.drive import project_root
 from resnet_ft.staging.stage import stage_dataset
-from resnet_ft.training.fine_tune import fine_tune
-from resnet_ft.training.resume import Checkpointer
-from resnet_ft.training.run import Run, start_run
-
-
-def launch_training(
-    run: Run,
-    num_processes: int,
-    *,
-    data_dir: str | PathLike | None = None,
-    save_minutes: float = 5.0,
-    **options: object,
-) -> None:
-    """Train a run that was started by `num_processes` processes of this machine, one for each GPU.
-
-    What they print appears here. `options` are those of `fine_tune`, which, called afterwards with
-    the same, returns at once with the model. An interrupt ends the processes; their last complete
-    step is saved, if the half minute that torchrun gives them suffices for that. Raises
-    TrainingError, with their last words, where they fail.
-    """
-    start_run(run, fine_tune=options)
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *(f"--nproc_per_node={num_processes}", "-m", "resnet_ft", "train"),
-        *("--config", str(run.folder / "config.json"), "--save_minutes", str(save_minutes)),
-        *(() if data_dir is None else ("--data_dir", str(data_dir))),
-    ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
-    last: deque[str] = deque(maxlen=20)
-    try:
-        for line in process.stdout:
-            last.append(line)
-            print(line, end="")
-        process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        raise
-    finally:
-        if process.poll() is None:
-            process.terminate()
-    if process.returncode:
-        raise TrainingError(
-            f"Training in {num_processes} processes failed ({process.returncode}). Run it again to "
-            f"go on, when what they said last is put right:\n{''.join(last)}"
-        )
-
+from resnet_ft.training.fine_tune import FineTuneOptions, fine_tune
+from resnet_ft.training.resume import Autosave
+from resnet_ft.training.run import Run
 
 _DEFAULTS = {
     "data_source": "sample",
@@ -82,31 +37,30 @@ _DEFAULTS = {
     "mixed_precision": "auto",
     "seed": 0,
 }
-_NOTED = ("id", "created", "versions", "training", "fine_tune")  # by the run itself
-_OPTIONS = inspect.signature(fine_tune).parameters
+_RECORDED = ("id", "created", "versions", "training", "fine_tune")  # by the run itself
 
 
 def train_run(
-    config: str | PathLike,
+    config: str | PathLike[str],
     *,
-    data_dir: str | PathLike | None = None,
+    data_dir: str | PathLike[str] | None = None,
     num_workers: int | None = None,
     save_minutes: float = 5.0,
 ) -> tuple[nn.Module, pd.DataFrame]:
-    """Train, or go on with, the run whose config.json this is; returns model and history.
+    """Train, or resume, the run that a config.json describes; returns model and history.
 
-    The file may be one that you wrote: `data_source`, `arch`, `weights`, `freeze_until`,
-    `image_size`, `batch_size`, `augmentation`, `mixed_precision` and `seed`, with the defaults of
-    notebook 03 for what it lacks, and below "fine_tune" options of that function. The run is kept
-    in the file's folder. `data_dir` is where the photographs are, if not where `data_source` says.
-    Of several processes all call this. Raises ParameterError for a file that says something else.
+    You may write the file yourself: `data_source`, `arch`, `weights`, `freeze_until`,
+    `image_size`, `batch_size`, `augmentation`, `mixed_precision` and `seed`, by default those of
+    notebook 03, and below "fine_tune" the options of that function. The run is kept in the file's
+    folder. `data_dir` is where the images are, if not at `data_source`. Of several processes all
+    call this. Raises ParameterError, naming the entry, for a file that says anything else.
     """
-    run = Run(Path(config).parent)
     chosen, options = _read(Path(config))
     engine.configure_engine(mixed_precision=chosen["mixed_precision"])
+    run = Run(Path(config).parent)
     if distributed.is_main():
-        start_run(run, **chosen, **({"fine_tune": options} if options else {}))
-    with distributed.one_of_each_machine_first():  # it downloads and decodes, the others find that
+        Run.open(run, {**chosen, **({"fine_tune": options} if options else {})})
+    with distributed.one_per_machine_first():  # it downloads and decodes, the others find that
         images = stage_dataset(data_dir or chosen["data_source"], project_root() / "data")
         dataloaders = make_dataloaders(
             images,
@@ -122,12 +76,12 @@ def train_run(
         model = build_model(chosen["arch"], len(classes), weights=chosen["weights"])
     if chosen["freeze_until"]:
         freeze(model, until=chosen["freeze_until"])
-    callbacks = [Checkpointer(minutes=save_minutes)]
     options = {"seed": chosen["seed"], **options}
-    return fine_tune(model, dataloaders, **options, run_dir=run, callbacks=callbacks)
+    autosave = Autosave(minutes=save_minutes)
+    return fine_tune(model, dataloaders, **options, run_dir=run, callbacks=[autosave])
 
 
-def _read(config: Path) -> tuple[dict[str, object], dict[str, object]]:
+def _read(config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters, and the options of fine_tune."""
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
@@ -137,10 +91,61 @@ def _read(config: Path) -> tuple[dict[str, object], dict[str, object]]:
             'file of your own such as {"data_source": "photos", "arch": "resnet50"}.'
         ) from error
     options = content.get("fine_tune", {})
-    for given, known in ((content, (*_DEFAULTS, *_NOTED)), (options, _OPTIONS)):
-        if unknown := sorted(set(given) - set(known)):
-            raise ParameterError(
-                f"{config} has entries that are no parameters: {', '.join(unknown)}. It may have "
-                f"{', '.join(known)}."
-            )
+    _refuse_unknown(config, content, (*_DEFAULTS, *_RECORDED))
+    _refuse_unknown(config, options, FineTuneOptions.names(), below='"fine_tune" ')
     return {name: content.get(name, default) for name, default in _DEFAULTS.items()}, options
+
+
+def _refuse_unknown(
+    config: Path, given: Mapping[str, Any], known: "tuple[str, ...] | list[str]", below: str = ""
+) -> None:
+    if unknown := sorted(set(given) - set(known)):
+        raise ParameterError(
+            f"{config} has unknown {below}entries: {', '.join(unknown)}. It may have "
+            f"{', '.join(known)}."
+        )
+
+
+def launch_training(
+    run: Run,
+    num_processes: int,
+    *,
+    data_dir: str | PathLike[str] | None = None,
+    save_minutes: float = 5.0,
+    **options: object,
+) -> None:
+    """Train an open run in `num_processes` processes of this machine, one for each GPU.
+
+    Their output appears here. `options` are those of `fine_tune`, which returns the model at once
+    when it is called afterwards with the same. An interrupt ends the processes; they save their
+    last complete step, if that takes less than the half minute that torchrun gives them. Raises
+    TrainingError, with their last output, where they fail.
+    """
+    Run.open(run, {"fine_tune": options})
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *(f"--nproc_per_node={num_processes}", "-m", "resnet_ft", "train"),
+        *("--config", str(run.folder / "config.json"), "--save_minutes", str(save_minutes)),
+        *(() if data_dir is None else ("--data_dir", str(data_dir))),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    last: deque[str] = deque(maxlen=20)
+    try:
+        for line in process.stdout or ():
+            last.append(line)
+            print(line, end="")
+        process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        raise
+    finally:
+        if process.poll() is None:
+            process.terminate()
+    if process.returncode:
+        raise TrainingError(
+            f"Training in {num_processes} processes failed ({process.returncode}). Solve the "
+            f"problem that their last output shows, and run it again to resume:\n{''.join(last)}"
+        )

@@ -1,9 +1,12 @@
 """train_model: the training loop, from its first line to an optimizer step."""
 
+import math
+import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from os import PathLike
 
 import pandas as pd
@@ -14,267 +17,394 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from resnet_ft import distributed, engine
-from resnet_ft.errors import TrainingError
+from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.evaluation.predictions import class_names
-from resnet_ft.models.freezing import synchronised, train_mode
-from resnet_ft.training.callbacks import Callback, ProgressBar, notify
-from resnet_ft.training.resume import go_on, go_on_with_callbacks, kept_safe
-from resnet_ft.training.rng import generator_states, set_generator_states
-from resnet_ft.training.run import start_run
+from resnet_ft.models.freezing import synchronised_batchnorm, train_mode
+from resnet_ft.training.callbacks import Callback, ProgressBar
+from resnet_ft.training.resume import load_resume_state, resume_callbacks, with_autosave
+from resnet_ft.training.rng import rng_states, set_rng_states
+from resnet_ft.training.run import Run
+from resnet_ft.training.schedule import PerStep
 from resnet_ft.training.state import (
     BestModel,
+    Metric,
+    Row,
+    StepOutput,
     TrainingState,
-    check_batch,
-    check_finite,
-    check_not_empty,
     check_training,
     describe_training,
-    likeliest,
+    share_of,
     trainable_parameters,
     whole_model,
 )
 
-
-def batches(state: TrainingState) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the loader of this phase delivers after `state.step` batches."""
-    loader, loaders = state.dataloaders[state.phase], state.dataloaders.values()
-    _set_epoch(loader, state.epoch - 1)
-    if state.step == 0:
-        state.generators_before = generator_states(loaders)
-        yield from loader
-        return
-    if state.should_stop and state.phase == "train":
-        return
-    set_generator_states(state.generators_before, loaders)
-    if hasattr(loader.batch_sampler, "start_at"):
-        loader.batch_sampler.start_at(state.step)
-        left = iter(loader)
-    else:
-        left = _after(loader, state)
-    set_generator_states(state.generators_now, loaders)
-    yield from left
-
-
-def _after(loader: DataLoader, state: TrainingState) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches are drawn again, since how the loader makes them is not known."""
-    batches = iter(loader)
-    for done in range(state.step):
-        if next(batches, None) is None:
-            raise TrainingError(
-                f"The {state.phase} loader delivers {done} batches, but {state.step} were seen "
-                "before the run broke off. Give the loader of then, or choose another run_name."
-            )
-    return batches
-
-
-def _set_epoch(loader: DataLoader, epoch: int) -> None:
-    """Tell the samplers that shuffle by epoch (ours and torch's DistributedSampler) which it is."""
-    for sampler in (loader, loader.batch_sampler, loader.sampler):
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(epoch)
-
-
-def run_step(
-    state: TrainingState, net: nn.Module, stepper: Optimizer, images: Tensor, labels: Tensor
-) -> tuple[float, Tensor]:
-    """Mean loss and logits (N, C) of a batch; while training, the weights take a step.
-
-    Where memory runs out, the batch goes through the network in twice as many parts, whose
-    gradients add up to those of the whole; that stays so for the rest of the run. (Batch
-    normalisation that learns sees the parts.) Raises TrainingError where one image is too much.
-    """
-    while True:
-        try:
-            loss, logits = _in_parts(state, net, stepper, images, labels)
-            break
-        except torch.OutOfMemoryError as error:
-            _halve(state, len(images), error)
-        engine.free_memory()  # here, where the error no longer holds what filled it
-    if state.phase == "train":
-        stepper.step()
-    return loss, logits
-
-
-def _in_parts(
-    state: TrainingState, net: nn.Module, stepper: Optimizer, images: Tensor, labels: Tensor
-) -> tuple[float, Tensor]:
-    """Gradients of the mean loss over all parts, and their logits one after the other."""
-    loss_sum, answers, training = 0.0, [], state.phase == "train"
-    if training:
-        stepper.zero_grad()
-        # Gradients are averaged over processes, whose shares of the batch may be unequal.
-        whole = distributed.total(len(labels))[0] / distributed.count()
-    # While training, all processes have to have as many parts: whole is at most one more than each.
-    number = min(state.micro_batches, max(1, int(whole)) if training else len(images))
-    parts = list(zip(images.tensor_split(number), labels.tensor_split(number), strict=True))
-    for some, true in parts:
-        is_last = len(answers) == len(parts) - 1
-        with nullcontext() if is_last or not training else engine.accelerator().no_sync(net):
-            logits = net(some.to(engine.device(), non_blocking=True))
-            check_batch(logits, true)
-            loss = state.criterion(logits, true.to(engine.device(), non_blocking=True))
-            check_finite(loss.item(), state)
-            answers.append(logits.detach())
-            if training:
-                engine.backward(loss * (len(true) / whole))
-        loss_sum += loss.item() * len(true)
-    return loss_sum / len(labels), torch.cat(answers)
-
-
-def _halve(state: TrainingState, batch_size: int, error: torch.OutOfMemoryError) -> None:
-    if distributed.count() > 1:  # the others wait for this one's gradients of the whole share
-        raise TrainingError(
-            "The memory does not suffice for a process's share of a batch. Take a smaller "
-            "batch_size, more processes or gradient_accumulation_steps, and run it again."
-        ) from error
-    if state.micro_batches >= batch_size:
-        raise TrainingError(
-            "The memory does not suffice for a single image. Take a smaller image_size or arch, "
-            'or freeze the early layers: freeze(model, until="layer4").'
-        ) from error
-    state.micro_batches *= 2
-    warnings.warn(
-        f"The memory does not suffice for {batch_size} images at once: from now on each batch goes "
-        f"through the network in {state.micro_batches} parts, with the same steps as before.",
-        stacklevel=5,
-    )
-
-
-def run_epochs(state: TrainingState) -> None:
-    """Train and validate in turn, from where the run stands, until it is finished."""
-    prepared = engine.prepared(state.model, state.optimizer)
-    with synchronised(engine.unwrapped(state.model)), prepared as (net, stepper):
-        while not state.is_finished:
-            _run_epoch(state, net, stepper)
-
-
-def _run_epoch(state: TrainingState, net: nn.Module, stepper: Optimizer) -> None:
-    """Train once on all images, validate, keep the weights if they are the best so far."""
-    if state.phase == "train" and not state.step:  # or else the run goes on amid an epoch
-        state.epoch, state.epoch_began = state.epochs_done + 1, time.perf_counter()
-        state.row = {"epoch": state.epoch, "learning_rate": state.learning_rate}
-        notify(state, "on_epoch_begin")
-    if state.phase == "train":
-        _run_phase(state, net, stepper)
-        state.phase = "val"
-    _run_phase(state, net, stepper)
-    state.phase = "train"
-    state.row["seconds"] = time.perf_counter() - state.epoch_began
-    state.rows.append(state.row)
-    state.is_best = state.best.update(state.row)
-    _step(state.scheduler, state.row["val_loss"])
-    if state.run:
-        state.run.save_history(state.history)
-    notify(state, "on_epoch_end")
-    state.should_stop = distributed.any_of_all(state.should_stop)
-
-
-def _run_phase(state: TrainingState, net: nn.Module, stepper: Optimizer) -> None:
-    """One pass over the loader of this phase: mean loss and accuracy over its samples."""
-    training = state.phase == "train"
-    net = net if training else engine.alone(net)  # processes validate their shares on their own
-    train_mode(net) if training else net.eval()
-    if not state.step:
-        state.loss_sum, state.correct, state.count = 0.0, 0, 0
-        notify(state, "on_phase_begin")
-    with torch.set_grad_enabled(training):
-        for images, labels in batches(state):
-            state.step += 1
-            notify(state, "on_step_begin")
-            loss, logits = run_step(state, net, stepper, images, labels)
-            hits = (logits.argmax(dim=1).cpu() == likeliest(labels)).sum().item()
-            batch = (loss * len(labels), hits, len(labels))
-            state.add(*(distributed.total(*batch) if training else batch))
-            notify(state, "on_step_end")
-            if training and distributed.any_of_all(state.should_stop):
-                state.should_stop = True
-                break
-    if not training:
-        state.share()
-    check_not_empty(state)
-    state.row[f"{state.phase}_loss"] = state.loss_sum / state.count
-    state.row[f"{state.phase}_accuracy"] = state.correct / state.count
-    notify(state, "on_phase_end")
-    state.step = 0
-
-
-def _step(scheduler: LRScheduler | ReduceLROnPlateau | None, val_loss: float) -> None:
-    if isinstance(scheduler, ReduceLROnPlateau):
-        scheduler.step(val_loss)
-    elif scheduler is not None:
-        scheduler.step()
+Batch = tuple[Tensor, Tensor]
 
 
 def train_model(
     model: nn.Module,
-    dataloaders: dict[str, DataLoader],
-    criterion: Callable | None = None,
+    dataloaders: Mapping[str, DataLoader],
+    criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
     optimizer: Optimizer | None = None,
-    scheduler: LRScheduler | ReduceLROnPlateau | None = None,
+    scheduler: LRScheduler | ReduceLROnPlateau | PerStep | None = None,
     num_epochs: int = 25,
     *,
-    run_dir: str | PathLike | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    clip_grad_norm: float | None = None,
+    run_dir: str | PathLike[str] | Run | None = None,
     resume: str | bool = "auto",
+    first_row: Row | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> tuple[nn.Module, pd.DataFrame]:
     """Train on `dataloaders["train"]`, validate on `dataloaders["val"]`, keep the best epoch.
 
-    `model` maps images (N, 3, H, W) to logits (N, C); the loaders yield such images and labels.
-    By default the loss is cross-entropy and Adam trains what is not frozen, at 1e-4. `scheduler` is
-    stepped once an epoch (ReduceLROnPlateau gets the validation loss).
+    `model` maps images (N, 3, H, W) to logits (N, C); the loaders yield such images and labels (N,)
+    or, mixed, (N, C). By default the loss is cross-entropy and Adam trains what is not frozen, at
+    1e-4. `scheduler` is stepped once per epoch (ReduceLROnPlateau gets the validation loss), or
+    after every training step as `PerStep(scheduler)`. `clip_grad_norm` limits the norm of all
+    gradients together.
 
-    With `run_dir`, that folder keeps config.json, history.csv, best.pt, and where the run stands
-    (see `Checkpointer`): called again with the same parameters, a run that broke off goes on where
-    it was, a finished one returns at once, and a larger `num_epochs` adds epochs. `resume=False`
-    refuses that. (Persistent workers of loaders that make_dataloaders did not make have random
-    numbers of their own, which are lost.) Memory that is too small for a batch halves what is
-    computed at once.
+    `metrics` are functions of (logits (N, C), labels) that give one value per sample, (N,), or
+    metrics of torchmetrics; each adds a column per phase to the history: `{"top5": ...}` gives
+    `train_top5` and `val_top5`.
+
+    With `run_dir`, that folder holds config.json, history.csv, best.pt and the resume state (see
+    `Autosave`): called again with the same parameters, an interrupted run resumes where it was, a
+    finished one returns at once, and a larger `num_epochs` adds epochs. `resume=False` refuses
+    that. (Persistent workers of loaders that make_dataloaders did not make have random states of
+    their own, which are lost.) `first_row` begins the history of a model that was scored before
+    (see `fit_head`), which then counts as the best so far. If a batch does not fit into memory, it
+    goes through the model in micro-batches.
 
     Returns the model, in evaluation mode with its best weights (highest validation accuracy, ties
-    by lower validation loss), and the history: a DataFrame with a row an epoch and the columns
+    by lower validation loss), and the history: a DataFrame with one row per epoch and the columns
     epoch, train_loss, train_accuracy, val_loss, val_accuracy, learning_rate, seconds. Losses (nats)
     and accuracies are means over samples; those of training are taken while the weights change.
 
-    However the run ends, the model has its best weights so far. Raises TrainingError where training
-    cannot start or a loss is not finite, RunError where `run_dir` holds a run with other
-    parameters.
+    However the run ends, the model has its best weights so far. Raises ParameterError for arguments
+    that do not fit, TrainingError where training cannot start or a loss is not finite, RunError
+    where `run_dir` holds a run with other parameters.
     """
+    loaders = _by_phase(dataloaders)
     criterion = criterion or nn.CrossEntropyLoss()
     if isinstance(criterion, nn.Module):
         criterion.to(engine.device())
-    optimizer = optimizer or Adam(trainable_parameters(model), lr=1e-4)
-    state = TrainingState(model, dataloaders, criterion, optimizer, scheduler, num_epochs)
-    state.micro_batches = engine.accelerator().gradient_accumulation_steps
-    check_training(state)
     network = engine.unwrapped(model)
+    state = TrainingState(
+        model=model,
+        dataloaders=loaders,
+        criterion=criterion,
+        optimizer=optimizer or Adam(trainable_parameters(model), lr=1e-4),
+        scheduler=scheduler,
+        num_epochs=num_epochs,
+        metrics=metrics or {},
+        clip_grad_norm=clip_grad_norm,
+        callbacks=with_autosave([*callbacks, ProgressBar()], has_run=run_dir is not None),
+        best=BestModel(network, loaders["val"]),
+        micro_batches=engine.accelerator().gradient_accumulation_steps,
+    )
+    check_training(state)
     whole = whole_model(network)
-    whole.classes = class_names(dataloaders["train"]) or getattr(whole, "classes", None)
-    if run_dir and distributed.is_main():
-        state.run = start_run(run_dir, resume=resume, training=describe_training(state))
+    whole.classes = class_names(loaders["train"]) or getattr(whole, "classes", None)
+    if run_dir is not None and distributed.is_main():
+        parameters = {"training": describe_training(state)}
+        state.run = state.best.run = Run.open(run_dir, parameters, resume=resume)
         state.config = state.run.config
-    state.best = BestModel(network, dataloaders["val"], state.run)
-    state.callbacks = kept_safe([*callbacks, ProgressBar()], run_dir)
 
-    if hasattr(whole, "arch"):  # convolutions are faster so, but networks of one's own may fail
+    if hasattr(whole, "arch"):  # convolutions are faster so, but other models may fail
         model.to(memory_format=torch.channels_last)
     model.to(engine.device())
-    with state.run.storage.held() if state.run else nullcontext():
-        _go_to_the_end(state)
+    with state.run.storage.locked() if state.run else nullcontext():
+        _train(state, first_row)
     return network, state.history
 
 
-def _go_to_the_end(state: TrainingState) -> None:
+def _by_phase(dataloaders: Mapping[str, DataLoader]) -> dict[str, DataLoader]:
+    """The loaders by "train", "val", ...; their keys may be written "Train", "Val"."""
+    if not isinstance(dataloaders, Mapping):
+        raise ParameterError(
+            f"dataloaders is a {type(dataloaders).__name__}. They come second: "
+            "train_model(model, dataloaders, criterion, optimizer, scheduler, num_epochs=25)."
+        )
+    loaders = {str(name).lower(): loader for name, loader in dataloaders.items()}
+    missing = [phase for phase in ("train", "val") if phase not in loaders]
+    if missing:
+        raise ParameterError(
+            f"dataloaders lacks {' and '.join(missing)}. Give a dict of two loaders, as "
+            "make_dataloaders returns it."
+        )
+    return loaders
+
+
+def _train(state: TrainingState, first_row: Row | None) -> None:
     """Train what is left; the model has its best weights afterwards, also after an exception."""
-    saved = go_on(state)
-    notify(state, "on_fit_begin")
+    saved = load_resume_state(state)
+    if saved is None and first_row is not None:
+        state.rows.append(first_row)
+        state.best.update(first_row)
+        if state.run:
+            state.run.save_history(state.history)
+    state.notify("on_fit_begin")
     try:
-        go_on_with_callbacks(state, saved)
+        resume_callbacks(state, saved)
         saved = None  # as large as the run itself
+        network = engine.unwrapped(state.model)
+        prepared = engine.prepared(state.model, state.optimizer)
         if not state.is_finished:
-            run_epochs(state)
+            with synchronised_batchnorm(network), prepared as (net, optimizer):
+                while not state.is_finished:
+                    _run_epoch(state, net, optimizer)
     except BaseException:
-        notify(state, "on_interrupt")
+        state.notify("on_interrupt")
         raise
     finally:
         state.best.restore()
-        notify(state, "on_fit_end")
+        state.notify("on_fit_end")
+
+
+def _run_epoch(state: TrainingState, net: nn.Module, optimizer: Optimizer) -> None:
+    """Train once on all images, validate, keep the weights if they are the best so far."""
+    if state.phase == "train":
+        if not state.step:  # otherwise the epoch is resumed
+            state.epoch, state.epoch_began = state.epochs_done + 1, time.perf_counter()
+            state.row = {"epoch": state.epoch, "learning_rate": state.learning_rate}
+            state.notify("on_epoch_begin")
+        _train_epoch(state, net, optimizer)
+        state.phase = "val"
+    _validate(state, engine.alone(net))
+    state.phase = "train"
+    state.row["seconds"] = time.perf_counter() - state.epoch_began
+    state.rows.append(state.row)
+    state.is_best = state.best.update(state.row)
+    if isinstance(state.scheduler, ReduceLROnPlateau):
+        state.scheduler.step(state.row["val_loss"])
+    elif state.scheduler is not None and not isinstance(state.scheduler, PerStep):
+        state.scheduler.step()
+    if state.run:
+        state.run.save_history(state.history)
+    state.notify("on_epoch_end")
+    state.should_stop = distributed.any_of_all(state.should_stop)
+
+
+def _train_epoch(state: TrainingState, net: nn.Module, optimizer: Optimizer) -> None:
+    """Take a step for every batch of the training loader that is left."""
+    train_mode(net)
+    several = distributed.count() > 1
+    with _phase(state):
+        for batch in remaining_batches(state):
+            state.step += 1
+            state.notify("on_step_begin")
+            state.output = run_step(
+                net,
+                batch,
+                state.criterion,
+                optimizer,
+                micro_batches=state.micro_batches,
+                share=share_of(state.dataloaders["train"]) if several else None,
+                before_update=partial(_finish_gradients, state, net, optimizer),
+            )
+            state.micro_batches = state.output.micro_batches
+            if isinstance(state.scheduler, PerStep):
+                state.scheduler.step()
+            agreed = state.should_stop or not several
+            state.notify("on_step_end")
+            if state.should_stop and agreed:
+                break
+
+
+def _validate(state: TrainingState, net: nn.Module) -> None:
+    """Score the batches of the validation loader that are left; each process scores its own."""
+    net.eval()
+    with _phase(state), torch.no_grad():
+        for batch in remaining_batches(state):
+            state.step += 1
+            state.notify("on_step_begin")
+            state.output = run_step(net, batch, state.criterion, micro_batches=state.micro_batches)
+            state.micro_batches = state.output.micro_batches
+            sums = state.measure(state.output)
+            _check_finite(sums["loss"], state)
+            state.count(sums, len(state.output.labels))
+            state.notify("on_step_end")
+        *sums_of_all, samples = distributed.total(*state.sums.values(), state.samples)
+        state.sums, state.samples = dict(zip(state.sums, sums_of_all, strict=True)), int(samples)
+
+
+@contextmanager
+def _phase(state: TrainingState) -> Iterator[None]:
+    """Begin a phase, unless it is resumed, and end it with its means in the row."""
+    if not state.step:
+        state.begin_phase()
+        state.notify("on_phase_begin")
+    yield
+    state.end_phase()
+    state.notify("on_phase_end")
+    state.step = 0
+
+
+def remaining_batches(state: TrainingState) -> Iterator[Batch]:
+    """The batches of this phase's loader after the first `state.step` ones."""
+    loader, loaders = state.dataloaders[state.phase], state.dataloaders.values()
+    for sampler in (loader, loader.batch_sampler, loader.sampler):
+        if hasattr(sampler, "set_epoch"):  # ours and torch's DistributedSampler shuffle by epoch
+            sampler.set_epoch(state.epoch - 1)
+    if state.step == 0:
+        state.rng_before_phase = rng_states(loaders)
+        yield from loader
+        return
+    if state.should_stop and state.phase == "train":
+        return
+    set_rng_states(state.rng_before_phase or {}, loaders)
+    if hasattr(loader.batch_sampler, "start_at"):
+        loader.batch_sampler.start_at(state.step)
+        batches = iter(loader)
+    else:  # how the loader makes its batches is not known, so they are drawn again
+        batches = iter(loader)
+        for done in range(state.step):
+            if next(batches, None) is None:
+                raise TrainingError(
+                    f"The {state.phase} loader yields {done} batches, but {state.step} were seen "
+                    "before the run was interrupted. Give the loader of then, or choose another "
+                    "run_dir."
+                )
+    set_rng_states(state.rng or {}, loaders)
+    yield from batches
+
+
+def run_step(
+    net: nn.Module,
+    batch: Batch,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    optimizer: Optimizer | None = None,
+    *,
+    micro_batches: int = 1,
+    share: float | None = None,
+    before_update: Callable[[StepOutput], None] | None = None,
+) -> StepOutput:
+    """Logits and loss of a batch; with an optimizer, the weights take a step.
+
+    The batch goes through the model in `micro_batches` parts, whose gradients add up to those of
+    the batch; twice as many where memory runs out, and the output says how many it were. (Batch
+    normalisation that learns sees the parts.) `before_update` is called between backward and the
+    optimizer's step. The gradients are those of the loss summed over the samples and divided by
+    `share`, by default their number. Raises TrainingError where a single image is too much.
+    """
+    device = engine.device()
+    images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
+    while True:
+        try:
+            output = _forward_backward(
+                net, images, labels, criterion, optimizer, micro_batches, share or len(labels)
+            )
+            break
+        except torch.OutOfMemoryError as error:
+            micro_batches = _twice(micro_batches, len(labels), error)
+        engine.free_memory()  # here, where the error no longer holds what filled it
+    if optimizer is not None:
+        if before_update is not None:
+            before_update(output)
+        optimizer.step()
+    return output
+
+
+def _forward_backward(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    optimizer: Optimizer | None,
+    micro_batches: int,
+    share: float,
+) -> StepOutput:
+    number = min(micro_batches, len(labels))
+    if optimizer is not None:
+        optimizer.zero_grad()
+        if micro_batches > 1:  # synchronised batch normalisation waits for every part of the others
+            number = min(distributed.of_all(number))
+    losses: list[Tensor] = []
+    logits: list[Tensor] = []
+    for some, true in zip(images.tensor_split(number), labels.tensor_split(number), strict=True):
+        is_last = len(losses) == number - 1
+        with nullcontext() if is_last or optimizer is None else engine.accelerator().no_sync(net):
+            logits.append(net(some))
+            _check_labels(logits[-1], true)
+            loss = criterion(logits[-1], true)
+            if optimizer is not None:
+                engine.backward(loss * (len(true) / share))
+        losses.append(loss.detach() * (len(true) / len(labels)))
+        logits[-1] = logits[-1].detach()
+    return StepOutput(images, labels, torch.cat(logits), torch.stack(losses).sum(), micro_batches)
+
+
+def _finish_gradients(
+    state: TrainingState, net: nn.Module, optimizer: Optimizer, output: StepOutput
+) -> None:
+    """Count the batch in; between backward and the optimizer's step.
+
+    The one reduction of a step: sums, and what all processes have to know together.
+    """
+    sums = state.measure(output)
+    *sums_of_all, samples, stop, terminated, interrupted, state.time_used = distributed.total(
+        *sums.values(),
+        len(output.labels),
+        state.should_stop,
+        state.stop_signal == signal.SIGTERM,
+        state.stop_signal == signal.SIGINT,
+        state.time_used if distributed.is_main() else 0.0,
+    )
+    totals = dict(zip(sums, sums_of_all, strict=True))
+    _check_finite(totals["loss"], state)
+    state.count(totals, samples)
+    state.should_stop = bool(stop)
+    state.stop_signal = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
+    parameters = [one for one in net.parameters() if one.grad is not None]
+    if distributed.count() > 1:
+        # Gradients are means over processes, whose shares of this batch may be unequal.
+        scale = distributed.count() * share_of(state.dataloaders["train"]) / samples
+        for gradient in [one.grad for one in parameters if one.grad is not None and scale != 1]:
+            gradient.mul_(scale)
+    engine.accelerator().unscale_gradients(optimizer)
+    state.notify("on_before_optimizer_step")
+    if state.clip_grad_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, state.clip_grad_norm)
+
+
+def _twice(micro_batches: int, batch_size: int, error: torch.OutOfMemoryError) -> int:
+    """Twice as many micro-batches, and a warning. Raises TrainingError where that does not help."""
+    if distributed.count() > 1:  # the others wait for the gradients of this one's share
+        raise TrainingError(
+            "A process's share of a batch does not fit into memory. Choose a smaller batch_size, "
+            "more processes or gradient_accumulation_steps, and run it again."
+        ) from error
+    if micro_batches >= batch_size:
+        raise TrainingError(
+            "A single image does not fit into memory. Choose a smaller image_size or arch, or "
+            'freeze the early layers: freeze(model, until="layer4").'
+        ) from error
+    warnings.warn(
+        f"{batch_size} images at once do not fit into memory: from now on each batch goes through "
+        f"the model in {2 * micro_batches} micro-batches, with the same steps as before.",
+        stacklevel=5,
+    )
+    return 2 * micro_batches
+
+
+def _check_labels(logits: Tensor, labels: Tensor) -> None:
+    """Raise TrainingError where a label has no output; a GPU would say "device-side assert"."""
+    highest_label = labels.shape[1] - 1 if labels.ndim == 2 else int(labels.max())
+    if logits.ndim != 2 or highest_label >= logits.shape[1]:
+        raise TrainingError(
+            f"The model's output has shape {tuple(logits.shape)}, but there is a label "
+            f"{highest_label}. It should be (batch, classes): build the model with num_classes="
+            'len(dataloaders["train"].dataset.classes).'
+        )
+
+
+def _check_finite(loss: float, state: TrainingState) -> None:
+    """Raise TrainingError, with what to try, for a loss that is infinite or not a number."""
+    if not math.isfinite(loss):
+        kept = "The model has its best weights so far." if state.rows else "No epoch is complete."
+        raise TrainingError(
+            f"The {state.phase} loss became {loss} in epoch {state.epoch}, step {state.step}. Try "
+            f"a learning rate ten times lower (now {state.learning_rate:g}), and look for broken "
+            f"images or labels with notebook 02. {kept}"
+        )

@@ -1,31 +1,54 @@
-"""Where learning rates come from: by depth, and over the steps of a run."""
+"""Where learning rates come from: how large they are, by layer, and over the steps of a run."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from resnet_ft.training.callbacks import Callback
-from resnet_ft.training.state import TrainingState
+from resnet_ft.errors import ParameterError
+from resnet_ft.visualize.style import BLUE, GREY, style
 
-_BANDS = 8
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LEARNING_RATE = {"pretrained": 3e-4, "random": 1e-3}  # of the head, for AdamW and Adam
+_SGD_FACTOR = 30  # SGD's gradients are not divided by their size, so its rates are higher
+_FIRST_LAYER = {"pretrained": 0.1, "random": 1.0}  # its share of the head's learning rate
+_BANDS = 8  # of layers that share a learning rate
+_WARMUP = 0.1  # share of the run
+
+ParameterGroups = list[dict[str, Any]]
+Schedule = str | Callable[[float], float]
 
 
 def parameter_groups(
     model: nn.Module,
-    learning_rate: float,
+    learning_rate: float | None = None,
     *,
     weight_decay: float = 0.0,
-    first_layer: float = 0.1,
-) -> list[dict[str, object]]:
+    first_layer: float | None = None,
+) -> ParameterGroups:
     """Groups for an optimizer of what trains: the head at `learning_rate`, early layers at less.
 
-    From the head down to the first layer, whose share is `first_layer`, the rate falls by the same
-    factor from one of eight bands to the next. The order is that of `model.named_parameters()`.
-    Biases and normalisation layers get no `weight_decay`.
+    Early layers know most of what images have in common, so they move less: layer-wise decay as in
+    ULMFiT (Howard and Ruder, ACL 2018) and BEiT (Bao et al., ICLR 2022). From the head down to the
+    first layer, whose share is `first_layer`, the rate falls by the same factor from one of eight
+    bands to the next, in the order of `model.named_parameters()`. Biases and normalisation layers
+    get no `weight_decay`.
+
+    By default `learning_rate` is 3e-4 and `first_layer` 0.1; for a model with random weights
+    (`model.pretrained` is False) 1e-3 and 1.
     """
+    origin = "pretrained" if getattr(model, "pretrained", True) else "random"
+    highest = _LEARNING_RATE[origin] if learning_rate is None else learning_rate
+    share = _FIRST_LAYER[origin] if first_layer is None else first_layer
+    if not highest > 0:
+        raise ParameterError(f"learning_rate={learning_rate} should be positive, or None.")
     parameters = list(model.parameters())
-    groups: dict[tuple[int, bool], dict[str, object]] = {}
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for i, parameter in enumerate(parameters):
         if not parameter.requires_grad:
             continue
@@ -33,40 +56,114 @@ def parameter_groups(
         is_matrix = parameter.ndim > 1
         group = {
             "params": [],
-            "lr": learning_rate * first_layer ** (from_head / (_BANDS - 1)),
+            "lr": highest * share ** (from_head / (_BANDS - 1)),
             "weight_decay": weight_decay if is_matrix else 0.0,
         }
         groups.setdefault((from_head, is_matrix), group)["params"].append(parameter)
     return list(groups.values())
 
 
-class StepScheduler(Callback):
-    """Steps a torch scheduler of learning rates after every training step."""
+def make_optimizer(name: str, groups: Sequence[dict[str, Any]]) -> Optimizer:
+    """The optimizer "adamw", "adam" or "sgd" (momentum 0.9) over `parameter_groups`.
+
+    Their learning rates are meant for AdamW and Adam; SGD takes 30 times as much. Raises
+    ParameterError for another name.
+    """
+    if name == "adamw":
+        return AdamW(groups)
+    if name == "adam":
+        return Adam(groups)
+    if name == "sgd":
+        scaled = [{**group, "lr": _SGD_FACTOR * group["lr"]} for group in groups]
+        return SGD(scaled, momentum=0.9, nesterov=True)
+    raise ParameterError(f'optimizer={name!r} is unknown. Choose "adamw", "adam" or "sgd".')
+
+
+def warmup_cosine(progress: float, warmup: float = _WARMUP) -> float:
+    """The factor of the learning rate, 0 to 1, when the share `progress` of the training is done.
+
+    It rises linearly from 0.01 to 1 during the share `warmup`, then falls to 0 along half a cosine.
+    The warm-up is that of Goyal et al. (2017, arXiv:1706.02677), the cosine that of Loshchilov and
+    Hutter (2017, arXiv:1608.03983).
+    """
+    return _warmed_up(progress, warmup, lambda rest: (1 + math.cos(math.pi * rest)) / 2)
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": warmup_cosine,
+    "linear": lambda progress: _warmed_up(progress, _WARMUP, lambda rest: 1 - rest),
+    "constant": lambda progress: _warmed_up(progress, _WARMUP, lambda rest: 1.0),
+}
+
+
+def _warmed_up(progress: float, warmup: float, falls: Callable[[float], float]) -> float:
+    if progress < warmup:
+        return 0.01 + 0.99 * progress / warmup
+    return falls((min(progress, 1.0) - warmup) / (1 - warmup))
+
+
+class _Clock(Protocol):
+    @property
+    def progress(self) -> float: ...
+
+
+class PerStep:
+    """A scheduler that `train_model` steps after every training step, not after every epoch."""
 
     def __init__(self, scheduler: LRScheduler):
         self.scheduler = scheduler
 
-    def on_step_end(self, state: TrainingState) -> None:
-        if state.phase == "train":
-            self.scheduler.step()
+    def step(self) -> None:
+        """Set the learning rate of the next step."""
+        self.scheduler.step()
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the scheduler inside."""
         return self.scheduler.state_dict()
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
         self.scheduler.load_state_dict(state)
 
 
-def warmup_cosine(progress: float, warmup: float = 0.1) -> float:
-    """The factor of the learning rate, 0 to 1, when `progress`, 0 to 1, of the training is over.
+def make_scheduler(optimizer: Optimizer, schedule: Schedule, over: "int | _Clock") -> PerStep:
+    """Lead the learning rates of an optimizer through a run.
 
-    It rises linearly from 0.01 to 1 during the share `warmup`, then falls to 0 along half a cosine:
-    `LambdaLR(optimizer, lambda step: warmup_cosine(step / total_steps))`. The warm-up is that of
-    Goyal et al. (2017, arXiv:1706.02677), the cosine that of Loshchilov and Hutter (2017,
-    arXiv:1608.03983).
+    `schedule` is "cosine", "linear" (both fall to 0), "constant", each after a warm-up of a tenth
+    of the run, or a function of your own from the share of the training that is done, 0 to 1, to
+    the factor of the learning rates. `over` is the number of all training steps, or a TimeBudget.
     """
-    if progress < warmup:
-        return 0.01 + 0.99 * progress / warmup
-    if progress >= 1:
-        return 0.0
-    return (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
+    factor = _factor(schedule)
+    if isinstance(over, int):
+        total = max(1, over)
+        return PerStep(LambdaLR(optimizer, lambda step: factor(step / total)))
+    return PerStep(LambdaLR(optimizer, lambda _: factor(over.progress)))
+
+
+def plot_schedule(optimizer: Optimizer, schedule: Schedule) -> "Axes":
+    """The highest and the lowest learning rate of the parameter groups, from start to end."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import PercentFormatter
+
+    factor, shares = _factor(schedule), [step / 200 for step in range(201)]
+    rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    with style():
+        _, ax = plt.subplots(figsize=(7, 2.8))
+        for rate, colour, name in ((max(rates), BLUE, "head"), (min(rates), GREY, "first layer")):
+            ax.plot(shares, [rate * factor(share) for share in shares], color=colour, label=name)
+        ax.xaxis.set_major_formatter(PercentFormatter(1))
+        ax.set(xlabel="share of the training steps", ylabel="learning rate", xlim=(0, 1), ylim=0)
+        ax.set_title(f"Up to {max(rates):.1e} for the head, {min(rates):.1e} for the first layer")
+        ax.legend()
+    return ax
+
+
+def _factor(schedule: Schedule) -> Callable[[float], float]:
+    if callable(schedule):
+        return schedule
+    if schedule not in SCHEDULES:
+        raise ParameterError(
+            f"schedule={schedule!r} is unknown. Choose one of {', '.join(SCHEDULES)}, or give a "
+            "function."
+        )
+    return SCHEDULES[schedule]

@@ -1,146 +1,74 @@
-"""Where a run stands: what trains on what, and how far it has come."""
+"""What `train_model` works on, how far it has come, and the best weights so far."""
 
-import math
-from collections.abc import Callable, Sequence, Sized
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from resnet_ft import distributed
+from resnet_ft.data.batches import EpochBatchSampler
 from resnet_ft.errors import CheckpointError, ParameterError, TrainingError
 from resnet_ft.models.checkpoint import load_checkpoint, save_checkpoint
+from resnet_ft.training.rng import RngStates, rng_states
 from resnet_ft.training.run import Run
 
-
-class BestModel:
-    """Keeps the weights with the highest validation accuracy, ties by lower loss."""
-
-    def __init__(self, model: nn.Module, val: DataLoader, run: Run | None = None):
-        self._model = model
-        self._preprocessing = getattr(val.dataset, "preprocessing", None)
-        self._run = run
-        self._scores: dict[str, float] = {}
-        self._weights: dict[str, Tensor] = {}
-
-    def update(self, row: dict[str, float], model: nn.Module | None = None) -> bool:
-        """Keep the weights if this row of the history is the best so far; say whether it is.
-
-        `model` is another network of the same layers, where not the trained one itself was scored.
-        """
-        if self._scores and _rank(row) <= _rank(self._scores):
-            return False
-        self._scores = {name: float(value) for name, value in row.items()}
-        model = self._model if model is None else model
-        tensors = model.state_dict()
-        self._weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-        self._save(whole_model(model).state_dict())
-        return True
-
-    def restore(self) -> None:
-        """Give the model its best weights back; before the first epoch's end it keeps its own."""
-        if self._weights:
-            self._model.load_state_dict(self._weights)
-        whole_model(self._model).eval()
-        self._model.eval()
-
-    def state_dict(self) -> dict[str, object]:
-        """The best weights and their scores."""
-        return {"scores": self._scores, "weights": self._weights}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """Go on from what `state_dict` gave; what best.pt has lost passes through the model."""
-        self._scores, self._weights = state["scores"], state["weights"]
-        if self._weights and self._run is not None and not self._is_saved():
-            self._model.load_state_dict(self._weights)
-            self._save(whole_model(self._model).state_dict())
-
-    def _is_saved(self) -> bool:
-        try:
-            return _rank(load_checkpoint(self._run.best).scores) == _rank(self._scores)
-        except CheckpointError:  # lost, or written by half when the process was killed
-            return False
-
-    def _save(self, weights: dict[str, Tensor]) -> None:
-        if self._run is None:
-            return
-
-        def save(path: Path) -> None:
-            save_checkpoint(
-                path,
-                whole_model(self._model),
-                preprocessing=self._preprocessing,
-                scores=self._scores,
-                state_dict=weights,
-            )
-
-        self._run.storage.write(self._run.best.name, save)
-
-
-def _rank(scores: dict[str, float]) -> tuple[float, float]:
-    return scores["val_accuracy"], -scores["val_loss"]
-
-
-def whole_model(model: nn.Module) -> nn.Module:
-    """The network that a part of it, which trains on precomputed features, belongs to."""
-    return getattr(model, "full_model", model)
-
-
+Row = dict[str, float]
+Metric = Callable[[Tensor, Tensor], Tensor]
 _COLUMNS = (
     *("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
     *("learning_rate", "seconds"),
 )
 
 
-@dataclass
-class TrainingState:
-    """What `train_model` works on; its callbacks read it and may change model and optimizer.
+@dataclass(frozen=True)
+class StepOutput:
+    """What a step made of a batch, on the device.
 
-    A callback sets `should_stop` to end the run: the present pass over the training images is cut
-    short, validation follows. What it adds to `row` at the end of a phase is kept in the history.
+    `images` (N, 3, H, W), `labels` (N,) or, mixed, probabilities (N, C), `logits` (N, C) without
+    gradients, `loss` their mean loss, a scalar.
     """
 
-    model: nn.Module
-    dataloaders: dict[str, DataLoader]
-    criterion: Callable
-    optimizer: Optimizer
-    scheduler: LRScheduler | ReduceLROnPlateau | None
+    images: Tensor
+    labels: Tensor
+    logits: Tensor
+    loss: Tensor
+    micro_batches: int = 1
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a run has come: what a resume state holds beside weights and callbacks."""
+
     num_epochs: int
-    callbacks: Sequence[object] = ()
-    run: Run | None = None
-    config: dict[str, object] | None = None  # of the run
-    best: BestModel | None = None
     epoch: int = 1
     phase: str = "train"
-    step: int = 0  # in this phase: how many have begun
-    loss_sum: float = 0.0  # of this phase, over `count` samples, like `correct`
-    correct: int = 0
-    count: int = 0
-    row: dict[str, float] = field(default_factory=dict)  # of the present epoch
-    rows: list[dict[str, float]] = field(default_factory=list)
+    step: int = 0  # of this phase: how many have begun
+    sums: dict[str, float] = field(default_factory=dict)  # of this phase, over `samples`
+    samples: int = 0
+    row: Row = field(default_factory=dict)  # of the present epoch
+    rows: list[Row] = field(default_factory=list)
     is_best: bool = False
     should_stop: bool = False
-    epoch_began: float = 0.0  # by time.perf_counter()
-    saves: int = 0  # how often where the run stands was saved
-    micro_batches: int = 1  # parts that a batch goes through the network in
-    # What draws at random, as it was before this phase; of a run that goes on, as it has to be.
-    generators_before: dict[str, object] | None = None
-    generators_now: dict[str, object] | None = None
+    micro_batches: int = 1  # a batch goes through the model in so many parts
+    epoch_seconds: float = 0.0  # that the epoch had taken when it was saved
+    rng: RngStates | None = None  # as it was when it was saved
+    rng_before_phase: RngStates | None = None
 
-    def add(self, loss_sum: float, correct: float, count: float) -> None:
-        """Count a batch in: the sum of its losses, how many were right, of how many."""
-        self.loss_sum, self.correct = self.loss_sum + loss_sum, self.correct + correct
-        self.count += count
+    def state_dict(self) -> dict[str, Any]:
+        """A copy, small enough to be made after every step."""
+        copied = {one.name: getattr(self, one.name) for one in fields(Progress)}
+        return copied | {"sums": dict(self.sums), "row": dict(self.row), "rows": list(self.rows)}
 
-    def share(self) -> None:
-        """Let all processes know what they counted together."""
-        self.loss_sum, self.correct, self.count = distributed.total(
-            self.loss_sum, self.correct, self.count
-        )
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        for one in fields(Progress):
+            setattr(self, one.name, saved[one.name])
 
     @property
     def is_finished(self) -> bool:
@@ -150,15 +78,111 @@ class TrainingState:
 
     @property
     def epochs_done(self) -> int:
-        """How many epochs are complete."""
-        return self.rows[-1]["epoch"] if self.rows else 0
+        """The number of complete epochs."""
+        return int(self.rows[-1]["epoch"]) if self.rows else 0
 
     @property
     def history(self) -> pd.DataFrame:
-        """The epochs that are complete, a row each; columns that callbacks added come last."""
+        """One row per complete epoch; the columns of metrics and callbacks come last."""
         history = pd.DataFrame(self.rows)
         first = [name for name in _COLUMNS if name in history]
         return history[first + [name for name in history if name not in first]]
+
+
+@dataclass(kw_only=True)
+class TrainingState(Progress):
+    """What `train_model` works on; callbacks read it and may change model and optimizer.
+
+    To end the run a callback sets `should_stop`: the pass over the training images is cut short,
+    validation follows. What it adds to `row` at the end of a phase is kept in the history. From
+    each step's end on, `output` is what the step made of its batch.
+    """
+
+    model: nn.Module
+    dataloaders: dict[str, DataLoader]
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    optimizer: Optimizer
+    scheduler: Any = None  # a scheduler of torch.optim, or PerStep
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    clip_grad_norm: float | None = None
+    callbacks: Sequence[object] = ()
+    run: Run | None = None
+    config: dict[str, object] | None = None  # of the run
+    best: "BestModel"
+    saves: int = 0  # how many resume states were written
+    output: StepOutput | None = None
+    # Of several processes, as all of them know it since the last step's reduction:
+    stop_signal: int = 0  # a signal that asks the process to end
+    time_used: float = 0.0  # the share of a TimeBudget, by the main process's clock
+
+    def notify(self, event: str) -> None:
+        """Call one hook of every callback, in their order."""
+        for callback in self.callbacks:
+            getattr(callback, event)(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the progress as it is now, with the state of metrics and generators."""
+        now = {
+            "rng": rng_states(self.dataloaders.values()),
+            "epoch_seconds": time.perf_counter() - self.epoch_began,
+            "metrics": {name: one.state_dict() for name, one in self.accumulating.items()},
+        }
+        return super().state_dict() | now
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue from there, with the generators still to be set."""
+        super().load_state_dict(saved)
+        self.epoch_began = time.perf_counter() - self.epoch_seconds
+        for name, state in saved.get("metrics", {}).items():
+            self.accumulating[name].load_state_dict(state)
+
+    def __post_init__(self) -> None:
+        self.epoch_began = time.perf_counter()
+        for metric in self.accumulating.values():
+            metric.persistent(True)
+
+    @property
+    def accumulating(self) -> dict[str, Any]:
+        """The metrics that count by themselves, as those of torchmetrics do."""
+        return {name: one for name, one in self.metrics.items() if hasattr(one, "compute")}
+
+    @property
+    def per_sample(self) -> dict[str, Metric]:
+        """The metrics that give one value per sample, the accuracy first."""
+        own = {name: one for name, one in self.metrics.items() if not hasattr(one, "compute")}
+        return {"accuracy": is_correct, **own}
+
+    def begin_phase(self) -> None:
+        """Count from zero."""
+        self.sums, self.samples = dict.fromkeys(("loss", *self.per_sample), 0.0), 0
+        for metric in self.accumulating.values():
+            metric.reset()
+
+    def measure(self, output: StepOutput) -> dict[str, float]:
+        """The sums over a batch's samples of the loss and of every metric."""
+        for metric in self.accumulating.values():
+            metric.to(output.logits.device).update(output.logits, output.labels)
+        sums = {"loss": output.loss.item() * len(output.labels)}
+        for name, metric in self.per_sample.items():
+            sums[name] = _sum(name, metric(output.logits, output.labels), len(output.labels))
+        return sums
+
+    def count(self, sums: Mapping[str, float], samples: float) -> None:
+        """Add the sums of a batch."""
+        for name, value in sums.items():
+            self.sums[name] += value
+        self.samples += int(samples)
+
+    def end_phase(self) -> None:
+        """Put the means over all samples into the row."""
+        if not self.samples:
+            raise TrainingError(
+                f"The {self.phase} loader yields no batch. Has it less than one, with drop_last?"
+            )
+        means = {name: value / self.samples for name, value in self.sums.items()}
+        means |= {name: float(one.compute()) for name, one in self.accumulating.items()}
+        for name in ("loss", "accuracy", *self.metrics):
+            self.row[f"{self.phase}_{name}"] = means[name]
 
     @property
     def learning_rate(self) -> float:
@@ -174,80 +198,136 @@ class TrainingState:
             return None
 
 
-def describe_training(state: TrainingState) -> dict[str, object]:
-    """What `train_model` was called with, as plain data."""
-    model, loader = whole_model(state.model), state.dataloaders["train"]
-    dataset = loader.dataset
-    return {
-        "arch": getattr(model, "arch", type(model).__name__),
-        "pretrained": getattr(model, "pretrained", None),
-        "classes": getattr(dataset, "classes", None),
-        "images": {split: _length(loader) for split, loader in state.dataloaders.items()},
-        "data_fingerprint": getattr(dataset, "fingerprint", None),
-        "preprocessing": getattr(dataset, "preprocessing", None),
-        "batch_size": getattr(loader.batch_sampler, "batch_size", loader.batch_size),
-        "criterion": _described(state.criterion),
-        "optimizer": type(state.optimizer).__name__,
-        "optimizer_options": state.optimizer.defaults | _of_groups(state.optimizer),
-        "scheduler": state.scheduler and type(state.scheduler).__name__,
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "num_epochs": state.num_epochs,
-    }
+def most_likely(labels: Tensor) -> Tensor:
+    """Labels (N,) of a batch whose labels are numbers (N,) or, mixed, probabilities (N, C)."""
+    return labels.argmax(dim=1) if labels.ndim == 2 else labels
 
 
-def _of_groups(optimizer: Optimizer) -> dict[str, float]:
-    """What groups of parameters have in place of the defaults, at its highest."""
-    groups = optimizer.param_groups
-    rates = [group.get("initial_lr", group["lr"]) for group in groups]
-    return {"lr": max(rates), "weight_decay": max(group.get("weight_decay", 0) for group in groups)}
+def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the most likely class is the label's: (N,), the metric "accuracy"."""
+    return logits.argmax(dim=1) == most_likely(labels)
 
 
-def _described(criterion: Callable) -> str:
-    """The same in every process: a function's `repr` has its address."""
-    return getattr(criterion, "__qualname__", None) or repr(criterion)
+def _sum(name: str, values: Tensor, samples: int) -> float:
+    if tuple(values.shape) != (samples,):
+        raise ParameterError(
+            f"The metric {name!r} gave values of shape {tuple(values.shape)} for {samples} samples."
+            " Return one value per sample, shape (N,): the mean over all of them is taken here."
+        )
+    return float(values.sum().item())
 
 
-def _length(loader: DataLoader) -> int | None:
-    return len(loader.dataset) if isinstance(loader.dataset, Sized) else None
+class BestModel:
+    """The weights with the highest validation accuracy, ties by lower loss: in memory, and in
+    best.pt where there is a run."""
+
+    def __init__(self, model: nn.Module, val: DataLoader):
+        self.run: Run | None = None
+        self._model = model
+        self._preprocessing = getattr(val.dataset, "preprocessing", None)
+        self._scores: Row = {}
+        self._weights: dict[str, Tensor] = {}
+
+    def update(self, row: Row, model: nn.Module | None = None) -> bool:
+        """Keep the weights if this row of the history is the best so far; say whether it is.
+
+        `model` is another one with the same layers, where not the trained one itself was scored.
+        """
+        if self._scores and _rank(row) <= _rank(self._scores):
+            return False
+        self._scores = {name: float(value) for name, value in row.items()}
+        model = self._model if model is None else model
+        tensors = model.state_dict()
+        self._weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        self._save(whole_model(model).state_dict())
+        return True
+
+    def restore(self) -> None:
+        """Give the model its best weights; it keeps its own before the first epoch's end."""
+        if self._weights:
+            self._model.load_state_dict(self._weights)
+        whole_model(self._model).eval()
+        self._model.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best weights and their scores."""
+        return {"scores": self._scores, "weights": self._weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` gave; write best.pt again if it was lost."""
+        self._scores, self._weights = state["scores"], state["weights"]
+        if self._weights and self.run is not None and not self._is_saved(self.run):
+            self._model.load_state_dict(self._weights)
+            self._save(whole_model(self._model).state_dict())
+
+    def _is_saved(self, run: Run) -> bool:
+        try:
+            return _rank(load_checkpoint(run.best).scores) == _rank(self._scores)
+        except CheckpointError:  # lost, or half written when the process was killed
+            return False
+
+    def _save(self, weights: dict[str, Tensor]) -> None:
+        def save(path: Path) -> None:
+            save_checkpoint(
+                path,
+                whole_model(self._model),
+                preprocessing=self._preprocessing,
+                scores=self._scores,
+                state_dict=weights,
+            )
+
+        if self.run is not None:
+            self.run.write(self.run.best.name, save)
+
+
+def _rank(scores: Mapping[str, float]) -> tuple[float, float]:
+    return scores["val_accuracy"], -scores["val_loss"]
+
+
+def whole_model(model: nn.Module) -> nn.Module:
+    """The model that a head, which trains on precomputed features, is a part of."""
+    whole = getattr(model, "full_model", model)
+    assert isinstance(whole, nn.Module)
+    return whole
 
 
 def check_training(state: TrainingState) -> None:
     """Raise TrainingError or ParameterError for what would waste a run."""
     if not isinstance(state.num_epochs, int) or state.num_epochs < 0:
         raise ParameterError(f"num_epochs={state.num_epochs!r} should be a whole number.")
-    missing = [phase for phase in ("train", "val") if phase not in state.dataloaders]
-    if missing:
-        raise ParameterError(
-            f"dataloaders lacks {' and '.join(missing)}. Give a dict of two loaders, as "
-            "make_dataloaders returns it."
-        )
-    _check_shares(state)
-    trainable = {id(parameter) for parameter in trainable_parameters(state.model)}
+    if taken := {"loss", "accuracy"} & set(state.metrics):
+        raise ParameterError(f"The history has its own {', '.join(taken)}: rename your metric.")
+    if state.clip_grad_norm is not None and not state.clip_grad_norm > 0:
+        raise ParameterError(f"clip_grad_norm={state.clip_grad_norm} should be positive, or None.")
+    check_shares(state.dataloaders)
     classes = [getattr(state.dataloaders[p].dataset, "classes", None) for p in ("train", "val")]
     if None not in classes and list(classes[0]) != list(classes[1]):
         raise TrainingError(
             f"The training classes {classes[0]} and the validation classes {classes[1]} differ, so "
             "their labels do not mean the same. Make both loaders with make_dataloaders."
         )
-    held = {
-        id(parameter) for group in state.optimizer.param_groups for parameter in group["params"]
-    }
-    if not trainable & held:
+    check_optimizer(state.model, state.optimizer)
+
+
+def check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
+    """Raise TrainingError where the optimizer has nothing to train."""
+    trained = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    if trained.isdisjoint(map(id, trainable_parameters(model))):
         raise TrainingError(
             "The optimizer holds none of the layers that train. Make it after the model is built "
             "and frozen: Adam(p for p in model.parameters() if p.requires_grad)."
         )
 
 
-def _check_shares(state: TrainingState) -> None:
-    """Every process needs an image of each batch; with fewer it would wait for ever."""
+def check_shares(dataloaders: Mapping[str, DataLoader]) -> None:
+    """Each process needs an image of each batch; with fewer it would wait for ever."""
     count = distributed.count()
-    sizes = {"batch_size": getattr(state.dataloaders["train"].batch_sampler, "batch_size", None)}
-    for phase, loader in state.dataloaders.items():
+    sizes = {"batch_size": getattr(dataloaders["train"].batch_sampler, "batch_size", None)}
+    for phase, loader in dataloaders.items():
         sizes[f"the number of {phase} images"] = getattr(loader.batch_sampler, "num_samples", None)
     for name, size in sizes.items():
         if size is not None and size < count:
-            raise ParameterError(f"{name} is {size}, for {count} processes. Take fewer of them.")
+            raise ParameterError(f"{name} is {size}, for {count} processes. Start fewer of them.")
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -258,36 +338,42 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     return parameters
 
 
-def likeliest(labels: Tensor) -> Tensor:
-    """Labels (N,) of batches whose labels are numbers (N,) or, mixed, probabilities (N, C)."""
-    return labels.argmax(dim=1) if labels.ndim == 2 else labels
+def describe_training(state: TrainingState) -> dict[str, object]:
+    """What `train_model` was called with, as plain data for config.json."""
+    model, loader = whole_model(state.model), state.dataloaders["train"]
+    dataset, scheduler = loader.dataset, state.scheduler
+    per_step = getattr(scheduler, "scheduler", None)
+    groups = state.optimizer.param_groups
+    highest = {
+        "lr": max(group.get("initial_lr", group["lr"]) for group in groups),
+        "weight_decay": max(group.get("weight_decay", 0) for group in groups),
+    }
+    return {
+        "arch": getattr(model, "arch", type(model).__name__),
+        "pretrained": getattr(model, "pretrained", None),
+        "classes": getattr(dataset, "classes", None),
+        "images": {split: _length(one.dataset) for split, one in state.dataloaders.items()},
+        "data_fingerprint": getattr(dataset, "fingerprint", None),
+        "preprocessing": getattr(dataset, "preprocessing", None),
+        "batch_size": getattr(loader.batch_sampler, "batch_size", loader.batch_size),
+        "criterion": getattr(state.criterion, "__qualname__", None) or repr(state.criterion),
+        "optimizer": type(state.optimizer).__name__,
+        "optimizer_options": state.optimizer.defaults | highest,
+        "scheduler": type(scheduler).__name__ if scheduler and not per_step else None,
+        "scheduler_per_step": type(per_step).__name__ if per_step else None,
+        "metrics": list(state.metrics),
+        "clip_grad_norm": state.clip_grad_norm,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "num_epochs": state.num_epochs,
+    }
 
 
-def check_batch(logits: Tensor, labels: Tensor) -> None:
-    """Raise TrainingError where a label has no output; a GPU would say "device-side assert"."""
-    highest_label = labels.shape[1] - 1 if labels.ndim == 2 else int(labels.max())
-    if logits.ndim != 2 or highest_label >= logits.shape[1]:
-        raise TrainingError(
-            f"The model's output has shape {tuple(logits.shape)}, but there is a label "
-            f"{highest_label}. It should be (batch, classes): build the model with num_classes="
-            'len(dataloaders["train"].dataset.classes).'
-        )
+def _length(dataset: object) -> int | None:
+    return len(dataset) if isinstance(dataset, Sized) else None
 
 
-def check_finite(loss: float, state: TrainingState) -> None:
-    """Raise TrainingError, with what to try, for a loss that is infinite or not a number."""
-    if not math.isfinite(loss):
-        kept = "The model has its best weights so far." if state.rows else "No epoch was completed."
-        raise TrainingError(
-            f"The {state.phase} loss became {loss} in epoch {state.epoch}, step {state.step}. Try "
-            f"a learning rate ten times lower (now {state.learning_rate:g}), and look for broken "
-            f"images or labels with notebook 02. {kept}"
-        )
-
-
-def check_not_empty(state: TrainingState) -> None:
-    """Raise TrainingError for a loader that delivered nothing."""
-    if not state.count:
-        raise TrainingError(
-            f"The {state.phase} loader delivers nothing. Has it fewer than a batch, with drop_last?"
-        )
+def share_of(loader: DataLoader) -> float:
+    """The usual number of samples in one process's part of a batch: the same in all processes."""
+    size = getattr(loader.batch_sampler, "batch_size", None) or loader.batch_size or 1
+    own = isinstance(loader.batch_sampler, EpochBatchSampler)  # its batch is that of all processes
+    return size / distributed.count() if own else size

@@ -1,4 +1,10 @@
-"""The files of a run: resume states of which one is always whole, and where they go meanwhile."""
+"""The files of a run: how they are written, so that a reader never sees half of one.
+
+A resume state is what a run continues from. It goes to two files in turn, last.0.pt and last.1.pt,
+so one of them is always complete: what `torch.save` writes of plain data, then the number of the
+save and a SHA-256 of both. Reading one runs no code from it. Google Drive puts a replaced file into
+its Trash; writing over the same two names leaves nothing there.
+"""
 
 import hashlib
 import io
@@ -8,7 +14,9 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import IO, BinaryIO, cast
 
 import torch
 from filelock import FileLock, Timeout
@@ -18,57 +26,167 @@ from resnet_ft.files import default_cache_dir, rewrite
 
 _NAMES = ("last.0.pt", "last.1.pt")
 _NUMBER, _DIGEST = 8, 32  # bytes
+ResumeState = dict[str, object]
 
 
-def snapshots_in(folder: Path) -> list[Path]:
-    """The files of a folder that hold where a run stands, or did before they were damaged."""
+class Storage:
+    """Writes into a run's folder; while that fails (Drive is full or gone), to `fallback` instead.
+
+    The run continues, warns at once, and tries the folder again with every further write.
+    """
+
+    def __init__(self, folder: Path, run_id: str | None):
+        self.folder = folder
+        self.fallback = default_cache_dir() / "runs" / f"{folder.name}-{run_id}"
+        self._in_fallback: set[str] = set()
+        self._newest: str | None = None  # which of the two resume states in the folder counts
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes of this machine out. Raises RunError where one is training."""
+        lock = FileLock(f"{self.fallback}.lock")
+        try:
+            self.fallback.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunError(
+                f"Another process of this machine is training {self.folder}. Wait for it or stop "
+                "it, then run the same again."
+            ) from error
+        except OSError:  # nobody can write there, so nobody can be kept out
+            pass
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write(self, name: str, write: Callable[[Path], object]) -> None:
+        """Let `write` make a file at a temporary path, then give it its name."""
+
+        def write_and_rename(folder: Path) -> None:
+            with rewrite(folder / name) as temporary:
+                write(temporary)
+
+        self._write_in(name, write_and_rename)
+
+    def write_resume_state(self, number: int, state: ResumeState) -> None:
+        """Write over the older of the two files: the newer one counts if this is interrupted."""
+        name = _other(self._newest)
+        if self._write_in(name, lambda folder: write_resume_state(folder / name, number, state)):
+            self._newest = name
+
+    def read_resume_state(self) -> tuple[int, ResumeState] | None:
+        """The newest resume state, in the folder or the fallback, and its number."""
+        newest = read_newest([self.folder, self.fallback])
+        if newest is None:
+            return None
+        path, number, state = newest
+        if path.parent == self.folder:
+            self._newest = path.name
+        else:  # the one of this name in the folder is the one that could not be written
+            self._newest = _other(path.name)
+            self._in_fallback.add(path.name)
+        return number, state
+
+    def has_resume_state(self) -> bool:
+        """Whether there is a file to resume from."""
+        return any(resume_states_in(folder) for folder in (self.folder, self.fallback))
+
+    def empty_older(self, number: int) -> None:
+        """Free the space of the older file, once the other one holds the save of this number."""
+        for name in _NAMES:
+            path, older = self.folder / name, self.folder / _other(name)
+            both = path.is_file() and older.is_file()
+            if both and _number(path) == number != _number(older):
+                os.truncate(older, 0)  # a deleted file would go to Google Drive's Trash
+
+    def bring_home(self) -> None:
+        """Move files from the fallback to the folder; warn of those that cannot be moved."""
+        for name in sorted(name for name in self._in_fallback if (self.fallback / name).is_file()):
+            self.write(name, partial(shutil.copyfile, self.fallback / name))
+        if not self._in_fallback:
+            shutil.rmtree(self.fallback, ignore_errors=True)
+        else:
+            warnings.warn(
+                f"{self.folder} could not be written to: {', '.join(sorted(self._in_fallback))} of "
+                f"this run are in {self.fallback}, on this machine. Make room or mount Drive "
+                "again, then run the training again: it moves them there and resumes.",
+                stacklevel=2,
+            )
+
+    def _write_in(self, name: str, write: Callable[[Path], object]) -> bool:
+        """Let `write` make the file in the run's folder, or else in the fallback; whether in the
+        run's folder."""
+        try:
+            if not self.folder.is_dir():  # do not make it anew where Drive was mounted
+                raise FileNotFoundError(f"the folder {self.folder} is gone")
+            write(self.folder)
+            self._in_fallback.discard(name)
+            return True
+        except OSError as error:
+            self._write_to_fallback(name, write, error)
+            return False
+
+    def _write_to_fallback(
+        self, name: str, write: Callable[[Path], object], error: OSError
+    ) -> None:
+        where = f"it is in {self.fallback}, on this machine, until the folder can be written again"
+        try:
+            self.fallback.mkdir(parents=True, exist_ok=True)
+            write(self.fallback)
+        except OSError as second:
+            where = f"it could not be written to {self.fallback} either ({second}): make room"
+        if name not in self._in_fallback:
+            warnings.warn(
+                f"{name} could not be written to {self.folder} ({error}). The run continues: "
+                f"{where}",
+                stacklevel=4,
+            )
+        self._in_fallback.add(name)
+
+
+def resume_states_in(folder: Path) -> list[Path]:
+    """The files of a folder that hold a resume state, damaged ones included."""
     paths = (folder / name for name in _NAMES)
     return [path for path in paths if path.is_file() and path.stat().st_size]
 
 
-def read_newest(folders: Iterable[Path]) -> tuple[Path, int, dict[str, object]] | None:
-    """The newest whole file of these folders, its number and its content; None without any.
+def read_newest(folders: Iterable[Path]) -> tuple[Path, int, ResumeState] | None:
+    """The newest complete resume state: its path, its number, its content; None without any.
 
     Warns of files that are damaged. Raises RunError where all of them are.
     """
-    found = [path for folder in folders for path in snapshots_in(folder)]
-    damaged = {}
+    found = [path for folder in folders for path in resume_states_in(folder)]
+    damaged: list[str] = []
     for path in sorted(found, key=_number, reverse=True):
         try:
             content = _read(path)
         except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            damaged[path] = str(error).split("\n", 1)[0]
+            damaged.append(f"{path} cannot be read ({str(error).splitlines()[0]})")
             continue
         if damaged:
             warnings.warn(
-                f"{_listed(damaged)}. The run goes on from {path}, which was saved before.",
-                stacklevel=2,
+                f"{'; '.join(damaged)}. The run resumes from {path}, which is older.", stacklevel=2
             )
         return path, _number(path), content
     if damaged:
         raise RunError(
-            f"The run cannot be continued: {_listed(damaged)}. Choose another run_name, or move "
-            "these files away if what they held is no longer wanted."
+            f"The run cannot be resumed: {'; '.join(damaged)}. Choose another run_dir, or move "
+            "these files away if you no longer need them."
         )
     return None
 
 
-def next_name(name: str | None) -> str:
-    """The name of the file to write after this one."""
-    return _NAMES[1] if name == _NAMES[0] else _NAMES[0]
+def write_resume_state(path: Path, number: int, state: ResumeState) -> None:
+    """Write over one of the two files and flush it to the disk.
 
-
-def write_snapshot(path: Path, number: int, content: dict[str, object]) -> None:
-    """Write over one of the two files, and see that it is on the disk.
-
-    Without the other one, which is what counts if this breaks off, it gets its name at the end.
+    Without the other file, which counts if this is interrupted, it gets its name at the end.
     """
-    other = path.with_name(next_name(path.name))
-    has_other = other.is_file() and other.stat().st_size
-    temporary = path if has_other else path.with_suffix(".tmp")
+    other = path.with_name(_other(path.name))
+    temporary = path if other in resume_states_in(path.parent) else path.with_suffix(".tmp")
     with temporary.open("wb") as file:
-        checked = _Checked(file)
-        torch.save(content, checked)
+        checked = _ChecksummedFile(file)
+        torch.save(state, cast(IO[bytes], checked))  # it needs no more than write and flush
         checked.write(number.to_bytes(_NUMBER, "big"))
         checked.finish()
         os.fsync(file.fileno())
@@ -76,18 +194,10 @@ def write_snapshot(path: Path, number: int, content: dict[str, object]) -> None:
         os.replace(temporary, path)
 
 
-def empty_older(folder: Path, number: int) -> None:
-    """Free the space of the file that does not have the save of this number, if the other has."""
-    for name in _NAMES:
-        path, other = folder / name, folder / next_name(name)
-        if path.is_file() and other.is_file() and _number(path) == number != _number(other):
-            os.truncate(other, 0)  # a file that is deleted would go to the Trash of Google Drive
+class _ChecksummedFile:
+    """A file for `torch.save`, which ends the process where `write` raises an error."""
 
-
-class _Checked:
-    """A file for `torch.save`, which takes an error for a reason to end the process."""
-
-    def __init__(self, file: io.BufferedIOBase):
+    def __init__(self, file: BinaryIO):
         self._file = file
         self._digest = hashlib.sha256()
         self._error: OSError | None = None
@@ -102,7 +212,7 @@ class _Checked:
         return len(data)
 
     def flush(self) -> None:
-        """As `torch.save` expects of a file."""
+        """Do nothing: `torch.save` expects the method."""
 
     def finish(self) -> None:
         """Add the digest; raise the first error, if there was one."""
@@ -112,8 +222,12 @@ class _Checked:
         self._file.flush()
 
 
+def _other(name: str | None) -> str:
+    return _NAMES[1] if name == _NAMES[0] else _NAMES[0]
+
+
 def _number(path: Path) -> int:
-    """Which save the file says it is: the higher, the newer; 0 where it cannot be read."""
+    """The number of the save, higher for newer ones; 0 for a file that cannot be read."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -123,99 +237,10 @@ def _number(path: Path) -> int:
         return 0
 
 
-def _read(path: Path) -> dict[str, object]:
+def _read(path: Path) -> ResumeState:
     data = memoryview(path.read_bytes())
     if hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
-        raise ValueError("it was not written to its end, or was changed")
+        raise ValueError("it is incomplete or was changed")
     payload = io.BytesIO(data[: -_NUMBER - _DIGEST])
-    return torch.load(payload, map_location="cpu", weights_only=True)
-
-
-def _listed(damaged: dict[Path, str]) -> str:
-    return "; ".join(f"{path} cannot be read ({reason})" for path, reason in damaged.items())
-
-
-class Storage:
-    """Writes into a folder; what fails (it is full, or Drive is gone) goes to `refuge` instead.
-
-    The run goes on, is warned of it at once, and every further write tries the folder again.
-    """
-
-    def __init__(self, folder: Path, run_id: str):
-        self.folder = folder
-        self.refuge = default_cache_dir() / "runs" / f"{folder.name}-{run_id}"
-        self._elsewhere: set[str] = set()
-        self.last_whole: str | None = None  # the newest of last.0.pt and last.1.pt in the folder
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes of this machine out. Raises RunError where one is in already."""
-        lock = FileLock(f"{self.refuge}.lock")
-        try:
-            self.refuge.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise RunError(
-                f"{self.folder} is being trained by another process of this machine. Wait for its "
-                "end, or end it, and run the same again."
-            ) from error
-        except OSError:  # nobody can write there, so nobody can be kept out
-            pass
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def write(self, name: str, write: Callable[[Path], object]) -> None:
-        """Let `write` make a file at a temporary path, and give it its name."""
-
-        def whole(folder: Path) -> None:
-            with rewrite(folder / name) as temporary:
-                write(temporary)
-
-        self.write_in(name, whole)
-
-    def write_in(self, name: str, write: Callable[[Path], object]) -> bool:
-        """Let `write` make the file of this name in a folder; whether that is the run's own."""
-        try:
-            if not self.folder.is_dir():  # or else it would be made anew where Drive was mounted
-                raise FileNotFoundError(f"there is no folder {self.folder} any more")
-            write(self.folder)
-            self._elsewhere.discard(name)
-            return True
-        except OSError as error:
-            self._take_refuge(name, write, error)
-            return False
-
-    def remember(self, name: str) -> None:
-        """Know of a file that is in the refuge since an earlier time."""
-        self._elsewhere.add(name)
-
-    def settle(self) -> None:
-        """Bring what is in the refuge home, and warn of what cannot be brought."""
-        for name in sorted(name for name in self._elsewhere if (self.refuge / name).is_file()):
-            self.write(name, lambda path, name=name: shutil.copyfile(self.refuge / name, path))
-        if not self._elsewhere:
-            shutil.rmtree(self.refuge, ignore_errors=True)
-        else:
-            warnings.warn(
-                f"{self.folder} could not be written to: {', '.join(sorted(self._elsewhere))} of "
-                f"this run are in {self.refuge}, on this machine. Make room or mount Drive again, "
-                "and run the training again, which then brings them there and goes on.",
-                stacklevel=2,
-            )
-
-    def _take_refuge(self, name: str, write: Callable[[Path], object], error: OSError) -> None:
-        known = name in self._elsewhere
-        self._elsewhere.add(name)
-        found = f"it is in {self.refuge}, on this machine, until the folder can be written to again"
-        try:
-            self.refuge.mkdir(parents=True, exist_ok=True)
-            write(self.refuge)
-        except OSError as second:
-            found = f"it could not be written to {self.refuge} either ({second}): make room on both"
-        if not known:
-            warnings.warn(
-                f"{name} could not be written to {self.folder} ({error}). The run goes on: {found}",
-                stacklevel=4,
-            )
+    content: ResumeState = torch.load(payload, map_location="cpu", weights_only=True)
+    return content

@@ -43,13 +43,13 @@ def steps_until(process, number):
 
 def assert_the_same(run, expected):
     """In weights, history, best and generators: in all that is saved but for the clock."""
-    (_, found), (_, whole) = run.snapshot(), expected.snapshot()
+    (_, found), (_, whole) = run.resume_state(), expected.resume_state()
     for part in ("model", "optimizer", "scheduler", "callbacks"):
         assert_equal(found[part], whole[part])
     for name in ("epoch", "phase", "step", "is_best", "should_stop"):
-        assert_equal(found["position"][name], whole["position"][name])
+        assert_equal(found["progress"][name], whole["progress"][name])
     for name in ("python", "numpy", "torch"):  # those of loaders seed workers that live no longer
-        assert_equal(*(one["position"]["generators"][name] for one in (found, whole)))
+        assert_equal(*(one["progress"]["generators"][name] for one in (found, whole)))
     assert_equal(found["best"]["weights"], whole["best"]["weights"])
     pd.testing.assert_frame_equal(
         run.history.drop(columns="seconds"), expected.history.drop(columns="seconds")
@@ -88,8 +88,8 @@ def test_a_run_killed_at_random_moments_ends_as_an_undisturbed_one(
         time.sleep(draw.uniform(0, longest))
         process.kill()
         assert process.wait() in (-signal.SIGKILL, 0)
-        _, saved = Run(tmp_path / "run").snapshot()
-        left_amid_an_epoch += saved["position"]["step"] > 0
+        _, saved = Run(tmp_path / "run").resume_state()
+        left_amid_an_epoch += saved["progress"]["step"] > 0
     assert left_amid_an_epoch >= kills / 4
     assert start(name, tmp_path / "run", **options).wait() == 0
     assert_the_same(Run(tmp_path / "run"), Run(tmp_path / "whole"))
@@ -105,8 +105,8 @@ def test_a_run_that_is_told_to_end_keeps_the_step_that_it_is_at(number, tmp_path
         process.send_signal(number)
         lines += steps_until(process, 99)
         assert process.wait() in (-number, 1), process.stderr.read()
-        _, saved = Run(tmp_path / "run").snapshot()
-        position = (saved["position"][name] for name in ("epoch", "phase", "step"))
+        _, saved = Run(tmp_path / "run").resume_state()
+        position = (saved["progress"][name] for name in ("epoch", "phase", "step"))
         assert [str(part) for part in position] == lines[-1]
     assert start("loop", tmp_path / "run").wait() == 0
     assert_the_same(Run(tmp_path / "run"), Run(tmp_path / "whole"))
@@ -122,8 +122,8 @@ def test_a_run_whose_workers_are_told_to_end_too_loses_no_more_than_the_present_
     os.killpg(process.pid, signal.SIGTERM)
     lines += steps_until(process, 99)
     assert process.wait() in (-signal.SIGTERM, 1), process.stderr.read()
-    _, saved = Run(tmp_path / "run").snapshot()
-    position = (saved["position"][name] for name in ("epoch", "phase", "step"))
+    _, saved = Run(tmp_path / "run").resume_state()
+    position = (saved["progress"][name] for name in ("epoch", "phase", "step"))
     assert [str(part) for part in position] in lines[-2:]
 
 
@@ -135,7 +135,7 @@ def test_ctrl_c_ends_a_run_after_the_step_and_the_next_call_goes_on(at, tmp_path
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     model, history = killed.loop(tmp_path / "run")
     assert_the_same(Run(tmp_path / "run"), Run(tmp_path / "whole"))
-    assert_equal(model.state_dict(), Run(tmp_path / "run").snapshot()[1]["best"]["weights"])
+    assert_equal(model.state_dict(), Run(tmp_path / "run").resume_state()[1]["best"]["weights"])
     assert history["epoch"].tolist() == [1, 2, 3, 4]
 
 

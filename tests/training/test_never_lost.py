@@ -8,15 +8,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from resnet_ft import (
+    Autosave,
     Callback,
-    Checkpointer,
     EarlyStop,
     ParameterError,
     Run,
     RunError,
     TrainingError,
     build_model,
-    start_run,
     train_model,
 )
 
@@ -76,24 +75,24 @@ def test_other_parameters_are_named_and_refused(loaders, tmp_path):
 
 
 def test_a_run_notes_its_parameters_once_and_compares_them_from_then_on(loaders, tmp_path):
-    start_run(tmp_path / "run", seed=1, source="photos")
-    start_run(tmp_path / "run", seed=2)  # nothing was trained yet
+    Run.open(tmp_path / "run", {"seed": 1, "source": "photos"})
+    Run.open(tmp_path / "run", {"seed": 2})  # nothing was trained yet
     train(loaders, tmp_path / "run")
-    start_run(tmp_path / "run", seed=2, more=["x"])
+    Run.open(tmp_path / "run", {"seed": 2, "more": ["x"]})
     with pytest.raises(RunError, match="seed was 2, now 3"):
-        start_run(tmp_path / "run", seed=3)
+        Run.open(tmp_path / "run", {"seed": 3})
     assert Run(tmp_path / "run").config["source"] == "photos"
 
 
 def test_a_run_keeps_the_decisions_that_it_was_begun_with(loaders, tmp_path):
     decisions = tmp_path / "decisions.csv"
     decisions.write_text("path,decision\n")
-    run = start_run(tmp_path / "run", decisions=decisions)
+    run = Run.open(tmp_path / "run", decisions=decisions)
     train(loaders, run)
-    start_run(tmp_path / "run", decisions=decisions)
+    Run.open(tmp_path / "run", decisions=decisions)
     decisions.write_text("path,decision\na.jpg,leave out\n")
     with pytest.warns(UserWarning, match="goes on with the decisions"):
-        assert start_run(tmp_path / "run", decisions=decisions).decisions.read_text() == (
+        assert Run.open(tmp_path / "run", decisions=decisions).decisions.read_text() == (
             "path,decision\n"
         )
 
@@ -111,7 +110,7 @@ def test_training_starts_warm_from_ones_own_best_weights(tmp_path):
 def test_an_exception_leaves_the_last_complete_step(loaders, tmp_path):
     with pytest.raises(ZeroDivisionError):
         train(loaders, tmp_path / "run", callbacks=[FailAt(2, 2, ZeroDivisionError())])
-    position = saved(tmp_path / "run")["position"]
+    position = saved(tmp_path / "run")["progress"]
     # The step itself is not complete: a callback failed in it, after the weights had moved.
     assert (position["epoch"], position["step"], len(position["rows"])) == (1, 0, 1)
     model, history = train(loaders, tmp_path / "run")
@@ -135,7 +134,7 @@ def test_images_that_cannot_be_read_cost_nothing_of_what_was_done(loaders, tmp_p
     breaking = {**loaders, "train": _Breaking(tensors(12, 0), batch_size=4, shuffle=True)}
     with pytest.raises(OSError, match="cannot be read"):
         train(breaking, tmp_path / "run")
-    position = saved(tmp_path / "run")["position"]
+    position = saved(tmp_path / "run")["progress"]
     assert (position["epoch"], position["phase"], position["step"]) == (2, "train", 2)
     _, history = train(loaders, tmp_path / "run")
     _, whole = train(loaders, None)
@@ -150,7 +149,7 @@ def test_weights_that_lead_nowhere_are_not_saved(loaders, tmp_path):
                     state.model[0].weight.fill_(torch.nan)
 
     with pytest.raises(TrainingError, match="loss became nan"):
-        train(loaders, tmp_path / "run", callbacks=[Spoil(), Checkpointer(minutes=60)])
+        train(loaders, tmp_path / "run", callbacks=[Spoil(), Autosave(minutes=60)])
     assert all(tensor.isfinite().all() for tensor in saved(tmp_path / "run")["model"].values())
 
 
@@ -172,11 +171,11 @@ def test_what_could_not_be_continued_is_refused_before_any_work(loaders, tmp_pat
     assert len(train(loaders, tmp_path / "run")[1]) == 3  # though `raised` keeps what was begun
     assert raised.value.__traceback__ is not None
     with pytest.raises(ParameterError, match="give run_dir"):
-        train(loaders, None, callbacks=[Checkpointer()])
+        train(loaders, None, callbacks=[Autosave()])
 
 
 def test_a_config_that_was_edited_is_refused(loaders, tmp_path):
-    start_run(tmp_path / "run", seed=1)
+    Run.open(tmp_path / "run", {"seed": 1})
     train(loaders, tmp_path / "run", num_epochs=1)
     Run(tmp_path / "run").record(seed=2)
     with pytest.raises(RunError, match="seed was 1, now 2"):

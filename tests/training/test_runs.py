@@ -11,7 +11,6 @@ from resnet_ft import (
     load_checkpoint,
     load_run,
     make_dataloaders,
-    start_run,
     train_model,
 )
 
@@ -20,7 +19,7 @@ from resnet_ft import (
 def trained(photos, tmp_path):
     loaders = make_dataloaders(photos, image_size=32, batch_size=6, num_workers=0)
     model = build_model("resnet18", 2, weights=None)
-    start_run(tmp_path / "runs" / "first", data_source=str(photos), seed=0)
+    Run.open(tmp_path / "runs" / "first", {"data_source": str(photos), "seed": 0})
     model, history = train_model(model, loaders, num_epochs=2, run_dir=tmp_path / "runs" / "first")
     return tmp_path / "runs" / "first", model, history
 
@@ -55,13 +54,13 @@ def test_a_trained_run_is_never_overwritten(trained, photos):
     with pytest.raises(RunError, match=r"first already holds a trained run.*another run_name"):
         train_model(model, loaders, num_epochs=1, run_dir=folder, resume=False)
     with pytest.raises(RunError, match="already holds"):
-        start_run(folder, resume=False)
+        Run.open(folder, resume=False)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_run_that_does_not_know_its_data_says_what_to_give(trained, tmp_path):
     assert load_run(trained[0]).data_source == load_run(trained[0]).config["data_source"]
-    run = start_run(tmp_path / "from-python")
+    run = Run.open(tmp_path / "from-python")
     with pytest.raises(RunError, match=r"data_dir in notebook 04, folder in notebook 05"):
         run.data_source  # noqa: B018
 
@@ -101,7 +100,7 @@ def test_a_configuration_that_cannot_be_read_is_named_and_kept(trained):
     file = folder / "config.json"
     file.write_text(file.read_text()[:50])
     before = file.read_bytes()
-    for use in (start_run, lambda folder: load_run(folder).data_source):
+    for use in (Run.open, lambda folder: load_run(folder).data_source):
         with pytest.raises(RunError, match=r"config.json cannot be read .*another run_name"):
             use(folder)
     assert file.read_bytes() == before
@@ -110,8 +109,8 @@ def test_a_configuration_that_cannot_be_read_is_named_and_kept(trained):
 def test_a_run_follows_the_decisions_that_it_was_started_with(tmp_path):
     file = tmp_path / "decisions.csv"
     file.write_text("path,decision\n")
-    run = start_run(tmp_path / "run", decisions=file)
+    run = Run.open(tmp_path / "run", decisions=file)
     file.unlink()
     assert run.decisions.read_text() == "path,decision\n"
-    assert start_run(tmp_path / "run", arch="x").decisions is not None  # as train_model goes on
-    assert start_run(tmp_path / "run", decisions=file).decisions is None
+    assert Run.open(tmp_path / "run", {"arch": "x"}).decisions is not None  # as train_model goes on
+    assert Run.open(tmp_path / "run", decisions=file).decisions is None

@@ -11,7 +11,7 @@ from resnet_ft.errors import ParameterError
 from resnet_ft.training.budget import TimeBudget
 from resnet_ft.training.callbacks import Callback, EarlyStop
 from resnet_ft.training.loop import train_model
-from resnet_ft.training.schedule import StepScheduler, warmup_cosine
+from resnet_ft.training.schedule import PerStep, warmup_cosine
 
 STEP = 0.03  # seconds that a batch takes in the tests of time
 
@@ -140,8 +140,9 @@ def test_a_run_of_many_epochs_keeps_its_time_and_a_schedule_follows_it(quick_net
         quick_network,
         loaders_of(train_steps=12, val_steps=5, seconds=STEP),
         optimizer=optimizer,
+        scheduler=PerStep(schedule),
         num_epochs=1000,
-        callbacks=[watch, StepScheduler(schedule), budget],
+        callbacks=[watch, budget],
     )
     assert 0.9 * 3 < watch.ended - started < 1.1 * 3
     assert len(history) > 2
@@ -207,12 +208,10 @@ def test_a_budget_that_is_none_is_refused(minutes):
 
 def test_a_scheduler_is_stepped_after_every_training_step_and_kept(loaders, small_network):
     optimizer = torch.optim.SGD(small_network.parameters(), lr=1.0)
-    scheduler = StepScheduler(torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5))
-    _, history = train_model(
-        small_network, loaders, None, optimizer, num_epochs=2, callbacks=[scheduler]
-    )
+    scheduler = PerStep(torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5))
+    _, history = train_model(small_network, loaders, None, optimizer, scheduler, 2)
     assert history["learning_rate"].tolist() == [1, 0.5**3]  # three steps an epoch
-    other = StepScheduler(torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.1))
+    other = PerStep(torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.1))
     other.load_state_dict(scheduler.state_dict())
     assert other.scheduler.last_epoch == 6 and other.scheduler.gamma == 0.5
 

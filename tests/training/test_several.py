@@ -73,8 +73,8 @@ def test_a_process_that_dies_ends_the_run_which_goes_on_in_any_number(whole, pho
     options = {"photos": photos, "run_dir": tmp_path / "some", "cache": tmp_path / "cache"}
     done = run("loop", processes=2, check=False, die_at=(2, 3), **options)
     assert done.returncode != 0
-    _, saved = Run(tmp_path / "some").snapshot()
-    position = tuple(saved["position"][name] for name in ("epoch", "phase", "step"))
+    _, saved = Run(tmp_path / "some").resume_state()
+    position = tuple(saved["progress"][name] for name in ("epoch", "phase", "step"))
     assert position in {(2, "train", 2), (1, "train", 0)}
     run("loop", processes=1, check=False, die_at=(3, 2), **options)
     run("loop", processes=2, **options)
@@ -84,7 +84,7 @@ def test_a_process_that_dies_ends_the_run_which_goes_on_in_any_number(whole, pho
 def test_a_run_stopped_amid_its_validation_goes_on_in_two_processes(whole, photos, tmp_path):
     options = {"photos": photos, "run_dir": tmp_path / "some", "cache": tmp_path / "cache"}
     run("loop", check=False, stop_at=(2, 2), **options)
-    position = Run(tmp_path / "some").snapshot()[1]["position"]
+    position = Run(tmp_path / "some").resume_state()[1]["progress"]
     assert tuple(position[name] for name in ("epoch", "phase", "step")) == (2, "val", 1)
     run("loop", processes=2, **options)
     assert_the_same(Run(tmp_path / "some"), whole)

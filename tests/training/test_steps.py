@@ -64,7 +64,7 @@ def test_the_number_of_parts_is_kept_for_the_rest_of_the_run_and_when_it_goes_on
     # 8 did not fit; then all batches in halves: 8, 8, 6 and, in validation, 9 as 5 and 4.
     assert model.seen[:8] == [8, 4, 4, 4, 4, 3, 3, 5]
     model, _ = train(4, tmp_path / "run", num_epochs=3)
-    assert max(model.seen) <= 5 and Run(tmp_path / "run").snapshot()[1]["position"]
+    assert max(model.seen) <= 5 and Run(tmp_path / "run").resume_state()[1]["progress"]
 
 
 def test_a_single_image_that_is_too_large_is_an_error_that_names_the_remedy():

@@ -14,8 +14,8 @@ import torch
 from conftest import ROOT
 from tiny import FailAt, noise_loaders, train
 
-from resnet_ft import Callback, Checkpointer, Run, RunError, load_checkpoint, start_run
-from resnet_ft.training.storage import read_newest, write_snapshot
+from resnet_ft import Autosave, Callback, Run, RunError, load_checkpoint
+from resnet_ft.training.storage import read_newest, write_resume_state
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def put_code_in(path):
 def test_a_damaged_file_is_named_and_the_other_one_counts(damage, loaders, tmp_path, capsys):
     expected, whole = train(loaders, None)
     with pytest.raises(ZeroDivisionError):
-        callbacks = [FailAt(3, 1, ZeroDivisionError()), Checkpointer(minutes=1e-6)]
+        callbacks = [FailAt(3, 1, ZeroDivisionError()), Autosave(minutes=1e-6)]
         train(loaders, tmp_path / "run", callbacks=callbacks)
     newest, _, _ = read_newest([tmp_path / "run"])
     damage(newest)
@@ -65,9 +65,9 @@ def test_two_damaged_files_stop_a_run_and_nothing_is_overwritten(loaders, tmp_pa
 def test_a_first_save_that_breaks_off_leaves_nothing_to_be_damaged(tmp_path):
     interrupted = patch.object(os, "fsync", side_effect=KeyboardInterrupt)
     with interrupted, pytest.raises(KeyboardInterrupt):
-        write_snapshot(tmp_path / "last.0.pt", 1, {"step": 1})
+        write_resume_state(tmp_path / "last.0.pt", 1, {"step": 1})
     assert read_newest([tmp_path]) is None
-    write_snapshot(tmp_path / "last.0.pt", 1, {"step": 2})
+    write_resume_state(tmp_path / "last.0.pt", 1, {"step": 2})
     assert read_newest([tmp_path]) == (tmp_path / "last.0.pt", 1, {"step": 2})
 
 
@@ -122,7 +122,7 @@ def test_a_drive_that_does_not_come_back_leaves_the_run_on_this_machine(loaders,
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
 def test_a_full_disk_does_not_end_a_run(loaders, tmp_path):
     folder = tmp_path / "run"
-    start_run(folder)
+    Run.open(folder)
     for name in ("last.0.pt", "last.1.pt"):
         (folder / name).symlink_to("/dev/full")
     with pytest.warns(UserWarning, match="No space left on device"):
@@ -209,7 +209,7 @@ def test_a_run_saves_in_the_background_every_few_minutes(loaders, tmp_path):
         def on_step_end(self, state):
             time.sleep(0.01)
 
-    train(loaders, tmp_path / "often", callbacks=[Slow(), Checkpointer(minutes=1e-5)])
-    train(loaders, tmp_path / "seldom", callbacks=[Slow(), Checkpointer(minutes=60)])
-    often, seldom = (Run(tmp_path / name).snapshot()[0] for name in ("often", "seldom"))
+    train(loaders, tmp_path / "often", callbacks=[Slow(), Autosave(minutes=1e-5)])
+    train(loaders, tmp_path / "seldom", callbacks=[Slow(), Autosave(minutes=60)])
+    often, seldom = (Run(tmp_path / name).resume_state()[0] for name in ("often", "seldom"))
     assert seldom <= 4 < often  # at the beginning and after every epoch

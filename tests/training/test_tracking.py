@@ -10,7 +10,7 @@ from resnet_ft.errors import ParameterError
 from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.callbacks import Callback, Tracker
 from resnet_ft.training.loop import train_model
-from resnet_ft.training.schedule import StepScheduler
+from resnet_ft.training.schedule import PerStep
 
 
 @pytest.fixture
@@ -33,14 +33,15 @@ def test_tensorboard_has_the_history_and_the_learning_rate_of_every_step(
     loaders, small_network, tmp_path
 ):
     optimizer = torch.optim.SGD(small_network.parameters(), lr=0.5)
-    scheduler = StepScheduler(ExponentialLR(optimizer, gamma=0.5))
+    scheduler = PerStep(ExponentialLR(optimizer, gamma=0.5))
     _, history = train_model(
         small_network,
         loaders,
         optimizer=optimizer,
+        scheduler=scheduler,
         num_epochs=2,
         run_dir=tmp_path / "ants",
-        callbacks=[scheduler, WeightAverage(), Tracker("tensorboard")],
+        callbacks=[WeightAverage(), Tracker("tensorboard")],
     )
     events = events_in(tmp_path / "ants" / "tracker" / "ants")
     rates = events.pop("step_learning_rate")

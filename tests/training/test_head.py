@@ -4,8 +4,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from resnet_ft.training import linear_head as module
-from resnet_ft.training.linear_head import solve_head
+from resnet_ft.training import head as module
+from resnet_ft.training.head import solve_head
 
 
 def clusters(per_class, num_classes=3, dimensions=20, spread=2.0, seed=0):

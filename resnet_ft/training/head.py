@@ -1,0 +1,248 @@
+"""fit_head: the best head for what the other layers put out, which are frozen meanwhile.
+
+A head that is one Linear layer is multinomial logistic regression: a convex problem, solved as one.
+Cross-validation chooses its regularisation, and gives probabilities for every image by a head that
+has not learned from it.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, AdamW
+from torch.utils.data import DataLoader
+
+from resnet_ft import distributed, engine
+from resnet_ft.errors import TrainingError
+from resnet_ft.evaluation.predictions import Predictions, tabulate
+from resnet_ft.features.precompute import precompute
+from resnet_ft.models.build import head_of, num_outputs
+from resnet_ft.models.freezing import kept_trainable
+from resnet_ft.training.averaging import validation_scores
+from resnet_ft.training.loop import train_model
+from resnet_ft.training.run import Run
+from resnet_ft.training.state import Row
+
+_EPOCHS = 30  # of a head that has to be trained, on features
+# The weight of the squared norm beside the mean loss, for features of mean squared length 1.
+_PENALTIES = [10 ** (-power / 2) for power in range(2, 13)]
+_FOLDS = 5
+_ENOUGH = 10_000  # images to choose the penalty from
+
+
+@dataclass(frozen=True)
+class Head:
+    """What `fit_head` measured: row 0 of a history, and the predictions of a solved head.
+
+    `predictions` are out of sample: those of an image come from a head that was fitted to other
+    images. The row's training columns are about them. None for a head that had to be trained.
+    """
+
+    row: Row
+    predictions: Predictions | None
+
+
+def fit_head(
+    model: nn.Module,
+    dataloaders: Mapping[str, DataLoader],
+    criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+    *,
+    class_weights: Tensor | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+    seed: int = 0,
+    run_dir: Run | None = None,
+) -> Head:
+    """Give the model the best head for what its other layers put out.
+
+    Each image goes through those layers once (see `precompute`; `cache_dir`). A head that is one
+    Linear layer is then solved by L-BFGS, its regularisation chosen by five-fold cross-validation;
+    any other head is trained. `class_weights` (C,) are those of the solved head's loss, `criterion`
+    scores the validation images. A `run_dir` gets the predictions as head_predictions.csv:
+    `find_label_errors` says which labels they doubt. Which layers train is left as it was. Raises
+    ParameterError where the head cannot be cut off, TrainingError where it has other classes.
+    """
+    started = time.perf_counter()
+    criterion = criterion or nn.CrossEntropyLoss()
+    if isinstance(criterion, nn.Module):
+        criterion.to(engine.device())
+    loaders = {split: dataloaders[split] for split in ("train", "val")}
+    _check_classes(model, loaders["train"])
+    with kept_trainable(model):
+        for parameter in model.parameters():
+            parameter.requires_grad = False
+        for parameter in head_of(model)[1].parameters():
+            parameter.requires_grad = True
+        head, features = precompute(model, loaders, cache_dir=cache_dir)
+        layers = [layer for layer in head.children() if list(layer.parameters())]
+        if len(layers) == 1 and isinstance(layers[0], nn.Linear) and layers[0].bias is not None:
+            predictions = _solve_layer(layers[0], features["train"], class_weights, seed)
+            scores = (float(predictions.table["loss"].mean()), predictions.accuracy)
+        else:
+            predictions, scores = None, _train_head(head, features, criterion)
+        validation = validation_scores(head, features["val"], criterion)
+    row = {
+        "epoch": 0,
+        "train_loss": scores[0],
+        "train_accuracy": scores[1],
+        **validation,
+        "learning_rate": float("nan"),
+        "seconds": time.perf_counter() - started,
+    }
+    if distributed.is_main():
+        seen = "cross-validated" if predictions else "train"
+        print(
+            f"head alone    {seen}: loss {row['train_loss']:.3f}, accuracy "
+            f"{row['train_accuracy']:6.1%}   val: loss {row['val_loss']:.3f}, accuracy "
+            f"{row['val_accuracy']:6.1%}   {row['seconds']:.0f} s"
+        )
+    if run_dir is not None and predictions is not None:
+        run_dir.write("head_predictions.csv", predictions.save)
+    return Head(row, predictions)
+
+
+def _check_classes(model: nn.Module, loader: DataLoader) -> None:
+    """Raise TrainingError, before any image is read, for a head that is made for other classes."""
+    (name, _), outputs = head_of(model), num_outputs(model)
+    classes = loader.dataset.classes
+    if outputs != len(classes):
+        raise TrainingError(
+            f"The model's last layer, {name}, has {outputs} outputs, but there are "
+            f"{len(classes)} classes: {', '.join(classes)}. Build the model with num_classes="
+            'len(dataloaders["train"].dataset.classes).'
+        )
+
+
+def _solve_layer(
+    layer: nn.Linear, loader: DataLoader, class_weights: Tensor | None, seed: int
+) -> Predictions:
+    """Fill the layer; return what heads that were fitted to other images say of each image."""
+    features, labels = (tensor.to(engine.device()) for tensor in loader.dataset.whole())
+    solved = solve_head(features, labels, layer.out_features, weights=class_weights, seed=seed)
+    with torch.no_grad():
+        layer.weight.copy_(solved.weight)
+        layer.bias.copy_(solved.bias)
+    paths = [path for path, _ in loader.dataset.samples]
+    return tabulate(solved.probabilities.log().cpu(), labels.cpu(), loader.dataset.classes, paths)
+
+
+def _train_head(
+    head: nn.Module,
+    features: Mapping[str, DataLoader],
+    criterion: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[float, float]:
+    """Train a head of several layers; return training loss and accuracy of its best epoch."""
+    optimizer = AdamW(head.parameters(), lr=1e-3, weight_decay=0.01)
+    _, history = train_model(head, features, criterion, optimizer, num_epochs=_EPOCHS)
+    best = history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).iloc[0]
+    return float(best["train_loss"]), float(best["train_accuracy"])
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """A head with `features @ weight.T + bias` for logits, weight (C, D) and bias (C,).
+
+    `probabilities` (N, C) are out of sample: those of image i come from a head that was fitted to
+    the folds without i. `penalty` is the chosen regularisation.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+    probabilities: Tensor
+
+
+def solve_head(
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    weights: Tensor | None = None,
+    seed: int = 0,
+) -> _Solution:
+    """The head for features (N, D) and labels (N,), by L-BFGS and five-fold cross-validation.
+
+    Everything is computed on the device of `features`. The penalty is the one with the lowest
+    out-of-sample loss; `seed` decides about the folds. `weights` (C,) are class weights, as
+    `nn.CrossEntropyLoss` takes them.
+    """
+    centre = features.mean(dim=0)
+    length = (features - centre).square().sum(dim=1).mean().sqrt().clamp(min=1e-12)
+    inputs = (features - centre) / length
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    folds = _folds(labels, order.to(labels.device))
+    loss = nn.CrossEntropyLoss(None if weights is None else weights.to(features.device))
+    some = order[:_ENOUGH]
+    penalty = _best_penalty(inputs[some], labels[some], folds[some], num_classes, loss)
+    probabilities = torch.empty(len(labels), num_classes, device=features.device)
+    for fold in range(_FOLDS):
+        held_out = folds == fold
+        weight, bias = _fit(inputs[~held_out], labels[~held_out], num_classes, loss, penalty)
+        probabilities[held_out] = (inputs[held_out] @ weight.T + bias).softmax(dim=1)
+    weight, bias = _fit(inputs, labels, num_classes, loss, penalty)
+    weight = weight / length
+    return _Solution(weight, bias - weight @ centre, penalty, probabilities)
+
+
+def _folds(labels: Tensor, order: Tensor) -> Tensor:
+    """A fold for each sample, with each class spread evenly over them."""
+    by_class = order[labels[order].argsort(stable=True)]
+    folds = torch.empty_like(labels)
+    folds[by_class] = torch.arange(len(labels), device=labels.device) % _FOLDS
+    return folds
+
+
+def _best_penalty(
+    inputs: Tensor, labels: Tensor, folds: Tensor, num_classes: int, loss: nn.Module
+) -> float:
+    """The penalty with the lowest out-of-sample loss, from the strongest until the loss rises."""
+    fitted: list[Sequence[Tensor] | None] = [None] * _FOLDS
+    losses: list[float] = []
+    for penalty in _PENALTIES:
+        total = 0.0
+        for fold in range(_FOLDS):
+            held_out = folds == fold
+            if not held_out.any():  # fewer images than folds
+                continue
+            weight, bias = fitted[fold] = _fit(
+                inputs[~held_out], labels[~held_out], num_classes, loss, penalty, fitted[fold]
+            )
+            logits = inputs[held_out] @ weight.T + bias
+            total += loss(logits, labels[held_out]).item() * int(held_out.sum())
+        losses.append(total)
+        if total > 1.02 * min(losses):
+            break
+    return _PENALTIES[losses.index(min(losses))]
+
+
+def _fit(
+    inputs: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    loss: nn.Module,
+    penalty: float,
+    start: Sequence[Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the lowest loss, from a start nearby, if there is one."""
+    shapes = ((num_classes, inputs.shape[1]), (num_classes,))
+    weight, bias = start or [torch.zeros(shape, device=inputs.device) for shape in shapes]
+    weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+    optimizer = LBFGS(
+        [weight, bias],
+        max_iter=200,
+        history_size=10,
+        tolerance_grad=1e-5,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(inputs @ weight.T + bias, labels) + penalty / 2 * weight.square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(objective)
+    return weight.detach(), bias.detach()
