@@ -8,7 +8,8 @@ import resnet_ft
 DOCS = Path(__file__).parent
 EXECUTED = DOCS.parent / "runs" / "demo" / "notebooks"
 
-shutil.rmtree(DOCS / "notebooks", ignore_errors=True)
+for generated in ("notebooks", "reference"):
+    shutil.rmtree(DOCS / generated, ignore_errors=True)
 shutil.copytree(EXECUTED, DOCS / "notebooks", ignore=shutil.ignore_patterns("*.html"))
 
 project = "resnet_ft"
