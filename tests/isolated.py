@@ -1,7 +1,4 @@
-"""Call one reader on many files, apart from the tests: what it made of each, and at which cost.
-
-The reader runs in a process of its own, which may crash, hang or fill the memory.
-"""
+"""Call one reader on many files in a separate process, which may crash, hang or fill the memory."""
 
 import json
 import resource
@@ -13,24 +10,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_ADDRESS_SPACE = 12 * 2**30  # so that a reader that runs wild fails, and not the machine
+_ADDRESS_SPACE = 12 * 2**30  # a reader that takes too much memory fails, and not the machine
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a reader did with a file: "read" it, "listed" it with a reason, or a word for worse."""
+    """What a reader did with a file: "read", "listed", "raised", "hung" or "crashed"."""
 
     status: str
     detail: str = ""
     size: tuple[int, int] | None = None
     halves: tuple[tuple[float, ...], ...] | None = None
     seconds: float = 0.0
-    megabytes: float = 0.0  # the most that the process has held until this file was done
-    files: tuple[str, ...] = ()  # of a reader of whole data sets: those that it lists
+    megabytes: float = 0.0  # the peak of the process up to the end of this file
+    files: tuple[str, ...] = ()  # that a reader of data sets lists
 
 
-def read_apart(reader: str, paths: Sequence[Path], *, seconds: int = 20) -> dict[Path, Outcome]:
-    """What the reader of this name in READERS makes of each path, each within so many seconds."""
+def read_isolated(reader: str, paths: Sequence[Path], *, seconds: int = 20) -> dict[Path, Outcome]:
+    """The outcome of each path with this reader of READERS, each within `seconds`."""
     outcomes: dict[Path, Outcome] = {}
     while len(outcomes) < len(paths):
         rest = [str(path) for path in paths[len(outcomes) :]]
@@ -41,7 +38,7 @@ def read_apart(reader: str, paths: Sequence[Path], *, seconds: int = 20) -> dict
             text=True,
             check=False,
         )
-        if run.returncode > 0:  # not ended by a signal: the fault is in this module
+        if run.returncode > 0:  # not ended by a signal: an error in this module
             raise RuntimeError(run.stderr)
         done = [Outcome(**json.loads(line)) for line in run.stdout.splitlines()]
         if len(done) < len(rest):
@@ -124,7 +121,7 @@ def _outcome(read: Callable[[str], dict], path: str) -> dict:
 
 
 def _peak_megabytes() -> float:
-    """The most that this process has held (Linux counts the parent's memory in ru_maxrss)."""
+    """The peak memory of this process (Linux counts the parent's memory in ru_maxrss)."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
@@ -134,5 +131,5 @@ def _peak_megabytes() -> float:
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
     for path in json.load(sys.stdin):
-        signal.alarm(int(sys.argv[2]))  # ends the process, also within a decoder
+        signal.alarm(int(sys.argv[2]))  # ends the process, even within a decoder
         print(json.dumps(_outcome(READERS[sys.argv[1]], path)), flush=True)

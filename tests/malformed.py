@@ -1,4 +1,4 @@
-"""A folder of every file that might lie in a data set and be hard to read, for tests to read."""
+"""A folder with every kind of file that a data set may hold and that is hard to read."""
 
 import io
 import os
@@ -15,9 +15,9 @@ import PIL
 from PIL import Image, ImageDraw, TiffImagePlugin
 
 SIZE = (48, 40)
-LEFT, RIGHT = (200, 60, 40), (40, 200, 90)  # the colours of the halves of PICTURE
-PICTURE = Image.new("RGB", SIZE, LEFT)
-ImageDraw.Draw(PICTURE).rectangle([SIZE[0] // 2, 0, *SIZE], fill=RIGHT)
+LEFT, RIGHT = (200, 60, 40), (40, 200, 90)  # of TWO_HALVES
+TWO_HALVES = Image.new("RGB", SIZE, LEFT)
+ImageDraw.Draw(TWO_HALVES).rectangle([SIZE[0] // 2, 0, *SIZE], fill=RIGHT)
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and all that begin with I;
 
 EXTENSIONS = "jpg jpeg jpe jfif png webp bmp gif tif tiff avif heic heif".split()  # noqa: SIM905
@@ -25,7 +25,7 @@ EXTENSIONS = "jpg jpeg jpe jfif png webp bmp gif tif tiff avif heic heif".split(
 
 @dataclass(frozen=True)
 class Expected:
-    """What a reader may make of a file: "read", "listed" as unreadable, or "either" of them.
+    """What a reader may do with a file: "read" it, have it "listed" as unreadable, or "either".
 
     Where it is read: the size as (width, height), and the colours of the left and right halves.
     """
@@ -43,7 +43,7 @@ Group = Iterator[tuple[str, bytes, Expected]]
 
 
 def make_malformed(folder: Path) -> dict[Path, Expected]:
-    """Write every group of files below to a folder of its own: path -> what to expect of it."""
+    """Write each group of files below to its own folder: path -> what to expect of it."""
     expected = {}
     for make in (_formats, _tiffs, _variants, _pngs, _sizes, _names, _not_images, _truncated):
         expected |= _write(folder / make.__name__.strip("_"), make())
@@ -53,15 +53,18 @@ def make_malformed(folder: Path) -> dict[Path, Expected]:
 
 
 def make_malformed_dataset(folder: Path) -> dict[Path, Expected]:
-    """A data set of two classes, in one of which every malformed file lies among good ones."""
+    """A data set of two classes, one of which holds every malformed file among good ones."""
     good = {}
-    for name, picture in (("odd", PICTURE), ("fine", PICTURE.transpose(Image.Transpose.ROTATE_90))):
+    for name, image in (
+        ("odd", TWO_HALVES),
+        ("fine", TWO_HALVES.transpose(Image.Transpose.ROTATE_90)),
+    ):
         for split in ("Train", "Val"):
             (folder / split / name).mkdir(parents=True)
             for i in range(4):
                 path = folder / split / name / f"good_{i}.png"
-                path.write_bytes(encoded(picture, "PNG"))
-                good[path] = Expected("read", picture.size)
+                path.write_bytes(encoded(image, "PNG"))
+                good[path] = Expected("read", image.size)
     return good | make_malformed(folder / "Train" / "odd")
 
 
@@ -86,35 +89,35 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 
 def _in_mode(mode: str) -> Image.Image:
-    """PICTURE in one of Pillow's modes, its tones over the mode's whole range."""
-    grey = _grey(PICTURE)
+    """TWO_HALVES in one of Pillow's modes, its tones over the mode's full range."""
+    grey = _grey(TWO_HALVES)
     neutral = Image.new("L", SIZE, 128)
     unusual = {
         "F": lambda: Image.fromarray((grey / 255).astype(np.float32)),
         "I": lambda: Image.fromarray(grey.astype(np.int32) * 257),
-        "LAB": lambda: Image.merge("LAB", [PICTURE.convert("L"), neutral, neutral]),
-        "La": lambda: PICTURE.convert("LA").convert("La"),
-        "P": lambda: PICTURE.quantize(16),
-        "PA": lambda: PICTURE.quantize(16).convert("PA"),
-        "RGBa": lambda: PICTURE.convert("RGBA").convert("RGBa"),
+        "LAB": lambda: Image.merge("LAB", [TWO_HALVES.convert("L"), neutral, neutral]),
+        "La": lambda: TWO_HALVES.convert("LA").convert("La"),
+        "P": lambda: TWO_HALVES.quantize(16),
+        "PA": lambda: TWO_HALVES.quantize(16).convert("PA"),
+        "RGBa": lambda: TWO_HALVES.convert("RGBA").convert("RGBa"),
     }
     if mode.startswith("I;16"):
         order = ">u2" if mode == "I;16B" else "<u2"
         return Image.frombytes(mode, SIZE, (grey.astype(np.uint32) * 257).astype(order).tobytes())
-    return unusual[mode]() if mode in unusual else PICTURE.convert(mode)
+    return unusual[mode]() if mode in unusual else TWO_HALVES.convert(mode)
 
 
 def _expected_in_mode(mode: str) -> Expected:
     if mode == "LAB":
         return EITHER
     if mode in GREY_MODES or mode.startswith("I;"):
-        row = _grey(PICTURE)[0].tolist()
+        row = _grey(TWO_HALVES)[0].tolist()
         return Expected("read", SIZE, ((row[0],) * 3, (row[-1],) * 3))
     return READ
 
 
 def _formats() -> Group:
-    """Every mode that each of Pillow's writers takes; what has no extension of its own as .png."""
+    """Every mode that each of Pillow's writers takes; what has no extension in `own` as .png."""
     Image.init()
     own = {"JPEG": "jpg", "WEBP": "webp", "BMP": "bmp", "GIF": "gif", "TIFF": "tif", "AVIF": "avif"}
     for image_format in sorted(Image.SAVE):
@@ -134,7 +137,7 @@ def _expected_in_format(image_format: str, mode: str) -> Expected:
     if image_format in ("EPS", "HEIF", "ICNS"):
         return EITHER
     if image_format == "ICO":
-        return Expected("read")  # of a size of its own
+        return Expected("read")  # in another size
     if (image_format, mode) == ("TIFF", "YCbCr"):
         return EITHER  # as in _tiffs
     cut_off = image_format in ("AVIF", "GIF", "WEBP") and mode[0] in "IF"  # has 8 bits alone
@@ -178,17 +181,17 @@ def _variants() -> Group:
     for mode in ("L", "RGB", "CMYK"):
         content = encoded(_in_mode(mode), "JPEG", progressive=True, quality=95)
         yield f"progressive_{mode}.jpg", content, _expected_in_mode(mode)
-    yield "lossless.webp", encoded(PICTURE, "WEBP", lossless=True), READ
-    yield "few_colours.png", encoded(PICTURE.quantize(2), "PNG", bits=1), READ
+    yield "lossless.webp", encoded(TWO_HALVES, "WEBP", lossless=True), READ
+    yield "few_colours.png", encoded(TWO_HALVES.quantize(2), "PNG", bits=1), READ
     frames = {
         "save_all": True,
         "append_images": [Image.new("RGB", SIZE, c) for c in ("red", "lime")],
     }
     for image_format in ("GIF", "PNG", "WEBP", "TIFF", "AVIF"):
         if image_format in Image.SAVE:
-            content = encoded(PICTURE, image_format, **frames)
+            content = encoded(TWO_HALVES, image_format, **frames)
             yield f"animated.{image_format.lower()}", content, READ
-    clear = PICTURE.convert("RGBA")
+    clear = TWO_HALVES.convert("RGBA")
     clear.putalpha(0)
     white = Expected("read", SIZE, ((255,) * 3,) * 2)
     for image_format in ("PNG", "WEBP", "TIFF"):
@@ -212,13 +215,13 @@ def _rows(pixels: np.ndarray) -> bytes:
 
 def _pngs() -> Group:
     """What Pillow reads but does not write: colours of 16 bits; and texts that explode."""
-    colours = np.asarray(PICTURE).astype(np.uint16) * 257
+    colours = np.asarray(TWO_HALVES).astype(np.uint16) * 257
     opaque = np.full((*colours.shape[:2], 1), 65535, np.uint16)
     rows = _rows(colours.astype(">u2"))
     yield "rgb16.png", png(*SIZE, rows, bits=16), READ
     rows = _rows(np.concatenate([colours, opaque], axis=2).astype(">u2"))
     yield "rgba16.png", png(*SIZE, rows, bits=16, colour=6), READ
-    rows = _rows(np.asarray(PICTURE))
+    rows = _rows(np.asarray(TWO_HALVES))
     exploding = zlib.compress(bytes(100_000_000), 9)
     for name, data in {
         "zTXt": b"Comment\0\0" + exploding,
@@ -236,7 +239,7 @@ def _pngs() -> Group:
 def _sizes() -> Group:
     for width, height in ((1, 1), (2, 1), (1, 20_000), (20_000, 1), (1, 65_500), (65_500, 1)):
         for image_format in ("PNG", "JPEG", "BMP", "TIFF"):
-            content = encoded(PICTURE.resize((width, height)), image_format)
+            content = encoded(TWO_HALVES.resize((width, height)), image_format)
             name = f"{width}x{height}.{image_format.lower().replace('jpeg', 'jpg')}"
             yield name, content, Expected("read", (width, height))
     for width, height in ((1, 1_000_000), (1_000_000, 1)):
@@ -247,7 +250,7 @@ def _sizes() -> Group:
 
 
 def _names() -> Group:
-    content = encoded(PICTURE, "JPEG", quality=95)
+    content = encoded(TWO_HALVES, "JPEG", quality=95)
     for name in (
         "with space",
         " leading and trailing ",
@@ -291,7 +294,7 @@ def _not_images() -> Group:
 
 def _noisy() -> Image.Image:
     noise = np.random.default_rng(0).integers(-40, 41, (*SIZE[::-1], 3))
-    return Image.fromarray((np.asarray(PICTURE) + noise).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((np.asarray(TWO_HALVES) + noise).clip(0, 255).astype(np.uint8))
 
 
 def _encodings() -> dict[str, bytes]:
@@ -344,23 +347,23 @@ def _huge_headers() -> Group:
     few = zlib.compress(bytes(1000))
     for side, outcome in ((50_000, LISTED), (2**31 - 1, LISTED), (13_000, LISTED)):
         yield f"{side}.png", png(side, side, few), outcome
-    jpeg = encoded(PICTURE, "JPEG")
+    jpeg = encoded(TWO_HALVES, "JPEG")
     yield "65500.jpg", _with_jpeg_size(jpeg, 65_500, 65_500), LISTED
     # libjpeg fills up with grey what is missing before a proper end.
     yield "10000.jpg", _with_jpeg_size(jpeg, 10_000, 10_000), EITHER
     segments = (b"\xff\xe1\xff\xff" + bytes(65_533)) * 50
     yield "many_segments.jpg", jpeg[:2] + segments + jpeg[2:], READ
-    gif = encoded(PICTURE, "GIF")
+    gif = encoded(TWO_HALVES, "GIF")
     yield "65535.gif", gif[:6] + b"\xff\xff\xff\xff" + gif[10:], LISTED
     yield "7000.gif", gif[:6] + struct.pack("<HH", 7_000, 7_000) + gif[10:], EITHER
-    bmp = encoded(PICTURE, "BMP")
+    bmp = encoded(TWO_HALVES, "BMP")
     yield "50000.bmp", bmp[:18] + struct.pack("<ii", 50_000, 50_000) + bmp[26:], LISTED
     yield "13000.bmp", bmp[:18] + struct.pack("<ii", 13_000, 13_000) + bmp[26:], LISTED
-    webp = bytearray(encoded(PICTURE, "WEBP"))
+    webp = bytearray(encoded(TWO_HALVES, "WEBP"))
     webp[26:30] = struct.pack("<HH", 16_383, 16_383)  # width and height of a VP8 key frame
     yield "16383.webp", bytes(webp), LISTED
     for width, outcome in ((4_000_000_000, LISTED), (13_000, LISTED)):
-        content = bytearray(encoded(PICTURE, "TIFF"))
+        content = bytearray(encoded(TWO_HALVES, "TIFF"))
         for tag in (256, 257):
             _set_tiff_entry(content, tag, 4, 1, width)
         yield f"{width}.tif", bytes(content), outcome
@@ -372,11 +375,11 @@ def _exif() -> Group:
         exif[274] = orientation
         for image_format in ("JPEG", "PNG"):
             name = f"orientation_{orientation}.{image_format.lower().replace('jpeg', 'jpg')}"
-            yield name, encoded(PICTURE, image_format, exif=exif), READ
+            yield name, encoded(TWO_HALVES, image_format, exif=exif), READ
     turned = Image.Exif()
     turned[274] = 6
     turned = turned.tobytes()  # the AVIF writer takes the orientation out of an Exif object
-    sideways = PICTURE.transpose(Image.Transpose.ROTATE_90)
+    sideways = TWO_HALVES.transpose(Image.Transpose.ROTATE_90)
     for image_format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
         if image_format in Image.SAVE:
             content = encoded(sideways, image_format, exif=turned)
@@ -392,7 +395,7 @@ def _exif() -> Group:
         + struct.pack("<HHI4sI", 274, 2, 4, b"six\0", 0),
         "long": b"Exif\0\0" + bytes(65_000),
     }.items():
-        yield f"{name}.jpg", encoded(PICTURE, "JPEG", exif=data), READ
+        yield f"{name}.jpg", encoded(TWO_HALVES, "JPEG", exif=data), READ
 
     late = png(*SIZE[::-1], _rows(np.asarray(sideways)))
     end = late.index(b"IEND") - 4
@@ -403,8 +406,8 @@ def _exif() -> Group:
 
 
 def _gifs() -> Group:
-    """Frames that lie outside of their canvas, and codes that mean nothing."""
-    gif = encoded(PICTURE, "GIF")
+    """Frames outside of their canvas, and codes that mean nothing."""
+    gif = encoded(TWO_HALVES, "GIF")
     descriptor = gif.index(b"\x2c" + struct.pack("<HHHH", 0, 0, *SIZE))
     for name, x, y in (("shifted", 40, 30), ("outside", 1000, 1000), ("far", 65_535, 65_535)):
         moved = gif[: descriptor + 1] + struct.pack("<HH", x, y) + gif[descriptor + 5 :]
@@ -431,7 +434,7 @@ def _set_tiff_entry(content: bytearray, tag: int, kind: int, count: int, value: 
 
 def _tiff_directories() -> Group:
     """Directories that point to themselves, to nowhere, or at far too much."""
-    tiff = encoded(PICTURE, "TIFF")
+    tiff = encoded(TWO_HALVES, "TIFF")
     directory, end = tiff[4:8], list(_tiff_entries(tiff))[-1]
     yield "next_is_itself.tif", tiff[:end] + directory + tiff[end + 4 :], READ
     yield "next_is_outside.tif", tiff[:end] + b"\xf0\xff\xff\xff" + tiff[end + 4 :], READ
@@ -451,7 +454,7 @@ def _tiff_directories() -> Group:
 
 
 def make_large(folder: Path, width: int, height: int) -> list[Path]:
-    """Whole images of many pixels, one of each kind that takes memory of its own to convert."""
+    """Valid images of many pixels, one of each mode that is converted in its own way."""
     paths = []
     for mode in ("1", "L", "P", "RGB", "RGBA", "LA", "I;16", "I", "F", "CMYK"):
         suffix = "tif" if mode in ("I", "F", "CMYK") else "png"
@@ -464,7 +467,7 @@ def make_large(folder: Path, width: int, height: int) -> list[Path]:
 def make_special(folder: Path) -> dict[Path, Expected]:
     """What is no ordinary file, or only looks like a large one."""
     folder.mkdir(parents=True)
-    picture = encoded(PICTURE, "PNG")
+    good = encoded(TWO_HALVES, "PNG")
     makers: dict[str, tuple[Callable[[Path], object], Expected]] = {
         "directory.jpg": (lambda path: path.mkdir(), LISTED),
         "pipe.jpg": (os.mkfifo, LISTED),
@@ -475,11 +478,11 @@ def make_special(folder: Path) -> dict[Path, Expected]:
         "to_its_parent.jpg": (lambda path: path.symlink_to(".."), LISTED),
         "to_a_device.jpg": (lambda path: path.symlink_to("/dev/zero"), LISTED),
         "to_a_file.png": (lambda path: path.symlink_to("target.png"), READ),
-        "target.png": (lambda path: path.write_bytes(picture), READ),
+        "target.png": (lambda path: path.write_bytes(good), READ),
         "hard_link.png": (lambda path: path.hardlink_to(folder / "target.png"), READ),
         "sparse_2_gb.jpg": (lambda path: _sparse(path, b""), LISTED),
-        "picture_and_2_gb.png": (lambda path: _sparse(path, picture), READ),
-        "forbidden.png": (lambda path: (path.write_bytes(picture), path.chmod(0)), EITHER),
+        "good_png_and_2_gb.png": (lambda path: _sparse(path, good), READ),
+        "forbidden.png": (lambda path: (path.write_bytes(good), path.chmod(0)), EITHER),
     }
     expected = {}
     for name, (make, outcome) in makers.items():

@@ -21,7 +21,7 @@ from resnet_ft.audit.findings import (
 )
 from resnet_ft.audit.inspect import inspect_files
 from resnet_ft.data.decisions import write_decisions
-from resnet_ft.data.index import SPLITS, Layout, read_layout
+from resnet_ft.data.index import SPLITS, DatasetIndex, Problems, read_layout
 from resnet_ft.errors import ParameterError
 from resnet_ft.files import default_cache_dir
 
@@ -118,23 +118,25 @@ def audit_dataset(
         raise ParameterError(
             f"image_size={image_size} must be positive, num_workers={num_workers} not negative."
         )
-    layout = read_layout(data_dir)
-    images = _inspect(layout, num_workers, cache_dir)
+    index, problems = read_layout(data_dir)
+    images = _inspect(index, num_workers, cache_dir)
     pairs = find_duplicates(images[images["problem"].isna()])
     findings = [
-        *_layout_findings(layout),
+        *_layout_findings(index, problems),
         *image_findings(images, image_size),
         *class_findings(images),
         *pair_findings(pairs, images),
     ]
     images = images.drop(columns=["thumbnail", "perceptual_hash"])
-    return Audit(layout.root, issue_table(findings), images, pairs)
+    return Audit(index.root, issue_table(findings), images, pairs)
 
 
-def _inspect(layout: Layout, num_workers: int | None, cache_dir: str | Path | None) -> pd.DataFrame:
-    """The layout's table, training images first, with the facts of every file."""
-    table = layout.images.to_frame().sort_values("split", kind="stable", ignore_index=True)
-    paths = [layout.root / path for path in table["path"]]
+def _inspect(
+    index: DatasetIndex, num_workers: int | None, cache_dir: str | Path | None
+) -> pd.DataFrame:
+    """The index's table, training images first, with the facts of every file."""
+    table = index.table.sort_values("split", kind="stable", ignore_index=True)
+    paths = [index.root / path for path in table["path"]]
     facts = inspect_files(
         paths, num_workers=num_workers, cache_dir=cache_dir or default_cache_dir()
     )
@@ -142,8 +144,8 @@ def _inspect(layout: Layout, num_workers: int | None, cache_dir: str | Path | No
     return pd.concat([table, facts.astype(_FACTS)], axis=1)
 
 
-def _layout_findings(layout: Layout) -> Iterator[tuple[str, str, str]]:
-    for problem in layout.problems:
-        yield problem.path.relative_to(layout.root).as_posix(), "refused", problem.message
-    for path, issue in find_strays(layout.root, layout.images.paths):
-        yield path, issue, ""
+def _layout_findings(index: DatasetIndex, problems: Problems) -> Iterator[tuple[str, str, str]]:
+    for path, message in problems:
+        yield path.relative_to(index.root).as_posix(), "refused", message
+    for name, issue in find_strays(index.root, index.images):
+        yield name, issue, ""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 from PIL import Image
 
-from resnet_ft.data.folders import is_hidden, walk_once
+from resnet_ft.data.folders import is_hidden, walk_folders
 from resnet_ft.data.images import IMAGE_EXTENSIONS
 
 # Error: left out of training, or the scores are not to be trusted. Warning: worth a look.
@@ -83,8 +83,8 @@ def find_strays(root: Path, images: Iterable[str]) -> Iterator[tuple[str, str]]:
     "unread format" (images of a kind that the library does not read) or "other file".
     """
     images = set(images)
-    for parent, hidden_folders, names in walk_once(root):
-        for name in sorted(hidden_folders + names):
+    for parent, names in walk_folders(root):
+        for name in names:
             path = (parent / name).relative_to(root).as_posix()
             if path not in images:
                 yield path, _kind(name)

@@ -1,8 +1,8 @@
-"""What a folder holds that its user put there: no hidden files, no leftovers of systems."""
+"""What a user put into a folder: its visible folders and images, without leftovers of systems."""
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,31 +22,8 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
-def find_images(folder: Path) -> Iterator[Path]:
-    """Every image file below a folder, in a stable order; a linked folder is entered once."""
-    for _, images in walk_images(folder):
-        yield from images
-
-
-def walk_images(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Each visible folder, from `folder` down, with the image files that lie in it."""
-    for parent, names in walk_names(folder):
-        yield parent, [parent / name for name in names]
-
-
-def walk_names(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """What `walk_images` walks, as names: a Path interns its name, in memory that is kept."""
-    for parent, _, names in walk_once(folder):
-        images = [
-            name
-            for name in names
-            if not is_hidden(name) and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-        ]
-        yield parent, images
-
-
-def walk_once(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Each visible folder with the names of its hidden folders and of all its files, sorted.
+def walk_folders(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Each visible folder with the sorted names of all its files and of its hidden folders.
 
     A linked folder is entered once, so that links in a circle come to an end.
     """
@@ -57,19 +34,34 @@ def walk_once(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             folders.clear()
             continue
         entered.add(real)
-        hidden = sorted(name for name in folders if is_hidden(name))
-        folders[:] = sorted(set(folders) - set(hidden))
-        yield Path(parent), hidden, sorted(names)
+        hidden = {name for name in folders if is_hidden(name)}
+        folders[:] = sorted(set(folders) - hidden)
+        yield Path(parent), sorted([*names, *hidden])
 
 
-class PathArray(Sequence[str]):
+def walk_images(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Each visible folder with the names of its images (a Path would keep each in memory)."""
+    for parent, names in walk_folders(folder):
+        yield parent, [name for name in names if not is_hidden(name) and _is_image(name)]
+
+
+def find_images(folder: Path) -> Iterator[Path]:
+    """Every image file below a folder, in a stable order."""
+    return (parent / name for parent, names in walk_images(folder) for name in names)
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+class PathArray:
     """Paths in two arrays: their bytes, one after the other, and where each begins.
 
-    A list would hold an object for each path. Workers that were forked would copy them one by one,
-    since even to look at an object is to write its reference count.
+    A list would hold one object per path, and forked workers would copy them one by one: even a
+    look at an object writes its reference count.
     """
 
-    def __init__(self, paths: Iterable[str | os.PathLike]):
+    def __init__(self, paths: Iterable[str | os.PathLike[str]]):
         text, ends = bytearray(), array("q", [0])
         for path in paths:
             text += os.fsencode(path)
@@ -85,6 +77,9 @@ class PathArray(Sequence[str]):
             raise IndexError(f"{i} is not one of {len(self)} paths")
         i %= len(self)
         return os.fsdecode(self._text[self._ends[i] : self._ends[i + 1]].tobytes())
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, range(len(self)))
 
     def take(self, rows: Iterable[int]) -> "PathArray":
         """The paths in these rows."""

@@ -1,16 +1,18 @@
-"""One file to one upright RGB image, whatever the format, the mode or the camera's orientation."""
+"""One file to one upright RGB image, whatever its format, its mode or the camera's orientation.
+
+To read one more format, name its extensions here, and register its plug-in where Pillow needs one.
+"""
 
 import importlib.util
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from resnet_ft.errors import ImageError
 
@@ -18,10 +20,15 @@ IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
     | {".heic", ".heif"}
 )
-# ISO/IEC 23008-12: a file of this kind begins with a box "ftyp" that names one of these brands.
+_READS_HEIC = importlib.util.find_spec("pillow_heif") is not None
+if _READS_HEIC:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+# ISO/IEC 23008-12: a HEIC file begins with a box "ftyp" that names one of these brands.
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
 
-# What the EXIF standard's orientations (tag 274) ask for.
+# How to turn an image upright, by its EXIF orientation (tag 274).
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -31,87 +38,132 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SPARE = 2  # a reduced JPEG keeps this many times the wanted side, enough for a good resize
+_LONGEST = 16  # times as long as wide: a longer image would take too much memory when enlarged
 _STRIP = 2**22  # pixels that are converted at a time: as float64, 32 MB
-_READS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 
-if _READS_HEIC:
-    from pillow_heif import register_heif_opener
-
-    register_heif_opener()
+ImageSource = str | Path | IO[bytes]
 
 
-def open_image(file: str | Path | IO[bytes]) -> Image.Image:
+def open_image(file: ImageSource) -> Image.Image:
     """Read one image, upright by its EXIF orientation, as an 8-bit RGB image of shape (H, W).
 
-    Takes a path or an open binary file. Grey, palette, CMYK and 16-bit images are converted with
-    their tones kept, transparent ones are laid on white, an animation gives its first frame.
-    Raises ImageError, which names the file and the reason, for whatever cannot be read whole.
+    Takes a path or an open binary file. Grey, palette, CMYK and 16-bit images keep their tones,
+    transparent ones are laid on white, an animation gives its first frame. Raises ImageError, which
+    names the file and the reason, for an image that cannot be read completely.
     """
-    with opened_image(file) as image:
+    with _opened(file) as image:
         image.load()
         return upright_rgb(image)
 
 
-@contextmanager
-def opened_image(file: str | Path | IO[bytes]) -> Iterator[Image.Image]:
-    """The image of a file; whatever goes wrong while it is open becomes an ImageError."""
-    try:
-        _refuse_special(file)
-        with Image.open(file, formats=readable_formats()) as image:
-            yield image
-    except Exception as error:  # a decoder can fail in any way on a broken file
-        reason = unreadable_because(file, error)
-        raise ImageError(
-            f"{file}: {reason}. Replace the file, or take it out of the data set.", reason
-        ) from error
+def open_resized(file: ImageSource, side: int) -> Image.Image:
+    """`open_image` with the short side at `side` pixels, as `resized` makes it, but faster.
+
+    A large JPEG is decoded at a half, a quarter or an eighth of its size, with at least twice
+    `side` left. That halves the time for a 12-megapixel image, and the final antialiased resize
+    gives nearly the same pixels. Raises ImageError like `open_image`.
+    """
+    with _opened(file) as image:
+        full_size = image.size
+        image.draft(None, (_SPARE * side, _SPARE * side))
+        image.load()
+        if image.format == "TIFF":  # Pillow turns a TIFF upright when it loads it
+            full_size = image.size
+        return _turned(resized(_to_rgb(image), side, full_size), orientation(image))
 
 
-@cache
+def resized(image: Image.Image, side: int, full_size: tuple[int, int] | None = None) -> Image.Image:
+    """The image with its short side at `side` pixels; a smaller one is not enlarged.
+
+    Only the middle is kept of an image more than 16 times as long as wide. `full_size` is the size
+    in the file, where `image` was decoded at a reduced scale.
+    """
+    full_size = full_size or image.size
+    short = min(full_size)
+    kept = [min(length, _LONGEST * short) for length in full_size]
+    if kept == list(full_size) == list(image.size) and short <= side:
+        return image
+    side = min(side, short)
+    size = [side * length // short for length in kept]  # rounded down, as torchvision does
+    # A reduced JPEG may hold only a part of its last row or column: the box ends at the real edge.
+    scales = [round(full / now) for full, now in zip(full_size, image.size, strict=True)]
+    (left, right), (top, bottom) = (
+        ((full - length) / 2 / scale, (full + length) / 2 / scale)
+        for full, length, scale in zip(full_size, kept, scales, strict=True)
+    )
+    return image.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An open image as `open_image` returns it."""
+    return _turned(_to_rgb(image), orientation(image))
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an open image once it is upright; only its header is read."""
+    size = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # some versions of Pillow turn its size
+        size = image.tag_v2[256], image.tag_v2[257]
+    return size[::-1] if orientation(image) >= 5 else size
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8. (Pillow's exif_transpose also rewrites EXIF: it can fail.)"""
+    with suppress(Exception):  # EXIF that cannot be parsed says nothing about the orientation
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return found if found in range(1, 9) else 1
+    return 1
+
+
 def readable_formats() -> list[str]:
-    """What Pillow reads but EPS: it would hand that to Ghostscript, to run as a program."""
+    """All formats of Pillow but EPS, which it would hand to Ghostscript, to run as a program."""
     Image.init()
     return [name for name in Image.OPEN if name != "EPS"]
 
 
-def _refuse_special(file: str | Path | IO[bytes]) -> None:
-    """Opening a pipe or a device could wait for ever."""
-    if isinstance(file, str | Path) and not stat.S_ISREG(os.stat(file).st_mode):
-        raise IsADirectoryError("not a file") if os.path.isdir(file) else OSError("not a file")
-
-
-def unreadable_because(file: str | Path | IO[bytes], error: Exception) -> str:
+def unreadable_because(file: ImageSource, error: Exception) -> str:
     """In a few words, why reading this file ended in this error."""
-    is_path = isinstance(file, str | Path)
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    if is_path and os.path.isfile(file) and os.path.getsize(file) == 0:
-        return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
-        if not _READS_HEIC and _is_heic(file):
+        head = _head(file)
+        if not head:
+            return "the file is empty"
+        if not _READS_HEIC and head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
             return "HEIC needs pillow-heif (pip install pillow-heif); or save it as JPEG"
         return "not an image in a format that can be read"
     return str(error) or f"it cannot be decoded ({type(error).__name__})"
 
 
-def _is_heic(file: str | Path | IO[bytes]) -> bool:
+def _head(file: ImageSource) -> bytes:
     if isinstance(file, str | Path):
         with open(file, "rb") as opened:
-            return _is_heic(opened)
-    file.seek(4)
-    return file.read(4) == b"ftyp" and file.read(4) in _HEIC_BRANDS
+            return opened.read(12)
+    file.seek(0)
+    return file.read(12)
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """An image as `open_image` returns it, from one that is open already."""
-    return turned_upright(to_rgb(image), orientation(image))
+@contextmanager
+def _opened(file: ImageSource) -> Iterator[Image.Image]:
+    """The image in a file; whatever goes wrong while it is open becomes an ImageError."""
+    try:
+        if isinstance(file, str | Path) and not stat.S_ISREG(os.stat(file).st_mode):
+            raise OSError("not a file")  # opening a pipe or a device could wait forever
+        with Image.open(file, formats=readable_formats()) as image:
+            yield image
+    except Exception as error:  # a decoder can fail in any way on a broken file
+        reason = unreadable_because(file, error)
+        raise ImageError(
+            f"{file}: {reason}. Replace the file or remove it from the data set.", reason
+        ) from error
 
 
-def turned_upright(image: Image.Image, turn: int) -> Image.Image:
-    """The image turned as its `orientation` asks for."""
+def _turned(image: Image.Image, turn: int) -> Image.Image:
     return image.transpose(_TURNS[turn]) if turn in _TURNS else image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     """The image in 8-bit RGB, on white where it is transparent."""
     if image.mode.startswith(("I", "F")):
         image = _eight_bit(image)
@@ -123,85 +175,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # a copy takes memory
 
 
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8. (Pillow's exif_transpose also rewrites EXIF: it can fail.)"""
-    with suppress(Exception):  # EXIF that cannot be parsed says nothing about the orientation
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
-        return found if found in range(1, 9) else 1
-    return 1
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of an open image once it is upright; its header is enough."""
-    size = image.size
-    if image.format == "TIFF":  # some versions of Pillow turn the size of these alone
-        size = image.tag_v2[256], image.tag_v2[257]
-    return size[::-1] if orientation(image) >= 5 else size
-
-
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits, or of floating point, to 8 bits: black stays black, white white.
 
-    Integers up to 65535 are taken as 16-bit and floats up to 1 as a share of white; whatever is
-    brighter is scaled by its own maximum.
+    Integers up to 65535 are taken as 16-bit and floats up to 1 as a share of white; brighter images
+    are scaled by their own maximum.
     """
     usual = 1.0 if image.mode == "F" else 65535.0
     rows = max(1, _STRIP // image.width)
     strips = [
         (0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)
     ]
-    white = max(
-        usual, *(float(np.nanmax(np.asarray(image.crop(strip)), initial=0.0)) for strip in strips)
-    )
+    brightest = [np.nanmax(np.asarray(image.crop(strip)), initial=0.0) for strip in strips]
+    white = float(max(usual, *brightest))
     grey = Image.new("L", image.size)
     for strip in strips:
         scaled = np.nan_to_num(np.asarray(image.crop(strip), dtype=np.float64) / white) * 255
         grey.paste(Image.fromarray(np.clip(scaled.round(), 0, 255).astype(np.uint8)), strip)
     return grey
-
-
-# A reduced JPEG keeps this many times the wanted side, so that the resize has enough to work on.
-_SPARE = 2
-_LONGEST = 16  # times as long as wide: what is longer would take too much memory when enlarged
-
-
-def open_resized(file: str | Path | IO[bytes], side: int) -> Image.Image:
-    """`open_image` with the short side at `side` pixels, as `resized` makes it, but faster.
-
-    A large JPEG is decoded at a half, a quarter or an eighth of its size, with at least twice
-    `side` left: of a 12-megapixel photograph that takes half the time, and the final antialiased
-    resize makes nearly the same of it. Raises ImageError like `open_image`.
-    """
-    with opened_image(file) as image:
-        whole = image.size
-        image.draft(None, (_SPARE * side, _SPARE * side))
-        image.load()
-        if image.format == "TIFF":  # Pillow turns these upright as it loads them
-            whole = image.size
-        turn = orientation(image)
-        return turned_upright(_resized(to_rgb(image), side, whole), turn)
-
-
-def resized(image: Image.Image, side: int) -> Image.Image:
-    """An image whose short side is `side` pixels, or no larger than it was.
-
-    Of an image more than 16 times as long as wide, the middle part is kept.
-    """
-    return _resized(image, side, image.size)
-
-
-def _resized(image: Image.Image, side: int, whole: tuple[int, int]) -> Image.Image:
-    """`image` is what is decoded of one of size `whole`, perhaps at a reduced scale."""
-    short = min(whole)
-    kept = [min(length, _LONGEST * short) for length in whole]
-    if kept == list(whole) == list(image.size) and short <= side:
-        return image
-    side = min(side, short)
-    size = tuple(side * length // short for length in kept)  # rounded down, as torchvision does
-    # A reduced JPEG has its last row or column only in part: the box says where the image ends.
-    reduced = [round(a / b) for a, b in zip(whole, image.size, strict=True)]
-    edges = [
-        ((a - b) / 2 / c, (a + b) / 2 / c) for a, b, c in zip(whole, kept, reduced, strict=True)
-    ]
-    (left, right), (top, bottom) = edges
-    return image.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom))

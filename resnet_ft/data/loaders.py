@@ -84,7 +84,7 @@ def make_dataloaders(
     index = index_dataset(data_dir)
     if decisions is not None:
         index = apply_decisions(index, decisions)
-    paths = (os.path.join(index.root, path) for path in index.images.paths)
+    paths = (os.path.join(index.root, path) for path in index.images)
     images, reasons = decode_once(paths, side, **cache)
     datasets = _datasets(index, images, reasons, transforms, seed)
     return {split: _loader(split, data, batch_size, workers) for split, data in datasets.items()}
@@ -110,11 +110,11 @@ def _datasets(
         "unreadable": unreadable,
         "fingerprint": readable.fingerprint(),
     }
-    labels = pd.Categorical(index.images.labels["class_name"], index.classes).codes
+    labels = pd.Categorical(index.labels["class_name"], index.classes).codes
     is_readable = ~np.isin(np.arange(len(images)), list(reasons))
     datasets = {}
     for split in index.counts():
-        rows = np.flatnonzero((index.images.labels["split"] == split) & is_readable)
+        rows = np.flatnonzero((index.labels["split"] == split) & is_readable)
         datasets[split] = ImageDataset(
             images.take(rows), labels[rows], transform=transforms[split], **shared
         )

@@ -78,7 +78,7 @@ class Checkpoint:
         if self.preprocessing is None:
             raise CheckpointError(
                 "The model was trained with another transform than eval_transform, which a "
-                "checkpoint cannot hold. Give it, for example as Predictor.load(path, transform=...)."
+                "checkpoint cannot hold. Give it: Predictor.load(path, transform=...), for example."
             )
         return eval_transform(**self.preprocessing)
 

@@ -1,1 +1,1 @@
-"""From where a data set is kept to a folder on local disk: parallel, verified, resumable."""
+"""Bringing a data set to local disk: in parallel, verified, resumable."""

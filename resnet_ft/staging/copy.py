@@ -1,4 +1,4 @@
-"""What a copied folder holds, and from which state of the source each file comes."""
+"""A folder of images on Drive, copied to local disk: in parallel, with retries, topped up later."""
 
 import csv
 import errno
@@ -8,236 +8,196 @@ import shutil
 import stat
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 from resnet_ft.data.folders import find_images, is_hidden, walk_images
 from resnet_ft.data.images import IMAGE_EXTENSIONS
 from resnet_ft.errors import DatasetError
 from resnet_ft.notebook import progress_bar
-from resnet_ft.remote import Patience, in_parallel, means_full_disk, passes
+from resnet_ft.remote import DriveRetry, in_parallel, is_transient, means_full_disk
 from resnet_ft.staging.shrink import shrunk
 
+_MANIFEST = ".manifest.jsonl"
+_NOT_COPIED = ".not_copied.csv"
+_Result = TypeVar("_Result")
 
-class Stamp(NamedTuple):
+
+def copy_folder(
+    source: Path, target: Path, work: Path, *, workers: int, max_side: int | None = None
+) -> None:
+    """Make `target` hold the folders and images of `source`, and no other image.
+
+    Files are written in the folder `work`, on the same disk, and renamed when they are complete.
+    With `max_side`, larger images are shrunk on the way. What cannot be copied after several tries
+    is named in a warning and listed in `.not_copied.csv` (columns file, reason) in `target`. Raises
+    DatasetError where nothing could be copied, and as soon as the disk is full.
+    """
+    retry = DriveRetry()
+    listing = _list_images(source, workers, retry)
+
+    def copy(path: Path) -> tuple[_Stamp, int] | str:
+        return _attempt(retry, _copy, source / path, work, target / path, max_side)
+
+    for folder in [Path(), *listing.folders]:
+        (target / folder).mkdir(parents=True, exist_ok=True)
+    with (target / _MANIFEST).open("a+b", buffering=0) as manifest:
+        known = _read_manifest(manifest)
+        missing = {
+            path: stamp
+            for path, stamp in listing.images.items()
+            if known.get(str(path)) != [*stamp, _size(target / path)]
+        }
+        size, free = sum(stamp.size for stamp in missing.values()), shutil.disk_usage(target).free
+        if size > free and not max_side:
+            reason = f"{source} needs {size / 1e9:,.1f} GB, {free / 1e9:,.1f} are free"
+            raise _full_disk(target, reason)
+        bar = progress_bar(None, "Copying", size, unit="B", unit_scale=True)
+        try:
+            with bar:
+                for count, (path, copied) in enumerate(in_parallel(copy, missing, workers), 1):
+                    if isinstance(copied, str):
+                        listing.failed[path] = copied
+                    else:
+                        stamp, copied_size = copied
+                        line = json.dumps([str(path), *stamp, copied_size])
+                        manifest.write(line.encode() + b"\n")
+                    bar.set_postfix_str(f"{count:,} of {len(missing):,} files", refresh=False)
+                    bar.update(missing[path].size)
+        except OSError as error:
+            if means_full_disk(error):
+                raise _full_disk(target, f"no space was left for all of {source}") from error
+            raise
+    _remove_unlisted(target, listing)
+    _report(source, target, listing.failed)
+
+
+def _full_disk(target: Path, reason: str) -> DatasetError:
+    return DatasetError(
+        f"The disk of {target} is too small: {reason}. Make room there, give another destination, "
+        "or let max_side= shrink the images; what is copied already will not be copied again."
+    )
+
+
+class _Stamp(NamedTuple):
     """The state of a file at the source, by which a change is noticed."""
 
     size: int
     mtime_ns: int
 
 
-class Manifest:
-    """A line for each file that was copied, appended at once: a kill loses none that is written.
-
-    A line holds the path in the folder, the source's `Stamp`, and the size of the copy. The last
-    line of a path counts; the half a line of a killed process is passed over.
-    """
-
-    def __init__(self, path: Path):
-        self._folder = path.parent
-        self._copied: dict[str, list[int]] = {}
-        self._file = path.open("a+b", buffering=0)
-        self._file.seek(0)
-        content = self._file.read()
-        for line in content.splitlines():
-            try:
-                name, *state = json.loads(line)
-            except ValueError:
-                continue
-            self._copied[name] = state
-        if content and not content.endswith(b"\n"):
-            self._file.write(b"\n")
-
-    def __enter__(self) -> "Manifest":
-        return self
-
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def holds(self, path: Path, stamp: Stamp) -> bool:
-        """Whether the copy of a file is there, whole, and of this state of the source."""
-        *known, size = self._copied.get(str(path), [None])
-        try:
-            return known == list(stamp) and os.stat(self._folder / path).st_size == size
-        except OSError:
-            return False
-
-    def add(self, path: Path, stamp: Stamp, copied_size: int) -> None:
-        """Note that a copy has taken its place."""
-        self._copied[str(path)] = [*stamp, copied_size]
-        self._file.write(json.dumps([str(path), *stamp, copied_size]).encode() + b"\n")
-
-
 @dataclass
-class Listing:
+class _Listing:
     """The folders and images below a folder, by their paths in it, and what could not be read."""
 
     folders: list[Path] = field(default_factory=list)
-    images: dict[Path, Stamp] = field(default_factory=dict)
+    images: dict[Path, _Stamp] = field(default_factory=dict)
     failed: dict[Path, str] = field(default_factory=dict)  # a folder or an image -> the reason
 
 
-def list_images(source: Path, *, workers: int, patience: Patience) -> Listing:
-    """List what `walk_images` walks, with many threads and second tries; raises nothing."""
-    listing, found = Listing(), []
-    level, entered = [source], set()
+def _list_images(source: Path, workers: int, retry: DriveRetry) -> _Listing:
+    """List what `walk_images` walks, with many threads and with retries; raises nothing."""
+    listing = _Listing()
+    found: list[os.DirEntry[str]] = []
+    entered: set[str] = set()
+    level = [source]
     while level:
-        scanned = dict(in_parallel(lambda folder: _scan(folder, patience), level, workers))
-        below = []
-        for folder in sorted(scanned):
-            relative, result = folder.relative_to(source), scanned[folder]
+        scanned = dict(in_parallel(lambda folder: _attempt(retry, _scan, folder), level, workers))
+        level = []
+        for folder, result in sorted(scanned.items()):
             if isinstance(result, str):
-                listing.failed[relative] = result
-            elif result.real not in entered:
-                entered.add(result.real)
-                listing.folders.append(relative)
-                found += result.images
-                below += result.folders
-        level = below
-    stamps = in_parallel(lambda image: _stamp(image, patience), found, workers)
+                listing.failed[folder.relative_to(source)] = result
+                continue
+            real, folders, images = result
+            if real not in entered:
+                entered.add(real)
+                listing.folders.append(folder.relative_to(source))
+                found += images
+                level += folders
+    stamps = in_parallel(lambda image: _attempt(retry, _stamp, image), found, workers)
     for image, stamp in progress_bar(stamps, f"Listing {source.name}", len(found)):
         known = listing.failed if isinstance(stamp, str) else listing.images
         known[Path(image.path).relative_to(source)] = stamp
     return listing
 
 
-@dataclass
-class _Folder:
-    real: str
-    folders: list[Path]
-    images: list[os.DirEntry]
-
-
-def _scan(folder: Path, patience: Patience) -> _Folder | str:
-    """What lies in a folder, or why that cannot be known."""
-
-    def scan() -> _Folder:
-        scanned = _Folder(os.path.realpath(folder), [], [])
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                is_image = os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS
-                if is_hidden(entry.name):
-                    continue
-                if _is_folder(entry, unless_dangling=is_image):
-                    scanned.folders.append(folder / entry.name)
-                elif is_image:
-                    scanned.images.append(entry)
-        return scanned
-
+def _attempt(
+    retry: DriveRetry, function: Callable[..., _Result], *arguments: object
+) -> _Result | str:
+    """The function's result or, where it fails for good, the reason in a few words."""
     try:
-        return patience(scan)
+        return retry(function, *arguments)
+    except FileNotFoundError:
+        return "it was listed, but is not there"
     except OSError as error:
-        return in_words(error)
+        if means_full_disk(error):  # then no other file can be written either
+            raise
+        return error.strerror or str(error)
 
 
-def _is_folder(entry: os.DirEntry, *, unless_dangling: bool) -> bool:
-    """Whether an entry is a folder, or a link to nothing, which may be one again in a moment."""
+def _scan(folder: Path) -> tuple[str, list[Path], list[os.DirEntry[str]]]:
+    """Where a folder really is, and the folders and images in it."""
+    folders, images = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            is_image = os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS
+            if is_hidden(entry.name):
+                continue
+            if _is_folder(entry, unless_dangling=is_image):
+                folders.append(folder / entry.name)
+            elif is_image:
+                images.append(entry)
+    return os.path.realpath(folder), folders, images
+
+
+def _is_folder(entry: os.DirEntry[str], *, unless_dangling: bool) -> bool:
+    """Whether an entry is a folder, or a dangling link, which may lead to one again in a moment."""
     try:
         dangling = entry.is_symlink() and not os.path.exists(entry.path)
         return entry.is_dir() or (dangling and not unless_dangling)
     except OSError as error:
-        if passes(error):
+        if is_transient(error):
             raise
         return False  # a link that leads to itself
 
 
-def _stamp(image: os.DirEntry, patience: Patience) -> Stamp | str:
-    try:
-        status = patience(image.stat)
-    except OSError as error:
-        return in_words(error)
-    if not stat.S_ISREG(status.st_mode):
-        return "it is not a file"  # opening a pipe would wait for ever
-    return Stamp(status.st_size, status.st_mtime_ns)
+def _stamp(image: os.DirEntry[str]) -> _Stamp:
+    status = image.stat()
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise OSError(errno.EINVAL, "it is not a file")
+    return _Stamp(status.st_size, status.st_mtime_ns)
 
 
-def in_words(error: OSError) -> str:
-    """The reason in a few words, for a table."""
-    if isinstance(error, FileNotFoundError):
-        return "it was listed, but is not there"
-    return error.strerror or str(error)
+def _read_manifest(file: IO[bytes]) -> dict[str, list[int]]:
+    """What was copied: path in the folder -> size and mtime_ns at the source, size of the copy.
 
-
-MANIFEST = ".manifest.jsonl"
-NOT_COPIED = ".not_copied.csv"
-_Copied = tuple[Stamp, int]  # the state of the source that was read, and the size of the copy
-
-
-def copy_folder(
-    source: Path, target: Path, work: Path, *, workers: int, max_side: int | None = None
-) -> None:
-    """Make `target` hold the folders and images of `source`, and no image that it lacks.
-
-    Files are written in the folder `work`, on the same disk, and renamed when they are whole. With
-    `max_side`, larger images are shrunk on the way. What cannot be copied after several tries is
-    named in a warning and listed in `.not_copied.csv` (columns file, reason) in `target`. Raises
-    DatasetError where nothing could be copied, and as soon as the disk is full.
+    There is a line for each file, appended at once: a kill loses none that is written. The last
+    line of a path counts; the half line of a killed process is skipped.
     """
-    patience = Patience()
-    listing = list_images(source, workers=workers, patience=patience)
-    for folder in [Path(), *listing.folders]:
-        (target / folder).mkdir(parents=True, exist_ok=True)
-    with Manifest(target / MANIFEST) as manifest:
-        images = listing.images.items()
-        missing = {path: stamp for path, stamp in images if not manifest.holds(path, stamp)}
-        if not max_side:
-            _check_space(source, target, missing.values())
-
-        def copy(path: Path) -> _Copied | str:
-            arguments = (source / path, work, target / path, max_side)
-            return _copy_or_reason(patience, *arguments)
-
-        for path, copied in _with_progress(in_parallel(copy, missing, workers), missing):
-            if isinstance(copied, str):
-                listing.failed[path] = copied
-            else:
-                with _unless_full(target, path):
-                    manifest.add(path, *copied)
-    _remove_what_is_not_listed(target, listing)
-    _report(source, target, listing.failed)
+    copied = {}
+    file.seek(0)
+    content = file.read()
+    for line in content.splitlines():
+        with suppress(ValueError):
+            name, *state = json.loads(line)
+            copied[name] = state
+    if content and not content.endswith(b"\n"):
+        file.write(b"\n")
+    return copied
 
 
-def _check_space(source: Path, target: Path, stamps: Iterable[Stamp]) -> None:
-    size, free = sum(stamp.size for stamp in stamps), shutil.disk_usage(target).free
-    if size > free:
-        raise _full_disk(target, f"{source} needs {size / 1e9:,.1f} GB, {free / 1e9:,.1f} are free")
-
-
-def _full_disk(target: Path, reason: str) -> DatasetError:
-    return DatasetError(
-        f"The disk of {target} is too small: {reason}. Make room there, give another destination, "
-        "or let max_side= shrink the photographs; what is copied already will not be copied again."
-    )
-
-
-def _copy_or_reason(
-    patience: Patience, path: Path, work: Path, copied: Path, max_side: int | None
-) -> _Copied | str:
+def _size(path: Path) -> int | None:
     try:
-        with _unless_full(copied.parent, path):
-            return patience(_copy, path, work, copied, max_side)
-    except OSError as error:
-        return in_words(error)
+        return os.stat(path).st_size
+    except OSError:
+        return None
 
 
-@contextmanager
-def _unless_full(target: Path, path: Path) -> Iterator[None]:
-    """Raise DatasetError where the disk of `target` has no space left for a file, or a line."""
-    try:
-        yield
-    except OSError as error:
-        if means_full_disk(error):
-            raise _full_disk(target, f"no space was left for {path}") from error
-        raise
-
-
-def _copy(path: Path, work: Path, copied: Path, max_side: int | None) -> _Copied:
+def _copy(path: Path, work: Path, copied: Path, max_side: int | None) -> tuple[_Stamp, int]:
+    """Copy a file; return the state of the source that was read, and the size of the copy."""
     temporary = work / str(threading.get_ident())
     with open(path, "rb") as file, open(temporary, "wb") as output:
         status = os.fstat(file.fileno())
@@ -253,23 +213,11 @@ def _copy(path: Path, work: Path, copied: Path, max_side: int | None) -> _Copied
         raise OSError(errno.EIO, f"only {read:,} of its {status.st_size:,} bytes could be read")
     os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
     os.replace(temporary, copied)
-    return Stamp(status.st_size, status.st_mtime_ns), size
+    return _Stamp(status.st_size, status.st_mtime_ns), size
 
 
-def _with_progress(
-    copies: Iterator[tuple[Path, _Copied | str]], missing: dict[Path, Stamp]
-) -> Iterator[tuple[Path, _Copied | str]]:
-    """The same, with a bar of bytes that also counts files."""
-    size = sum(stamp.size for stamp in missing.values())
-    with progress_bar(None, "Copying", size, unit="B", unit_scale=True) as bar:
-        for count, (path, copied) in enumerate(copies, 1):
-            yield path, copied
-            bar.set_postfix_str(f"{count:,} of {len(missing):,} files", refresh=False)
-            bar.update(missing[path].size)
-
-
-def _remove_what_is_not_listed(target: Path, listing: Listing) -> None:
-    """What was moved or deleted at the source would be a wrong label, or a leak."""
+def _remove_unlisted(target: Path, listing: _Listing) -> None:
+    """Remove what was moved or deleted at the source: it would be a wrong label, or a leak."""
 
     def is_gone(path: Path) -> bool:
         relative = path.relative_to(target)
@@ -285,7 +233,7 @@ def _remove_what_is_not_listed(target: Path, listing: Listing) -> None:
 
 
 def _report(source: Path, target: Path, failed: dict[Path, str]) -> None:
-    table = target / NOT_COPIED
+    table = target / _NOT_COPIED
     table.unlink(missing_ok=True)
     if not failed:
         return
@@ -295,7 +243,7 @@ def _report(source: Path, target: Path, failed: dict[Path, str]) -> None:
     if not any(find_images(target)):
         shutil.rmtree(target)
         raise DatasetError(
-            f"Nothing could be copied from {source}: {named}{more}. Mount Drive anew (Runtime > "
+            f"Nothing could be copied from {source}: {named}{more}. Mount Drive again (Runtime > "
             "Disconnect and delete runtime gives a fresh machine), and run it again."
         )
     with table.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -303,6 +251,6 @@ def _report(source: Path, target: Path, failed: dict[Path, str]) -> None:
     warnings.warn(
         f"{len(rows):,} files of {source} could not be copied: {named}{more}. The others are at "
         f"{target} and can be used; {table} lists all that failed. Run it again to copy only "
-        "these; if they fail again, mount Drive anew or replace them.",
-        stacklevel=6,  # at the call of stage_dataset
+        "these; if they fail again, mount Drive again or replace them.",
+        stacklevel=5,  # at the call of stage_dataset
     )

@@ -1,4 +1,4 @@
-"""Google Drive in Colab, a local folder elsewhere, and whether a folder can be worked in."""
+"""Google Drive in Colab, a local folder elsewhere, and whether a folder can be used."""
 
 import shutil
 import sys
@@ -9,13 +9,13 @@ from resnet_ft.errors import DriveError
 
 _REMEDIES = {
     "mount failed": (
-        "Google refused or nobody answered. Run the cell again and press Connect in the window "
+        "Google refused, or nobody answered. Run the cell again and press Connect in the window "
         "that opens; allow pop-ups for this page, and use the account that owns the files."
     ),
     "must not already contain files": (
         "Something was written to that folder before Drive was mounted. Choose another mount "
-        "point, or move those files away (Runtime > Disconnect and delete runtime"
-        " gives an empty machine)."
+        "point, or move those files away (Runtime > Disconnect and delete runtime gives an empty "
+        "machine)."
     ),
     "must not contain a space": "Choose a mount point without spaces, such as /content/drive.",
 }
@@ -25,8 +25,9 @@ def mount_drive(mount_point: str | Path = "/content/drive", *, timeout_s: float 
     """Mount Google Drive in Colab and return its "My Drive" folder.
 
     Outside Colab there is nothing to mount: it says so and returns the project's folder
-    (`project_root()`), so that a relative path means the same place to every notebook.
-    Raises DriveError with what to do where Drive refuses or is silent for `timeout_s` seconds.
+    (`project_root()`), so that a relative path means the same place in every notebook.
+    Raises DriveError with a remedy where Drive refuses or does not answer within `timeout_s`
+    seconds.
     """
     if not _in_colab():
         root = project_root()
@@ -51,10 +52,10 @@ def mount_drive(mount_point: str | Path = "/content/drive", *, timeout_s: float 
 
 
 def unmount_drive() -> None:
-    """Wait until all that was written has arrived in Google Drive, and unmount it.
+    """Wait until every written file has arrived in Google Drive, and unmount it.
 
-    Colab uploads in the background: what is still on its way when a machine is given back is lost.
-    Outside Colab it says that there is nothing to do. Raises DriveError where Drive is silent.
+    Colab uploads in the background: it loses what has not arrived when the machine is given back.
+    Outside Colab it says that there is nothing to do. Raises DriveError where Drive refuses.
     """
     if not _in_colab():
         print("Not in Colab, so there is no Drive to unmount: everything is on this disk")
@@ -65,10 +66,10 @@ def unmount_drive() -> None:
         drive.flush_and_unmount()
     except ValueError as error:
         raise DriveError(
-            f"Drive could not be unmounted: {error}. Close what still uses it, look at "
-            "drive.google.com whether all files are there, and run it again."
+            f"Drive could not be unmounted: {error}. Close what still uses it, check at "
+            "drive.google.com that all files are there, and run it again."
         ) from error
-    print("Everything has arrived in Google Drive, which is unmounted now")
+    print("Everything has arrived in Google Drive, which is now unmounted")
 
 
 def _in_colab() -> bool:
@@ -81,21 +82,18 @@ def project_root() -> Path:
     Jupyter works in the folder of the notebook and papermill in the one where it was started; this
     is the same for both. In Colab, where there is no checkout, it is /content.
     """
-    here = Path.cwd()
-    library = Path(__file__).resolve().parents[2]
-    candidates = (here, *here.parents, library)
-    return next((folder for folder in candidates if _is_checkout(folder)), here)
-
-
-def _is_checkout(folder: Path) -> bool:
-    return (folder / "notebooks" / "01_mount_drive.ipynb").is_file()
+    here, library = Path.cwd(), Path(__file__).resolve().parents[2]
+    for folder in (here, *here.parents, library):
+        if (folder / "notebooks" / "01_mount_drive.ipynb").is_file():
+            return folder
+    return here
 
 
 def check_storage(folder: str | Path, *, write: bool = True) -> dict[str, object]:
-    """Try a folder out: what was checked, and how much space is left there, in GiB.
+    """Try a folder; return what was checked and how much space is left there, in GiB.
 
-    With `write`, the folder is made where it is missing, and a small file is written, read back and
-    removed. Raises DriveError where the folder cannot be used in the way that is wanted.
+    With `write`, a missing folder is made, and a small file is written, read back and removed.
+    Raises DriveError where the folder cannot be written to or read.
     """
     folder = Path(folder)
     try:
@@ -111,7 +109,8 @@ def check_storage(folder: str | Path, *, write: bool = True) -> dict[str, object
         action = "written to" if write else "read"
         raise DriveError(
             f"{folder} cannot be {action}: {error.strerror or error}. Check the path and its "
-            "rights; if it is on Drive, mount Drive again and see that its storage is not full."
+            "permissions; if it is on Drive, mount Drive again and check that its storage is not "
+            "full."
         ) from error
     checked = "read and written" if write else "read"
     return {"folder": str(folder), "can be": checked, "free GiB": round(free, 1)}

@@ -1,4 +1,4 @@
-"""A data set as tar shards in the WebDataset layout, for data that is larger than a disk."""
+"""A data set as one file, or as tar shards in the WebDataset layout for one larger than a disk."""
 
 import hashlib
 import json
@@ -13,7 +13,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -26,14 +25,133 @@ from resnet_ft.data.shards import INDEX, Shard, ShardIndex, list_samples, read_s
 from resnet_ft.errors import DatasetError, ImageError, ParameterError
 from resnet_ft.files import atomic_write, fingerprint
 from resnet_ft.notebook import progress_bar
-from resnet_ft.staging.workfolder import KEPT, unfinished
+from resnet_ft.staging.workfolder import RESUMABLE, unfinished
 
 if TYPE_CHECKING:
     from webdataset import TarWriter
 
+_Folders = list[tuple[Path, list[Path]]]  # each folder with its images
 
-_BLOCK = 512  # bytes: what a tar file is made of
-_SIDE = 64  # pixels: an image is decoded to know that it can be, if not at its full size
+
+def pack_dataset(
+    data_dir: str | Path,
+    archive: str | Path,
+    *,
+    max_shard_mb: float | None = None,
+    decisions: str | Path | pd.DataFrame | None = None,
+) -> Path:
+    """Write the images of a folder, in their folders, to one uncompressed .tar; return its path.
+
+    Hidden files and files that are not images stay out; links become what they lead to.
+    `stage_dataset` makes an equal data set of it, and equal data sets make equal files. Where
+    `archive` holds this data set already, it is left as it is. Raises DatasetError where it holds
+    anything else, where there are no images, and where it cannot be written.
+
+    With `max_shard_mb`, `archive` is a folder for tar shards of up to that many megabytes (a few
+    hundred are usual) in the WebDataset layout, with a dataset.json, which `make_dataloaders` reads
+    where they are. The shards of a split hold its image files, unchanged, in a random order.
+    `decisions` (see `apply_decisions`) are applied, and files that cannot be read are left out with
+    a warning. Files of the same names and sizes count as the same data set here. A call that was
+    killed is resumed by the next one. This needs the webdataset library.
+    """
+    data_dir, archive = Path(data_dir), Path(archive)
+    is_tar = archive.suffix.lower() == ".tar"
+    if max_shard_mb is None and decisions is not None:
+        raise ParameterError("decisions go with max_shard_mb: a single .tar holds every image.")
+    if max_shard_mb is None and not is_tar:
+        raise DatasetError(f"{archive} should be called something.tar: it is written uncompressed.")
+    if max_shard_mb is not None and (is_tar or max_shard_mb <= 0):
+        raise ParameterError(
+            f"max_shard_mb={max_shard_mb} should be positive, and {archive} a folder for shards."
+        )
+    try:
+        if max_shard_mb is None:
+            return _pack(data_dir, archive)
+        index = index_dataset(data_dir)
+        if decisions is not None:
+            index = apply_decisions(index, decisions)
+        return _write_shards(index, archive, max_shard_mb)
+    except OSError as error:
+        raise DatasetError(
+            f"{data_dir} could not be packed to {archive}: {error.strerror or error}. Is the disk "
+            "or Drive full or read-only, or did the images change meanwhile?"
+        ) from error
+
+
+def _leave(place: Path, content: str, *, is_same: bool) -> None:
+    """Say that there is nothing to do, or refuse to overwrite anything else."""
+    if not is_same:
+        raise DatasetError(
+            f"{place} exists and holds something other than {content}. Delete it if you do not "
+            "need it, or give another name."
+        )
+    print(f"{place} already holds {content}: nothing to do.")
+
+
+_KEY = "RESNET_FT.fingerprint"  # in the global header of the tar (POSIX.1-2001, pax format)
+
+
+def _pack(data_dir: Path, archive: Path) -> Path:
+    with unfinished(archive) as work:
+        walked = sorted(walk_images(data_dir)) if data_dir.is_dir() else []
+        folders = [(folder, [folder / name for name in names]) for folder, names in walked]
+        if not any(images for _, images in folders):
+            raise DatasetError(
+                f"There are no images in {data_dir} to pack. Give the folder that stage_dataset "
+                "returned."
+            )
+        identity = _identity(data_dir, folders)
+        if archive.exists():
+            is_same = _identity_in(archive) == identity
+            _leave(archive, f"the images of {data_dir}", is_same=is_same)
+        else:
+            _write(work / archive.name, data_dir, folders, identity)
+            os.replace(work / archive.name, archive)
+    return archive
+
+
+def _identity(data_dir: Path, folders: _Folders) -> str:
+    """A fingerprint of all names and contents."""
+    images = [path for _, images in folders for path in images]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = list(progress_bar(pool.map(_digest, images), "Reading", len(images)))
+    names = [path.relative_to(data_dir).as_posix() for path, _ in folders]
+    contents = zip((path.relative_to(data_dir).as_posix() for path in images), digests, strict=True)
+    return fingerprint([*names, *(part for pair in contents for part in pair)])
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _identity_in(archive: Path) -> str | None:
+    try:
+        with tarfile.open(archive, "r:") as file:  # reads no more than the first header
+            return file.pax_headers.get(_KEY)
+    except tarfile.TarError:
+        return None
+
+
+def _write(path: Path, data_dir: Path, folders: _Folders, identity: str) -> None:
+    size = sum(image.stat().st_size for _, images in folders for image in images)
+    bar = progress_bar(None, f"Packing {path.name}", size, unit="B", unit_scale=True)
+    headers = {_KEY: identity}
+    with bar, tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers=headers) as file:
+        for folder, images in folders:
+            if folder != data_dir:
+                entry = tarfile.TarInfo(folder.relative_to(data_dir).as_posix())
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                file.addfile(entry)
+            for image in images:
+                with image.open("rb") as content:
+                    entry = tarfile.TarInfo(image.relative_to(data_dir).as_posix())
+                    entry.size = os.fstat(content.fileno()).st_size
+                    file.addfile(entry, content)
+                bar.update(entry.size)
+
+
+_SIDE = 64  # pixels: an image is decoded to check that it can be, but not at its full size
 
 
 class _Sample(NamedTuple):
@@ -42,15 +160,13 @@ class _Sample(NamedTuple):
     label: int
 
 
-Plan = dict[str, list[_Sample]]  # by the name of the shard
+_Plan = dict[str, list[_Sample]]  # by the name of the shard
 
 
-def write_shards(index: DatasetIndex, folder: Path, max_shard_mb: float) -> Path:
-    """Write the images of an index to train-000000.tar, ... and dataset.json in `folder`.
+def _write_shards(index: DatasetIndex, folder: Path, max_shard_mb: float) -> Path:
+    """Write train-000000.tar, ... and dataset.json to `folder`, which appears when all is written.
 
-    The folder appears when all is written; a call that was killed is continued by the next one.
-    Raises DatasetError where `folder` holds anything else and without the webdataset library,
-    OSError where it cannot be written.
+    The finished shards of a killed call are kept for the next one.
     """
     try:
         from webdataset import TarWriter
@@ -59,9 +175,10 @@ def write_shards(index: DatasetIndex, folder: Path, max_shard_mb: float) -> Path
     plan, identity = _plan(index, max_shard_mb * 1e6), index.fingerprint()
     with unfinished(folder) as work:
         if folder.exists() and any(folder.iterdir()):
-            _check_same_shards(folder, index, identity, plan)
+            is_same = _holds(folder, identity, plan)
+            _leave(folder, f"shards of {index.root}", is_same=is_same)
             return folder
-        begun = work / KEPT / fingerprint([identity, max_shard_mb])
+        begun = work / RESUMABLE / fingerprint([identity, max_shard_mb])
         begun.mkdir(parents=True, exist_ok=True)
         for other in begun.parent.iterdir():
             if other != begun:  # the data set was another one when a call was killed
@@ -81,37 +198,40 @@ def write_shards(index: DatasetIndex, folder: Path, max_shard_mb: float) -> Path
     return folder
 
 
-def _plan(index: DatasetIndex, limit: float) -> Plan:
-    """Which image goes to which shard: in a random order, so that no shard is of one class."""
+def _holds(folder: Path, identity: str, plan: _Plan) -> bool:
+    if not (folder / INDEX).is_file():
+        return False
+    found = read_shard_index(folder)
+    names = [shard.name for shards in found.splits.values() for shard in shards]
+    return (found.fingerprint, names) == (identity, list(plan))
+
+
+def _plan(index: DatasetIndex, limit: float) -> _Plan:
+    """Which image goes to which shard: in a random order, so that no shard is of one class.
+
+    No shard is larger than `limit` bytes, unless by a single image.
+    """
     labels = {name: label for label, name in enumerate(index.classes)}
     sizes = [path.stat().st_size for path in index.paths()]
-    taken = [(3 + -(-size // _BLOCK)) * _BLOCK for size in sizes]  # two headers and the label
-    table = index.table.assign(key=_keys(index.images.paths), taken=taken)
-    plan: Plan = {}
+    block = tarfile.BLOCKSIZE  # two of them are headers, one is the label
+    taken = [(3 + -(-size // block)) * block for size in sizes]
+    table = index.table.assign(key=_keys(index.images), taken=taken)
+    plan: _Plan = {}
     for split in index.counts():
         rows = table[table["split"] == split]
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).numpy()
-        rows = rows.iloc[order]
-        shards = _filled(rows["taken"].to_numpy(), limit)
-        for row, shard in zip(rows.itertuples(), shards, strict=True):
+        shard, filled = 0, 0
+        for row in rows.iloc[order].itertuples():
+            if filled and filled + row.taken > limit:
+                shard, filled = shard + 1, 0
+            filled += row.taken
             sample = _Sample(row.key, index.root / row.path, labels[row.class_name])
             plan.setdefault(f"{split}-{shard:06d}.tar", []).append(sample)
     return plan
 
 
-def _filled(sizes: np.ndarray, limit: float) -> list[int]:
-    """The number of the shard of each, so that no shard is larger, unless by a single one."""
-    shard, filled, shards = 0, 0, []
-    for size in sizes.tolist():
-        if filled and filled + size > limit:
-            shard, filled = shard + 1, 0
-        filled += size
-        shards.append(shard)
-    return shards
-
-
 def _keys(paths: Iterable[str]) -> list[str]:
-    """A name for each image, from its path, without dots: they part a key from what it is of."""
+    """A unique key per image: its path without dots, since a dot ends the key in a shard."""
     keys: dict[str, None] = {}
     for path in paths:
         key = os.path.splitext(path)[0].replace(".", "_")
@@ -139,8 +259,8 @@ def _content(sample: _Sample) -> bytes | None:
     return content
 
 
-def _describe(folder: Path, index: DatasetIndex, identity: str, plan: Plan) -> None:
-    """Write dataset.json of the shards as they are, and say what is not in them."""
+def _describe(folder: Path, index: DatasetIndex, identity: str, plan: _Plan) -> None:
+    """Write dataset.json of the shards as they are, and warn of images that are not in them."""
     splits: dict[str, list[Shard]] = {}
     left_out = []
     for name, samples in plan.items():
@@ -156,142 +276,5 @@ def _describe(folder: Path, index: DatasetIndex, identity: str, plan: Plan) -> N
         warnings.warn(
             f"{len(left_out)} of {len(index.images)} files cannot be read and are in no shard "
             f"(audit_dataset says why):\n{listing}" + "\n  ..." * (len(left_out) > 10),
-            stacklevel=4,
+            stacklevel=4,  # at the call of pack_dataset
         )
-
-
-def _check_same_shards(folder: Path, index: DatasetIndex, identity: str, plan: Plan) -> None:
-    found = read_shard_index(folder) if (folder / INDEX).is_file() else None
-    names = [shard.name for shards in found.splits.values() for shard in shards] if found else []
-    if not found or (found.fingerprint, names) != (identity, list(plan)):
-        raise DatasetError(
-            f"{folder} exists and holds something other than shards of {index.root}. Delete it if "
-            "you do not need it, or give another name."
-        )
-    print(f"{folder} already holds the images of {index.root}: nothing to do.")
-
-
-_KEY = "RESNET_FT.fingerprint"  # in a header for the whole archive: POSIX.1-2001, pax format
-
-
-def pack_dataset(
-    data_dir: str | Path,
-    archive: str | Path,
-    *,
-    max_shard_mb: float | None = None,
-    decisions: str | Path | pd.DataFrame | None = None,
-) -> Path:
-    """Write the images of a folder, in their folders, to one uncompressed .tar; return its path.
-
-    Hidden files and whatever is not an image stay out; links become what they lead to.
-    `stage_dataset` makes an equal data set of it, and equal data sets make equal files. Where
-    `archive` holds this data set already, it is left as it is. Raises DatasetError where it holds
-    anything else, where there are no images, and where it cannot be written.
-
-    With `max_shard_mb`, `archive` is a folder for tar shards of up to so many megabytes, in the
-    WebDataset layout, with a dataset.json, which `make_dataloaders` reads where they are: a few
-    hundred megabytes are usual. Images go to the shards of their split in a random order, their
-    files as they are; `decisions` (see `apply_decisions`) are carried out, and files that cannot be
-    read are left out with a warning. What holds files of the same names and sizes is the same data
-    set here. A call that was killed is continued. This needs the webdataset library.
-    """
-    data_dir, archive = Path(data_dir), Path(archive)
-    _check_options(archive, max_shard_mb, decisions)
-    try:
-        if max_shard_mb is None:
-            return _pack(data_dir, archive)
-        index = index_dataset(data_dir)
-        if decisions is not None:
-            index = apply_decisions(index, decisions)
-        return write_shards(index, archive, max_shard_mb)
-    except OSError as error:
-        raise DatasetError(
-            f"{data_dir} could not be packed to {archive}: {error.strerror or error}. Is the disk "
-            "or Drive full, may nothing be written there, or did the images change meanwhile?"
-        ) from error
-
-
-def _check_options(archive: Path, max_shard_mb: float | None, decisions: object) -> None:
-    is_tar = archive.suffix.lower() == ".tar"
-    if max_shard_mb is None and decisions is not None:
-        raise ParameterError("decisions go with max_shard_mb: a single .tar holds every image.")
-    if max_shard_mb is None and not is_tar:
-        raise DatasetError(f"{archive} should be called something.tar: it is written uncompressed.")
-    if max_shard_mb is not None and (is_tar or max_shard_mb <= 0):
-        raise ParameterError(
-            f"max_shard_mb={max_shard_mb} should be positive, and {archive} a folder for shards."
-        )
-
-
-def _pack(data_dir: Path, archive: Path) -> Path:
-    with unfinished(archive) as work:
-        folders = _folders(data_dir)
-        identity = _identity(data_dir, folders)
-        if archive.exists():
-            _check_same(data_dir, archive, identity)
-        else:
-            _write(work / archive.name, data_dir, folders, identity)
-            os.replace(work / archive.name, archive)
-    return archive
-
-
-def _folders(data_dir: Path) -> list[tuple[Path, list[Path]]]:
-    folders = sorted(walk_images(data_dir)) if data_dir.is_dir() else []
-    if not any(images for _, images in folders):
-        raise DatasetError(
-            f"There are no images in {data_dir} to pack. Give the folder that stage_dataset "
-            "returned."
-        )
-    return folders
-
-
-def _identity(data_dir: Path, folders: list[tuple[Path, list[Path]]]) -> str:
-    """A fingerprint of all names and contents."""
-    images = [path for _, images in folders for path in images]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = list(progress_bar(pool.map(_digest, images), "Reading", len(images)))
-    names = [path.relative_to(data_dir).as_posix() for path, _ in folders]
-    contents = zip((path.relative_to(data_dir).as_posix() for path in images), digests, strict=True)
-    return fingerprint([*names, *(part for pair in contents for part in pair)])
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _check_same(data_dir: Path, archive: Path, identity: str) -> None:
-    try:
-        with tarfile.open(archive, "r:") as file:  # reads no more than the first header
-            found = file.pax_headers.get(_KEY)
-    except tarfile.TarError:
-        found = None
-    if found != identity:
-        raise DatasetError(
-            f"{archive} exists and holds something other than {data_dir}. Delete it if you do not "
-            "need it, or give another name."
-        )
-    print(f"{archive} already holds the images of {data_dir}: nothing to do.")
-
-
-def _write(
-    path: Path, data_dir: Path, folders: list[tuple[Path, list[Path]]], identity: str
-) -> None:
-    size = sum(image.stat().st_size for _, images in folders for image in images)
-    bar = progress_bar(None, f"Packing {path.name}", size, unit="B", unit_scale=True)
-    headers = {_KEY: identity}
-    with bar, tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers=headers) as file:
-        for folder, images in folders:
-            if folder != data_dir:
-                entry = tarfile.TarInfo(folder.relative_to(data_dir).as_posix())
-                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-                file.addfile(entry)
-            for image in images:
-                with image.open("rb") as content:
-                    entry = tarfile.TarInfo(image.relative_to(data_dir).as_posix())
-                    entry.size = os.fstat(content.fileno()).st_size
-                    file.addfile(entry, content)
-                bar.update(entry.size)

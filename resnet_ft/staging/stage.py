@@ -1,4 +1,4 @@
-"""From where a data set is kept (a folder, an archive, Google Drive, the web) to local disk."""
+"""Bringing a data set to local disk, from a folder, an archive, Google Drive or the web."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ from resnet_ft.staging.archives import ARCHIVES, archive_stem, unpack
 from resnet_ft.staging.copy import copy_folder
 from resnet_ft.staging.download import download
 from resnet_ft.staging.shrink import shrink_folder
-from resnet_ft.staging.workfolder import KEPT, is_unfinished, unfinished
+from resnet_ft.staging.workfolder import RESUMABLE, is_unfinished, unfinished
 
 
 def stage_dataset(
@@ -26,45 +26,55 @@ def stage_dataset(
 ) -> Path:
     """Bring a data set to local disk and return the folder that holds it.
 
-    `source` is a folder, an archive (.zip or .tar, also .gz, .xz, .bz2), the http(s) address of an
-    archive, or "sample" for the data set that the library draws itself; a path that is not absolute
-    begins at `relative_to`. A folder on local disk is used where it is. A folder on Google Drive is
-    copied below `destination` by `workers` threads: its folders and images, and the copy is kept
-    equal to what is on Drive. An archive is unpacked there. Running again is cheap: what is there
-    already is not fetched again, and what was interrupted is continued; an address is not asked
-    again once its archive is unpacked.
+    `source` is a folder, an archive (a .zip or a .tar, which may be compressed), the http(s)
+    address of an archive, or "sample" for the data set that the library draws itself; a relative
+    path starts at `relative_to`. A folder on local disk is used where it is. From a folder on
+    Google Drive, `workers` threads copy folders and images below `destination`, and the copy
+    follows what changes on Drive. An archive is unpacked there. Running again is cheap: it fetches
+    only what is missing, resumes what was interrupted, and asks no server for an archive that is
+    unpacked already.
 
-    With `max_side`, images whose longer side has more pixels are shrunk to it, upright, in a copy
-    of their own: the source is never changed. Files that cannot be copied are named in a warning.
-    Raises DatasetError for a source that cannot be read at all or is not to be trusted, and for a
-    full disk; an archive that is refused leaves nothing behind.
+    With `max_side`, images whose longer side has more pixels are shrunk to it, upright, in a
+    separate copy: the source is never changed. A warning names files that cannot be copied.
+    Raises DatasetError for a source that cannot be read or should not be trusted, and for a full
+    disk; a refused archive leaves nothing behind.
     """
     for name, number in (("workers", workers), ("max_side", max_side)):
         if number is not None and number < 1:
-            raise ParameterError(f"{name} is {number}. Give a whole number from 1 up.")
-    if source != "sample" and not _is_address(source):
+            raise ParameterError(f"{name} is {number}. Give a whole number of at least 1.")
+    is_url = isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+    if not is_url and source != "sample":
         source = Path(relative_to, source)
+    destination, suffix = Path(destination), f"-{max_side}px" if max_side else ""
     try:
-        return _stage(source, Path(destination), workers, max_side)
+        if isinstance(source, Path):
+            return _stage_path(source, destination, suffix, workers, max_side)
+        if source == "sample":
+            return _stage_once(destination / f"sample{suffix}", make_sample_dataset, max_side)
+        url, target = (
+            source,
+            destination / f"{_name_of(source)}-{fingerprint([source])[:8]}{suffix}",
+        )
+        return _stage_once(target, lambda folder: _from_web(url, folder), max_side)
     except OSError as error:
-        raise DatasetError(
-            f"{source} could not be staged in {destination}: {error}. Is the disk full, or may "
-            "nothing be written there?"
-        ) from error
+        reason = f"{source} could not be staged in {destination}: {error}"
+        raise DatasetError(f"{reason}. Is the disk full or read-only?") from error
 
 
-def _stage(source: str | Path, destination: Path, workers: int, max_side: int | None) -> Path:
-    size = f"-{max_side}px" if max_side else ""
-    if source == "sample":
-        return _stage_once(destination / f"sample{size}", make_sample_dataset, max_side)
-    if _is_address(source):
-        target = destination / f"{_name_of(source)}-{fingerprint([source])[:8]}{size}"
-        return _stage_once(target, lambda folder: _from_web(source, folder), max_side)
+def _stage_path(
+    source: Path, destination: Path, suffix: str, workers: int, max_side: int | None
+) -> Path:
     if source.is_dir():
         if not max_side and not is_on_drive(source):
             return source
-        target = destination / f"{source.name}-{fingerprint([source.absolute()])[:8]}{size}"
-        return _copy(source, target, workers, max_side)
+        target = destination / f"{source.name}-{fingerprint([source.absolute()])[:8]}{suffix}"
+        if target.resolve().is_relative_to(source.resolve()):
+            raise DatasetError(
+                f"{source} would be copied into itself, to {target}. Give another destination."
+            )
+        with unfinished(target) as work:
+            copy_folder(source, target, work, workers=workers, max_side=max_side)
+        return target
     if not source.exists():
         raise DatasetError(
             f"There is no data set at {source}. Check the path: it should be a folder, an archive "
@@ -73,11 +83,8 @@ def _stage(source: str | Path, destination: Path, workers: int, max_side: int | 
         )
     stem, status = archive_stem(source.name) or source.stem, source.stat()
     identity = fingerprint([source.absolute(), status.st_size, status.st_mtime_ns])
-    return _stage_once(
-        destination / f"{stem}-{identity[:8]}{size}",
-        lambda folder: unpack(source, folder, name=str(source)),
-        max_side,
-    )
+    target = destination / f"{stem}-{identity[:8]}{suffix}"
+    return _stage_once(target, lambda folder: unpack(source, folder, name=str(source)), max_side)
 
 
 def _stage_once(target: Path, fill: Callable[[Path], object], max_side: int | None) -> Path:
@@ -90,31 +97,17 @@ def _stage_once(target: Path, fill: Callable[[Path], object], max_side: int | No
                 if max_side:
                     shrink_folder(work / "files", max_side)
                 (work / "files").rename(target)
-            shutil.rmtree(work / KEPT, ignore_errors=True)
-    return target
-
-
-def _copy(source: Path, target: Path, workers: int, max_side: int | None) -> Path:
-    if target.resolve().is_relative_to(source.resolve()):
-        raise DatasetError(
-            f"{source} would be copied into itself, to {target}. Give a destination outside of it."
-        )
-    with unfinished(target) as work:
-        copy_folder(source, target, work, workers=workers, max_side=max_side)
+            shutil.rmtree(work / RESUMABLE, ignore_errors=True)
     return target
 
 
 def _from_web(url: str, folder: Path) -> None:
-    archive = download(url, folder.parent / KEPT)
+    archive = download(url, folder.parent / RESUMABLE)
     try:
         unpack(archive, folder, name=url)
     except DatasetError:
-        shutil.rmtree(archive.parent)  # the next call shall not try the same bytes again
+        shutil.rmtree(archive.parent)  # the next call should not try the same bytes again
         raise
-
-
-def _is_address(source: str | Path) -> bool:
-    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
 def _name_of(url: str) -> str:

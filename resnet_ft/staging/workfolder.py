@@ -1,43 +1,41 @@
-"""Where unfinished work lies: a hidden folder beside its target, for one process at a time."""
+"""A hidden folder beside a target for unfinished work, for one process at a time."""
 
-import os
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
-try:
-    import fcntl
-except ImportError:  # Windows: there, one process at a time must stage the same source
-    fcntl = None
+from filelock import BaseFileLock, FileLock, Timeout
 
-KEPT = "download"  # the folder in it that outlives a broken call: a later one continues it
+RESUMABLE = "download"  # the folder in it that outlives an interrupted call: the next one resumes
 _SUFFIX = ".unfinished"
 _LOCK = "lock"
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
 
 
 @contextmanager
 def unfinished(target: Path) -> Iterator[Path]:
-    """Yield an empty hidden folder beside `target`; whoever else wants it waits until the end.
+    """Yield an empty hidden folder beside `target`; other processes wait until the block ends.
 
-    The lock belongs to the open file, so a killed process holds none. Whatever killed ones left
-    beside `target`, also for other targets, is removed, but for downloads that can be continued.
+    A killed process holds no lock. What killed processes left beside `target`, also for other
+    targets, is removed, except for what can be resumed.
     """
     folder = _folder_of(target)
     for other in target.parent.glob(f".*{_SUFFIX}"):
-        if other != folder and (abandoned := _locked(other, wait=False)):
-            _release(other, abandoned)
+        if other != folder:
+            with suppress(Timeout):  # its process is alive
+                _remove(other, _locked(other, wait=False))
     lock = _locked(folder, wait=True)
     try:
         _clear(folder)
         yield folder
     finally:
-        _release(folder, lock)
+        _remove(folder, lock)
 
 
 def is_unfinished(target: Path) -> bool:
-    """Whether somebody is at work on `target`, or was killed at it."""
+    """Whether a process is at work on `target`, or was killed before it had finished."""
     return _folder_of(target).exists()
 
 
@@ -45,57 +43,41 @@ def _folder_of(target: Path) -> Path:
     return target.with_name(f".{target.name}{_SUFFIX}")
 
 
-def _locked(folder: Path, *, wait: bool) -> IO[str] | None:
-    """The open lock file of a folder, which is made for it; None where another process has it."""
+def _locked(folder: Path, *, wait: bool) -> BaseFileLock:
+    """Make and lock a folder. Raises Timeout where another process has it, unless `wait`."""
+    lock, timeout = FileLock(folder / _LOCK), 0
     for _ in range(1000):
-        folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock = (folder / _LOCK).open("w")
-        except FileNotFoundError:
-            continue  # the folder has just been removed by its last user
-        if not _acquired(lock, folder, wait):
-            lock.close()
-            return None
-        if _is_there(lock, folder / _LOCK):
-            return lock
-        lock.close()
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout)
+        except (FileNotFoundError, FileExistsError):
+            continue  # the last user has just removed the folder
+        except Timeout:
+            if not wait:
+                raise
+            print(f"Another process is at work in {folder}: waiting until it has finished ...")
+            timeout = -1
+            continue
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:  # a file system without locks: work unlocked
+                raise
+        return lock
     raise TimeoutError(f"{folder} could not be locked")
 
 
-def _acquired(lock: IO[str], folder: Path, wait: bool) -> bool:
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if wait:
-            print(f"Another process is at work in {folder}: waiting until it has finished ...")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        return wait
-    except OSError:
-        return True  # a file system without locks: better unlocked than not at all
-    return True
-
-
-def _is_there(lock: IO[str], path: Path) -> bool:
-    """Whether a lock file still has its name: its last holder removed it, perhaps, as we waited."""
-    try:
-        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _release(folder: Path, lock: IO[str]) -> None:
-    with suppress(OSError):  # what cannot be removed now is removed by the next call
+def _remove(folder: Path, lock: BaseFileLock) -> None:
+    """Remove a locked folder, except for what can be resumed, and release its lock."""
+    with suppress(OSError):  # the next call removes what cannot be removed now
         _clear(folder)
-        (folder / _LOCK).unlink()
+        (folder / _LOCK).unlink()  # while it is locked: filelock never takes an unlinked file
+    lock.release()
+    with suppress(OSError):
         folder.rmdir()
-    lock.close()
 
 
 def _clear(folder: Path) -> None:
     for path in folder.iterdir():
-        if path.is_dir() and path.name != KEPT:
+        if path.is_dir() and path.name != RESUMABLE:
             shutil.rmtree(path)
-        elif path.name not in (KEPT, _LOCK):
+        elif path.name not in (RESUMABLE, _LOCK):
             path.unlink()

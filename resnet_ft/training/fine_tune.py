@@ -169,7 +169,10 @@ def _check(
     budget = None if chosen.minutes is None else TimeBudget(chosen.minutes)
     if chosen.epochs is not None or budget is None:
         plan_epochs(model, {}, epochs=chosen.epochs, budget=budget)
-    make_optimizer(chosen.optimizer, parameter_groups(model, chosen.learning_rate))
+    if chosen.patience is not None:
+        EarlyStop(chosen.patience)
+    optimizer = make_optimizer(chosen.optimizer, parameter_groups(model, chosen.learning_rate))
+    make_scheduler(optimizer, chosen.schedule, 1)
     if chosen.balance not in (None, "loss", "sampler"):
         raise ParameterError(
             f'balance={chosen.balance!r} is unknown. Choose None, "loss" or "sampler".'

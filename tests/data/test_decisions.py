@@ -2,7 +2,12 @@ import pandas as pd
 import pytest
 
 from resnet_ft import DatasetError, apply_decisions, index_dataset, make_dataloaders
-from resnet_ft.data.decisions import decisions_file, read_decisions, write_decisions
+from resnet_ft.data.decisions import (
+    DecisionLog,
+    decisions_file,
+    read_decisions,
+    write_decisions,
+)
 
 
 def decide(*rows: tuple[str, str, str]) -> pd.DataFrame:
@@ -54,7 +59,7 @@ def test_decisions_change_the_fingerprint_of_the_data(photos):
     assert plain["train"].dataset.fingerprint != decided["train"].dataset.fingerprint
 
 
-def test_what_is_written_is_read_again_even_with_newlines_and_commas(tmp_path):
+def test_decisions_with_newlines_and_commas_are_read_as_written(tmp_path):
     table = decide(('Train/a, b\n"c".png', "relabel", "x,y"))
     read = read_decisions(write_decisions(table, tmp_path / "decisions.csv"))
     assert read.iloc[0].tolist() == ['Train/a, b\n"c".png', "relabel", "x,y", ""]
@@ -66,7 +71,7 @@ def test_the_last_decision_about_an_image_counts(tmp_path):
     assert read["decision"].tolist() == ["keep"]
 
 
-def test_a_decision_about_a_file_that_has_gone_is_passed_over_with_a_warning(photos):
+def test_a_decision_about_a_missing_file_is_ignored_with_a_warning(photos):
     with pytest.warns(UserWarning, match=r"1 of 1 are about images that are not in .*gone\.png"):
         index = apply_decisions(index_dataset(photos), decide(("gone.png", "exclude", "")))
     assert len(index.table) == 23
@@ -81,20 +86,20 @@ def test_a_decision_about_a_file_that_has_gone_is_passed_over_with_a_warning(pho
         ([(f"Train/red/{i}.png", "relabel", "blue") for i in range(8)], "class red .* in train"),
     ],
 )
-def test_decisions_that_cannot_be_followed_are_refused(photos, rows, message):
+def test_impossible_decisions_are_refused(photos, rows, message):
     with pytest.raises(DatasetError, match=message):
         apply_decisions(index_dataset(photos), decide(*rows))
 
 
 def test_a_table_is_checked_like_a_file(photos):
     index = index_dataset(photos)
-    with pytest.raises(DatasetError, match="'exclud' is no decision"):
+    with pytest.raises(DatasetError, match="'exclud' is not a decision"):
         apply_decisions(index, decide(("Train/red/0.png", "exclud", "")))
     table = decide(("Train/red/0.png", "keep", ""), ("Train/red/0.png", "exclude", ""))
     assert len(apply_decisions(index, table[["path", "decision"]]).table) == 22
 
 
-def test_each_data_set_has_a_file_of_decisions_of_its_own(tmp_path):
+def test_each_data_set_has_its_own_decisions_file(tmp_path):
     folder = decisions_file(tmp_path, "a/photos")
     for same in ("a/photos.tar", "a/photos/"):
         assert decisions_file(tmp_path, same) == folder
@@ -105,7 +110,7 @@ def test_each_data_set_has_a_file_of_decisions_of_its_own(tmp_path):
     assert "secret" not in url.name and len(url.name) < 100
 
 
-def test_names_that_are_no_utf_8_are_kept(tmp_path):
+def test_names_that_are_not_utf_8_are_kept(tmp_path):
     file = write_decisions(decide(("Train/caf\udce9.jpg", "keep", "")), tmp_path / "d.csv")
     assert read_decisions(file)["path"].tolist() == ["Train/caf\udce9.jpg"]
 
@@ -114,15 +119,54 @@ def test_names_that_are_no_utf_8_are_kept(tmp_path):
     ("text", "message"),
     [
         ("path,decision\na.png,keep\nb.png,drop\n", r"line 3: 'drop'.*exclude"),
-        ("path,decision,value,reason\na,b.jpg,exclude,,x\n", "line 2: 'b.jpg' is no decision"),
+        ("path,decision,value,reason\na,b.jpg,exclude,,x\n", "line 2: 'b.jpg' is not a decision"),
         ("file,verdict\na.png,keep\n", "need path and decision"),
         ("", "cannot be read"),
     ],
 )
-def test_a_file_that_is_no_list_of_decisions_is_refused(tmp_path, text, message):
+def test_a_file_without_decisions_is_refused(tmp_path, text, message):
     file = tmp_path / "decisions.csv"
     file.write_text(text)
     with pytest.raises(DatasetError, match=message):
         read_decisions(file)
     with pytest.raises(DatasetError, match=r"missing\.csv"):
         read_decisions(tmp_path / "missing.csv")
+
+
+def test_the_log_writes_every_decision_to_disk_immediately(tmp_path):
+    log = DecisionLog(tmp_path / "d.csv")
+    assert not log.file.exists()
+    log.decide("a.png", "exclude", reason="blurred")
+    log.decide("b.png", "relabel", "red")
+    rows = read_decisions(log.file).to_numpy().tolist()
+    assert rows == [["a.png", "exclude", "", "blurred"], ["b.png", "relabel", "red", ""]]
+    assert DecisionLog(log.file)["b.png"] == ("relabel", "red")
+
+
+def test_the_log_takes_decisions_back_one_by_one(tmp_path):
+    log = DecisionLog(tmp_path / "d.csv")
+    log.decide("a.png", "exclude")
+    log.decide("a.png", "keep")
+    log.decide("b.png", "keep")
+    assert (log.undo(), log["b.png"], log["a.png"]) == ("b.png", ("", ""), ("keep", ""))
+    assert (log.undo(), log["a.png"]) == ("a.png", ("exclude", ""))
+    assert (log.undo(), log["a.png"]) == ("a.png", ("", ""))
+    assert log.undo() is None
+    assert read_decisions(log.file).empty
+
+
+def test_the_log_keeps_earlier_decisions(tmp_path):
+    DecisionLog(tmp_path / "d.csv").decide("a.png", "exclude")
+    log = DecisionLog(tmp_path / "d.csv")
+    log.decide("b.png", "keep")
+    assert log["a.png"] == ("exclude", "")
+    log.decide("a.png", "")
+    assert read_decisions(log.file)["path"].tolist() == ["b.png"]
+
+
+def test_two_logs_of_one_file_keep_the_decisions_of_each_other(tmp_path):
+    one, other = DecisionLog(tmp_path / "d.csv"), DecisionLog(tmp_path / "d.csv")
+    one.decide("a.png", "keep")
+    other.decide("b.png", "exclude")
+    one.decide("c.png", "keep")
+    assert one.decided() == {"a.png", "b.png", "c.png"}

@@ -35,7 +35,7 @@ def test_every_common_format_is_read(tmp_path, suffix):
     assert near(pixel(path, 5, 5), (200, 60, 40), tolerance=8)
 
 
-# What each orientation means is in the EXIF standard (tag 274): where row 0 and column 0 lie.
+# What each orientation means is in the EXIF standard (tag 274): where row 0 and column 0 are.
 @pytest.mark.parametrize(
     ("orientation", "corner"),
     [
@@ -49,7 +49,7 @@ def test_every_common_format_is_read(tmp_path, suffix):
         (8, (0, 3)),
     ],
 )
-def test_images_stand_upright_by_their_exif(tmp_path, orientation, corner):
+def test_images_are_turned_upright_by_their_exif(tmp_path, orientation, corner):
     stored = Image.new("RGB", (4, 2))
     stored.putpixel((0, 0), (255, 255, 255))
     exif = Image.Exif()
@@ -60,9 +60,9 @@ def test_images_stand_upright_by_their_exif(tmp_path, orientation, corner):
     assert upright.getpixel(corner) == (255, 255, 255)
 
 
-def test_an_orientation_that_can_be_read_counts_even_if_the_rest_of_exif_is_broken(tmp_path):
+def test_a_readable_orientation_counts_even_if_the_rest_of_exif_is_broken(tmp_path):
     # Little-endian TIFF header, one directory of two entries: the orientation, and an ASCII tag
-    # whose value would lie far outside of the file.
+    # whose value would be far outside of the file.
     entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHII", 0x010F, 2, 99, 9999)
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
     Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
@@ -74,7 +74,7 @@ def test_a_very_small_jpeg_is_read(tmp_path):
     assert open_image(tmp_path / "a.jpg").size == (3, 2)
 
 
-def test_a_decoder_that_fails_in_its_own_way_is_an_image_error(tmp_path):
+def test_any_failure_of_a_decoder_is_an_image_error(tmp_path):
     Image.new("RGB", (64, 64), (9, 99, 9)).save(tmp_path / "a.webp")
     content = (tmp_path / "a.webp").read_bytes()
     for name in ("a.webp", "b.avif"):
@@ -145,12 +145,12 @@ def test_an_open_file_is_read_too(tmp_path):
 
 def broken_files(folder):
     """Files that cannot be read, with a word of the reason."""
-    whole = write_image(folder / "whole.jpg", (200, 200)).read_bytes()
-    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
-    whole_png = write_image(folder / "whole.png", (60, 60)).read_bytes()
-    (folder / "truncated.png").write_bytes(whole_png[: len(whole_png) // 2])
+    jpeg = write_image(folder / "good.jpg", (200, 200)).read_bytes()
+    (folder / "truncated.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    png = write_image(folder / "good.png", (60, 60)).read_bytes()
+    (folder / "truncated.png").write_bytes(png[: len(png) // 2])
     (folder / "empty.jpg").touch()
-    (folder / "text.jpg").write_text("this is no image")
+    (folder / "text.jpg").write_text("this is not an image")
     header = b"\x89PNG\r\n\x1a\n" + struct.pack(
         ">I4sIIBBBBB", 13, b"IHDR", 50000, 50000, 8, 2, 0, 0, 0
     )
@@ -165,7 +165,7 @@ def broken_files(folder):
     }
 
 
-def test_what_cannot_be_read_is_an_error_with_file_and_reason(tmp_path):
+def test_an_unreadable_file_is_an_error_with_file_and_reason(tmp_path):
     for name, word in broken_files(tmp_path).items():
         with pytest.raises(ImageError, match=name) as raised:
             open_image(tmp_path / name)
@@ -173,9 +173,9 @@ def test_what_cannot_be_read_is_an_error_with_file_and_reason(tmp_path):
         assert raised.value.reason in str(raised.value)
 
 
-def test_decoding_lists_exactly_what_cannot_be_read(tmp_path):
+def test_decoding_lists_exactly_the_unreadable_files(tmp_path):
     broken = broken_files(tmp_path)
-    good = [tmp_path / "whole.jpg", tmp_path / "whole.png"]
+    good = [tmp_path / "good.jpg", tmp_path / "good.png"]
     _, reasons = decode_once([*good, *(tmp_path / name for name in broken)], 32)
     assert list(reasons) == [number + len(good) for number in range(len(broken))]
     for reason, word in zip(reasons.values(), broken.values(), strict=True):
@@ -188,7 +188,7 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path):
     assert near(pixel(tmp_path / "a.heic", 30, 30), (200, 60, 40), tolerance=8)
 
 
-def test_heic_without_pillow_heif_is_named_with_its_remedy_whatever_it_is_called(tmp_path):
+def test_heic_without_pillow_heif_names_the_remedy_whatever_its_extension(tmp_path):
     for name in ("a.heic", "really heic.jpg"):
         (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 64)
     code = """
@@ -209,31 +209,29 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
 
 
 @pytest.fixture
-def photograph(tmp_path) -> Path:
+def large_jpeg(tmp_path) -> Path:
     """A JPEG of 1600x1200 pixels with soft shapes and the grain of a sensor."""
     rng = np.random.default_rng(0)
     soft = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((1600, 1200))
     grain = rng.normal(0, 6, (1200, 1600, 3))
     pixels = np.clip(np.asarray(soft) + grain, 0, 255).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photograph.jpg", quality=90)
-    return tmp_path / "photograph.jpg"
+    Image.fromarray(pixels).save(tmp_path / "large.jpg", quality=90)
+    return tmp_path / "large.jpg"
 
 
-def test_a_reduced_jpeg_is_as_large_as_torchvision_would_make_the_whole(photograph):
-    whole = open_image(photograph)
+def test_a_reduced_jpeg_has_the_size_that_torchvision_gives_the_full_one(large_jpeg):
+    full = open_image(large_jpeg)
     for side in (37, 107, 150, 151, 599, 1200, 1300):
-        expected = v2.functional.resize(whole, side).size if side < 1200 else whole.size
-        assert open_resized(photograph, side).size == resized(whole, side).size == expected
+        expected = v2.functional.resize(full, side).size if side < 1200 else full.size
+        assert open_resized(large_jpeg, side).size == resized(full, side).size == expected
 
 
 @pytest.mark.parametrize("image_size", [48, 64, 96, 224, 320])
-def test_what_evaluation_sees_of_a_reduced_jpeg_is_what_it_sees_of_the_whole(
-    photograph, image_size
-):
-    assert difference(photograph, image_size) < 2 / 255
+def test_evaluation_sees_nearly_the_same_of_a_reduced_and_a_full_jpeg(large_jpeg, image_size):
+    assert difference(large_jpeg, image_size) < 2 / 255
 
 
-def test_that_holds_for_real_photographs_too():
+def test_evaluation_sees_nearly_the_same_of_real_images():
     folder = shared_data("hymenoptera") / "Val" / "ants"
     differences = [difference(path, 96) for path in sorted(folder.glob("*.jpg"))]
     assert len(differences) > 50
@@ -242,26 +240,26 @@ def test_that_holds_for_real_photographs_too():
 
 
 def difference(path: Path, image_size: int) -> float:
-    """The mean absolute difference between reduced and whole, on a scale from 0 to 1."""
+    """The mean absolute difference between reduced and full decoding, on a scale from 0 to 1."""
     transform = eval_transform(image_size, mean=(0, 0, 0), std=(1, 1, 1))
     reduced = transform(open_resized(path, side_before_crop(image_size)))
     return (reduced - transform(open_image(path))).abs().mean().item()
 
 
-def test_an_image_that_is_small_already_is_not_enlarged(tmp_path):
+def test_a_small_image_is_not_enlarged(tmp_path):
     assert open_resized(write_image(tmp_path / "a.png", size=(30, 20)), 64).size == (30, 20)
 
 
 @pytest.mark.parametrize("turn", [1, 2, 3, 4, 5, 6, 7, 8])
-def test_reduced_images_are_turned_upright_too(photograph, turn):
+def test_reduced_images_are_turned_upright_too(large_jpeg, turn):
     exif = Image.Exif()
     exif[274] = turn
-    image = Image.open(photograph)
-    image.save(photograph, exif=exif, quality=95)
-    assert difference(photograph, 64) < 2 / 255
+    image = Image.open(large_jpeg)
+    image.save(large_jpeg, exif=exif, quality=95)
+    assert difference(large_jpeg, 64) < 2 / 255
 
 
-def test_of_a_very_long_image_the_middle_is_kept(tmp_path):
+def test_the_middle_of_a_very_long_image_is_kept(tmp_path):
     ramp = np.repeat(np.linspace(0, 255, 4000).astype(np.uint8)[None], 10, axis=0)
     Image.fromarray(ramp).save(tmp_path / "long.png")
     image = open_resized(tmp_path / "long.png", 64)
@@ -269,7 +267,7 @@ def test_of_a_very_long_image_the_middle_is_kept(tmp_path):
     assert np.asarray(image).mean() == pytest.approx(127, abs=2)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match="not a file"):
         open_image(tmp_path / "pipe.jpg")

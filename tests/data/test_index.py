@@ -28,14 +28,16 @@ def test_splits_are_known_by_their_usual_names_in_any_case(tmp_path, train, val)
     assert index.counts().to_dict("list") == {"train": [1, 1], "val": [1, 1]}
 
 
-def test_a_test_folder_is_a_third_split_and_stands_for_a_missing_val(tmp_path):
+def test_a_test_folder_is_a_third_split_and_replaces_a_missing_val(tmp_path):
     dataset(tmp_path, both_classes("Train") + both_classes("Test"))
     assert list(index_dataset(tmp_path).counts()) == ["train", "val"]
     dataset(tmp_path, both_classes("Val"))
     assert list(index_dataset(tmp_path).counts()) == ["train", "val", "test"]
 
 
-def test_class_folders_alone_are_split_and_files_stay_when_others_are_added(tmp_path):
+def test_class_folders_alone_are_split_and_files_stay_in_their_split_when_others_are_added(
+    tmp_path,
+):
     dataset(tmp_path, [f"{name}/{i}.png" for name in "ab" for i in range(100)])
     before = index_dataset(tmp_path)
     assert 25 <= len(before.split("val")) <= 55  # 40 of 200 expected, standard deviation 5.7
@@ -57,7 +59,7 @@ def test_every_small_class_has_an_image_in_both_splits(tmp_path):
     assert (counts == 1).all().all()
 
 
-def test_hidden_and_system_files_are_no_classes_and_no_images(tmp_path):
+def test_hidden_and_system_files_are_neither_classes_nor_images(tmp_path):
     dataset(tmp_path, both_classes("Train") + both_classes("Val"))
     for junk in (".DS_Store", "Train/.DS_Store", "Train/a/Thumbs.db", "Train/a/._1.png"):
         (tmp_path / junk).write_bytes(b"junk")
@@ -77,7 +79,7 @@ def test_images_in_subfolders_and_linked_folders_belong_to_their_class(tmp_path)
     assert index_dataset(tmp_path / "data").counts()["train"].to_dict() == {"a": 3, "b": 1}
 
 
-def test_folders_that_only_wrap_the_data_are_stepped_into(tmp_path):
+def test_folders_that_only_wrap_the_data_are_skipped(tmp_path):
     layout = [f"export/photos/{path}" for path in both_classes("Train") + both_classes("Val")]
     index = index_dataset(dataset(tmp_path, layout))
     assert index.root == tmp_path / "export" / "photos"
@@ -114,7 +116,9 @@ def test_a_name_with_accents_is_the_same_in_both_spellings(tmp_path):
         ([], "no class folders"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused_with_folder_and_remedy(tmp_path, layout, message):
+def test_a_data_set_that_cannot_be_trained_on_is_refused_with_folder_and_remedy(
+    tmp_path, layout, message
+):
     with pytest.raises(DatasetError, match=message):
         index_dataset(dataset(tmp_path, layout))
 
@@ -140,7 +144,7 @@ def test_the_fingerprint_is_that_of_earlier_runs(tmp_path):
     assert index_dataset(tmp_path).fingerprint() == "926e682c9fae9fa9"
 
 
-def test_an_index_can_be_made_of_a_table(photos):
+def test_an_index_can_be_made_from_a_table(photos):
     index = index_dataset(photos)
     table = index.table.astype(object)
     again = DatasetIndex(index.root, index.classes, table[table["split"] == "val"])
@@ -156,12 +160,12 @@ def test_files_can_be_left_out(photos):
     assert not set(lost) & set(kept.paths())
 
 
-def test_real_folders_with_junk_are_counted_right():
+def test_real_folders_with_junk_are_counted_correctly():
     index = index_dataset(shared_data("hymenoptera"))
     assert index.counts().to_dict("list") == {"train": [124, 121], "val": [70, 83]}
 
 
-def test_splits_and_classes_are_stored_once_and_not_for_each_image(photos):
+def test_splits_and_classes_are_categories(photos):
     table = index_dataset(photos).table
     assert table["split"].cat.categories.tolist() == ["train", "val", "test"]
     assert table["class_name"].cat.categories.tolist() == ["blue", "red"]

@@ -38,7 +38,7 @@ def test_an_index_takes_the_memory_of_its_paths(folder):
     index = index_dataset(folder)
     size, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    characters = sum(len(path) for path in index.images.paths)
+    characters = sum(len(path) for path in index.images)
     assert len(index.images) == COUNT
     assert size < characters + 12 * COUNT
     assert peak < 20e6

@@ -20,7 +20,7 @@ def test_both_transforms_give_normalised_squares(size):
 
 def test_evaluation_takes_the_centre_at_the_scale_of_imagenet():
     image = Image.new("RGB", (256, 256), (0, 0, 0))
-    image.paste((255, 255, 255), (16, 16, 240, 240))  # just what a 224 crop of 256 keeps
+    image.paste((255, 255, 255), (16, 16, 240, 240))  # exactly what a 224 crop of 256 keeps
     values = eval_transform(224, mean=(0, 0, 0), std=(1, 1, 1))(image)
     assert values.min() == 1
 
@@ -39,7 +39,7 @@ def test_an_unknown_strength_names_the_known_ones():
         train_transform(strength="brutal")
 
 
-def test_an_evaluation_transform_is_described_by_what_makes_it_again():
+def test_an_evaluation_transform_is_described_by_its_arguments():
     transform = eval_transform(96, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     described = describe_preprocessing(transform)
     assert described == {"image_size": 96, "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -57,5 +57,5 @@ def test_an_evaluation_transform_is_described_by_what_makes_it_again():
         v2.Compose([v2.Resize(99), *eval_transform(32).transforms[1:]]),
     ],
 )
-def test_a_transform_of_ones_own_is_not_described(transform):
+def test_a_custom_transform_is_not_described(transform):
     assert describe_preprocessing(transform) is None

@@ -60,11 +60,11 @@ def test_the_evaluation_transform_comes_back(saved):
 def test_a_network_of_ones_own_is_handed_in(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     checkpoint = load_checkpoint(save_checkpoint(tmp_path / "own.pt", model))
-    with pytest.raises(CheckpointError, match="hand it in as model="):
+    with pytest.raises(CheckpointError, match="give it as model="):
         checkpoint.load_into()
     again = checkpoint.load_into(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
     assert torch.equal(again[1].weight, model[1].weight)
-    with pytest.raises(CheckpointError, match="another network"):
+    with pytest.raises(CheckpointError, match="another model"):
         checkpoint.load_into(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
     with pytest.raises(CheckpointError, match="transform"):
         checkpoint.transform()

@@ -1,6 +1,5 @@
 import csv
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -13,13 +12,14 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, write_image
+from filelock import FileLock
 
 from resnet_ft import DatasetError, index_dataset, stage_dataset
 
 
 @pytest.fixture
 def on_drive(photos, tmp_path) -> Path:
-    """The photographs in a folder that counts as one on Drive."""
+    """The images in a folder that counts as one on Drive."""
     (tmp_path / "MyDrive").mkdir()
     return photos.rename(tmp_path / "MyDrive" / "photos")
 
@@ -68,7 +68,7 @@ def test_what_the_manifest_knows_is_not_read_again(on_drive, tmp_path):
     assert copied.read_bytes() == bytes(reversed(content))
 
 
-def test_a_manifest_with_half_a_line_is_continued(on_drive, tmp_path):
+def test_a_manifest_with_half_a_line_is_still_used(on_drive, tmp_path):
     staged = stage_dataset(on_drive, tmp_path / "local")
     manifest = staged / ".manifest.jsonl"
     *whole, last = manifest.read_bytes().splitlines(keepends=True)
@@ -179,7 +179,7 @@ def test_more_than_the_disk_holds_is_refused_before_anything_is_copied(on_drive,
     assert not list((tmp_path / "local").rglob("*.png"))
 
 
-def test_a_disk_that_gets_full_ends_it_at_once(tmp_path):
+def test_a_disk_that_gets_full_stops_the_copy_at_once(tmp_path):
     for i in range(40):
         (tmp_path / "MyDrive" / "red").mkdir(parents=True, exist_ok=True)
         (tmp_path / "MyDrive" / "red" / f"{i}.png").write_bytes(os.urandom(50_000))
@@ -222,13 +222,31 @@ def test_leftovers_of_killed_processes_are_removed_but_not_those_of_live_ones(on
     for folder in (killed, live):
         (folder / "files").mkdir(parents=True)
         (folder / "files" / "0.png").touch()
-    with (live / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(live / "lock"):
         stage_dataset(on_drive, tmp_path / "local")
         assert not killed.exists()
         assert (live / "files" / "0.png").exists()
     stage_dataset(on_drive, tmp_path / "local")
     assert not live.exists()
+
+
+def test_a_call_that_waits_for_another_process_says_so(on_drive, tmp_path, capsys):
+    staged = stage_dataset(on_drive, tmp_path / "local")
+    locked, folder = threading.Event(), staged.with_name(f".{staged.name}.unfinished")
+
+    def hold_lock():
+        folder.mkdir()
+        with FileLock(folder / "lock"):
+            locked.set()
+            time.sleep(0.5)
+
+    other = threading.Thread(target=hold_lock)
+    other.start()
+    locked.wait()
+    assert stage_dataset(on_drive, tmp_path / "local") == staged
+    other.join()
+    assert f"Another process is at work in {folder}" in capsys.readouterr().out
+    assert not folder.exists()
 
 
 def test_a_folder_is_not_copied_into_itself(photos):

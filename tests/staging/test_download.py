@@ -25,8 +25,8 @@ class Server:
     def __init__(self, content: bytes):
         self.content = content
         self.content_type = "application/octet-stream"
-        self.statuses: list[int] = []  # answered first, one a request
-        self.breaks_after: list[int] = []  # bytes after which a connection ends, one a request
+        self.statuses: list[int] = []  # answered first, one per request
+        self.breaks_after: list[int] = []  # bytes after which a connection ends, one per request
         self.ranges = self.validators = self.length = True
         self.pause_s = 0.0  # after every 16 KiB
         self.requests: list[dict] = []
@@ -96,7 +96,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_an_archive_is_fetched_and_unpacked_once(server, photos, tmp_path):
+def test_an_archive_is_downloaded_and_unpacked_once(server, photos, tmp_path):
     staged = stage_dataset(server.url, tmp_path / "local")
     assert staged.name.startswith("photos-")
     assert tree(staged) == tree(photos)
@@ -106,7 +106,7 @@ def test_an_archive_is_fetched_and_unpacked_once(server, photos, tmp_path):
     assert len(server.requests) == 1
 
 
-def test_the_kind_of_archive_is_told_by_its_content(server, photos, tmp_path):
+def test_the_format_of_a_download_is_recognised_by_its_content(server, photos, tmp_path):
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:xz") as file:
         file.add(photos, ".")
@@ -114,8 +114,17 @@ def test_the_kind_of_archive_is_told_by_its_content(server, photos, tmp_path):
     assert tree(stage_dataset(server.url, tmp_path / "local")) == tree(photos)
 
 
+def test_an_archive_that_the_server_calls_encoded_is_not_decoded(server, photos, tmp_path):
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as file:
+        file.add(photos, ".")
+    server.content = archive.getvalue()
+    server.content_type += "\r\nContent-Encoding: gzip"
+    assert tree(stage_dataset(server.url, tmp_path / "local")) == tree(photos)
+
+
 @pytest.mark.parametrize("validators", [True, False])
-def test_what_breaks_off_is_continued(server, photos, tmp_path, validators):
+def test_an_interrupted_download_is_resumed(server, photos, tmp_path, validators):
     server.validators = validators
     server.breaks_after = [40_000, 30_000]
     assert tree(stage_dataset(server.url, tmp_path / "local")) == tree(photos)
@@ -127,13 +136,13 @@ def test_what_breaks_off_is_continued(server, photos, tmp_path, validators):
     assert ("If-Range" in server.requests[1]) == validators
 
 
-def test_a_server_that_cannot_continue_begins_anew(server, photos, tmp_path):
+def test_with_a_server_that_cannot_resume_it_starts_again(server, photos, tmp_path):
     server.ranges = False
     server.breaks_after = [40_000]
     assert tree(stage_dataset(server.url, tmp_path / "local")) == tree(photos)
 
 
-def test_a_file_that_was_replaced_meanwhile_is_fetched_anew(server, photos, tmp_path):
+def test_a_file_that_was_replaced_meanwhile_is_downloaded_from_its_start(server, photos, tmp_path):
     (folder := tmp_path / "local").mkdir()
     server.breaks_after = [40_000] + [0] * 9
     with pytest.raises(DatasetError, match="could not be downloaded: only 40,000 of"):
@@ -173,7 +182,7 @@ def test_a_server_that_is_not_there_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", [b"<!DOCTYPE html><html>", b"\xef\xbb\xbf\n <html><body>Sign in"])
-def test_a_web_page_is_told_from_an_archive(server, tmp_path, page):
+def test_a_web_page_is_no_archive(server, tmp_path, page):
     server.content, server.content_type = page, "text/html; charset=utf-8"
     with pytest.raises(DatasetError, match=r"is a web page, not an archive.*mount Drive"):
         stage_dataset(server.url, tmp_path / "local")
@@ -189,7 +198,7 @@ def test_what_is_no_archive_is_refused_and_not_kept(server, photos, tmp_path):
     assert tree(stage_dataset(server.url, tmp_path / "local")) == tree(photos)
 
 
-def test_a_download_that_the_disk_cannot_hold_is_not_begun(server, tmp_path, monkeypatch):
+def test_a_download_that_the_disk_cannot_hold_is_not_started(server, tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path).free
     server.length = False
     monkeypatch.setattr(server, "send_body", lambda *_: None)
@@ -198,7 +207,7 @@ def test_a_download_that_the_disk_cannot_hold_is_not_begun(server, tmp_path, mon
         stage_dataset(server.url, tmp_path / "local")
 
 
-def test_a_killed_download_is_continued(server, photos, tmp_path):
+def test_a_killed_download_is_resumed(server, photos, tmp_path):
     server.pause_s = 0.2
     code = "import sys, resnet_ft; resnet_ft.stage_dataset(sys.argv[1], sys.argv[2])"
     command = [sys.executable, "-c", code, server.url, str(tmp_path / "local")]
@@ -215,6 +224,6 @@ def test_a_killed_download_is_continued(server, photos, tmp_path):
     assert [path.name for path in (tmp_path / "local").iterdir()] == [staged.name]
 
 
-def test_photographs_from_the_web_are_shrunk_too(server, tmp_path):
+def test_images_from_the_web_are_shrunk_too(server, tmp_path):
     staged = stage_dataset(server.url, tmp_path / "local", max_side=24)
     assert {open_image(path).size for path in staged.rglob("*.png")} == {(24, 20)}

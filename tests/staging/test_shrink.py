@@ -61,7 +61,7 @@ def test_the_copy_shows_the_same_in_the_same_format(folder, suffix, mode):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
-def test_the_copy_is_upright_once_and_for_all(folder, suffix, orientation):
+def test_the_copy_is_upright_and_stays_so(folder, suffix, orientation):
     path = folder / f"turned{suffix}"
     exif = Image.Exif()
     exif[274] = orientation
@@ -74,7 +74,7 @@ def test_the_copy_is_upright_once_and_for_all(folder, suffix, orientation):
         assert image.getexif().get(274, 1) == 1
 
 
-def test_a_photograph_of_a_telephone_is_read_at_reduced_scale_but_never_below(folder):
+def test_a_telephone_image_is_read_at_reduced_scale_but_never_below(folder):
     scene((4032, 3024)).save(folder / "a.jpg")
     original = open_image(folder / "a.jpg")
     for max_side in (504, 505, 1500):
@@ -83,7 +83,7 @@ def test_a_photograph_of_a_telephone_is_read_at_reduced_scale_but_never_below(fo
         assert difference(copied, original.resize(copied.size, Image.Resampling.LANCZOS)) < 2
 
 
-def test_smaller_moving_and_broken_images_are_copied_as_they_are(folder):
+def test_smaller_animated_and_broken_images_are_copied_as_they_are(folder):
     scene((100, 20)).save(folder / "small.jpg")
     frames = [scene(), scene().rotate(90)]
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
@@ -142,7 +142,7 @@ def test_a_local_folder_is_shrunk_into_a_copy_and_not_touched(photos, tmp_path):
     assert after == before
 
 
-def test_each_size_has_a_folder_of_its_own_which_is_topped_up(photos, tmp_path):
+def test_each_size_has_its_own_folder_which_is_topped_up(photos, tmp_path):
     small = stage_dataset(photos, tmp_path / "local", max_side=24)
     larger = stage_dataset(photos, tmp_path / "local", max_side=32)
     assert small != larger

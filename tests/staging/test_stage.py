@@ -35,7 +35,7 @@ def test_an_archive_is_unpacked_once(photos, tmp_path, name):
     assert [path.name for path in (tmp_path / "local").iterdir()] == [staged.name]
 
 
-def test_a_changed_archive_of_the_same_name_is_staged_anew(photos, tmp_path):
+def test_a_changed_archive_of_the_same_name_is_staged_again(photos, tmp_path):
     first = stage_dataset(make_archive(photos, tmp_path / "a.zip"), tmp_path / "local")
     write_image(photos / "Train" / "red" / "new.png")
     second = stage_dataset(make_archive(photos, tmp_path / "a.zip"), tmp_path / "local")

@@ -80,4 +80,4 @@ def test_what_was_killed_is_completed_by_the_next_call(verb, times, sources, tmp
         completed = complete(verb, sources[verb], tmp_path / str(i))
         assert tree(completed) == expected
         assert [path.name for path in (tmp_path / str(i)).iterdir()] == [completed.name]
-    assert hit >= times // 2  # most were killed in the midst of it
+    assert hit >= times // 2  # most were killed at work

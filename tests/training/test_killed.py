@@ -49,7 +49,7 @@ def assert_the_same(run, expected):
     for name in ("epoch", "phase", "step", "is_best", "should_stop"):
         assert_equal(found["progress"][name], whole["progress"][name])
     for name in ("python", "numpy", "torch"):  # those of loaders seed workers that live no longer
-        assert_equal(*(one["progress"]["generators"][name] for one in (found, whole)))
+        assert_equal(*(one["progress"]["rng"][name] for one in (found, whole)))
     assert_equal(found["best"]["weights"], whole["best"]["weights"])
     pd.testing.assert_frame_equal(
         run.history.drop(columns="seconds"), expected.history.drop(columns="seconds")

@@ -10,6 +10,7 @@ from conftest import tensors
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchvision import datasets, models, transforms
 
 from resnet_ft import (
     Callback,
@@ -300,7 +301,7 @@ def test_train_and_val_must_mean_the_same_classes(loaders, small_network):
 
 def test_a_loader_that_delivers_nothing_is_named(loaders, small_network):
     loaders["train"] = DataLoader(tensors(3, 0), batch_size=4, drop_last=True)
-    with pytest.raises(TrainingError, match="train loader delivers nothing"):
+    with pytest.raises(TrainingError, match="train loader yields no batch"):
         train_model(small_network, loaders, num_epochs=1)
 
 
@@ -329,6 +330,7 @@ def test_mixed_precision_is_on_in_a_second_run_too():
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchvision import datasets, models, transforms
 from resnet_ft import engine, train_model
 
 engine._suitable_precision = lambda: "bf16"
@@ -351,3 +353,58 @@ for _ in range(2):
 def test_a_missing_loader_is_named(loaders, small_network):
     with pytest.raises(ParameterError, match="lacks val"):
         train_model(small_network, {"train": loaders["train"]}, num_epochs=1)
+
+
+def test_the_keys_of_the_loaders_may_be_written_in_any_case(loaders, small_network):
+    written = {"Train": loaders["train"], "VAL": loaders["val"]}
+    _, history = train_model(small_network, written, num_epochs=1)
+    assert len(history) == 1
+
+
+def test_a_criterion_in_second_place_is_told_the_right_call(loaders, small_network):
+    optimizer = torch.optim.SGD(small_network.parameters(), lr=0.1)
+    with pytest.raises(ParameterError, match=r"train_model\(model, dataloaders, criterion"):
+        train_model(small_network, torch.nn.CrossEntropyLoss(), optimizer)
+
+
+# What the transfer-learning tutorial of PyTorch has its readers write, with two edits: the loaders
+# as second argument, and `model, history =` on the left.
+TUTORIAL = """
+model_ft = models.resnet18(weights=None)
+num_ftrs = model_ft.fc.in_features
+model_ft.fc = nn.Linear(num_ftrs, 2)
+criterion = nn.CrossEntropyLoss()
+optimizer_ft = optim.SGD(model_ft.parameters(), lr=0.001, momentum=0.9)
+exp_lr_scheduler = lr_scheduler.StepLR(optimizer_ft, step_size=7, gamma=0.1)
+model_ft, history = train_model(
+    model_ft, dataloaders, criterion, optimizer_ft, exp_lr_scheduler, num_epochs=2
+)
+
+model_conv = models.resnet18(weights=None)
+for param in model_conv.parameters():
+    param.requires_grad = False
+num_ftrs = model_conv.fc.in_features
+model_conv.fc = nn.Linear(num_ftrs, 2)
+optimizer_conv = optim.SGD(model_conv.fc.parameters(), lr=0.001, momentum=0.9)
+exp_lr_scheduler = lr_scheduler.StepLR(optimizer_conv, step_size=7, gamma=0.1)
+model_conv, frozen_history = train_model(
+    model_conv, dataloaders, criterion, optimizer_conv, exp_lr_scheduler, num_epochs=2
+)
+"""
+
+
+def test_the_code_of_pytorchs_tutorial_runs_with_two_edits(photos):
+    steps = [transforms.Resize(32), transforms.CenterCrop(32), transforms.ToTensor()]
+    data_transforms = transforms.Compose(steps)
+    image_datasets = {
+        x: datasets.ImageFolder(photos / x.capitalize(), data_transforms) for x in ("train", "val")
+    }
+    dataloaders = {
+        x: DataLoader(image_datasets[x], batch_size=5, shuffle=True) for x in ("train", "val")
+    }
+    names = {"nn": torch.nn, "optim": torch.optim, "lr_scheduler": torch.optim.lr_scheduler}
+    names |= {"models": models, "dataloaders": dataloaders, "train_model": train_model}
+    exec(TUTORIAL, names)
+    for history in (names["history"], names["frozen_history"]):
+        assert history["epoch"].tolist() == [1, 2]
+    assert names["model_ft"].classes == ["blue", "red"]

@@ -45,7 +45,7 @@ def test_a_damaged_file_is_named_and_the_other_one_counts(damage, loaders, tmp_p
         train(loaders, tmp_path / "run", callbacks=callbacks)
     newest, _, _ = read_newest([tmp_path / "run"])
     damage(newest)
-    with pytest.warns(UserWarning, match=rf"{newest.name} cannot be read.*goes on from"):
+    with pytest.warns(UserWarning, match=rf"{newest.name} cannot be read.*resumes from"):
         model, history = train(loaders, tmp_path / "run")
     assert history.drop(columns="seconds").equals(whole.drop(columns="seconds"))
     assert all(map(torch.equal, model.state_dict().values(), expected.state_dict().values()))
@@ -57,7 +57,7 @@ def test_two_damaged_files_stop_a_run_and_nothing_is_overwritten(loaders, tmp_pa
     for name in ("last.0.pt", "last.1.pt"):
         (tmp_path / "run" / name).write_bytes(b"something else" * 9)
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    with pytest.raises(RunError, match=r"last.*cannot be read.*last.*cannot be read.*run_name"):
+    with pytest.raises(RunError, match=r"last.*cannot be read.*last.*cannot be read.*run_dir"):
         train(loaders, tmp_path / "run")
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
@@ -109,7 +109,7 @@ def test_a_drive_that_does_not_come_back_leaves_the_run_on_this_machine(loaders,
         model, history = train(loaders, folder, callbacks=[_Away(folder)])
     assert not folder.exists()  # or Drive could not be mounted there again
     texts = [str(warning.message) for warning in caught]
-    assert any("no folder" in text and "The run goes on" in text for text in texts)
+    assert any("is gone" in text and "The run continues" in text for text in texts)
     assert "best.pt" in texts[-1] or "history.csv" in texts[-1]
     folder.with_name("gone").rename(folder)  # it is mounted again
     with warnings.catch_warnings():

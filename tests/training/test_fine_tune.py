@@ -1,3 +1,7 @@
+import dataclasses
+import inspect
+import json
+import math
 import time
 
 import numpy as np
@@ -9,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from resnet_ft import (
     Callback,
+    FineTuneOptions,
     LivePlot,
     ParameterError,
     RunError,
@@ -21,6 +26,7 @@ from resnet_ft import (
     load_checkpoint,
     load_run,
     make_dataloaders,
+    train_run,
 )
 from resnet_ft.evaluation.predictions import Predictions
 
@@ -231,6 +237,9 @@ def test_contradictions_are_refused_before_anything_is_made(loaders, tmp_path):
         {"epochs": 2.5},
         {"patience": 0},
         {"learning_rate": 0},
+        {"optimizer": "lion"},
+        {"schedule": "cosinus"},
+        {"balance": "weights"},
     ],
 )
 def test_options_are_checked_before_the_images_are_looked_at(loaders, tmp_path, options):
@@ -286,3 +295,53 @@ def test_with_weighted_classes_the_head_is_scored_as_the_epochs_are(loaders, pho
     still = {"learning_rate": 1e-12, "average_weights": False}
     _, history = fine_tune(network(), unequal, epochs=1, balance="loss", **still)
     assert history["val_loss"][1] == pytest.approx(history["val_loss"][0], rel=1e-3)
+
+
+def test_the_options_are_listed_once():
+    parameters = inspect.signature(fine_tune).parameters
+    for option in dataclasses.fields(FineTuneOptions):
+        assert parameters[option.name].default == option.default, option.name
+    others = set(parameters) - {option.name for option in dataclasses.fields(FineTuneOptions)}
+    # What does not change a run's numbers, or cannot be recorded.
+    assert others == {
+        *("model", "dataloaders", "run_dir", "resume", "cache_dir", "callbacks", "metrics")
+    }
+
+
+@pytest.mark.parametrize("entry", ["model", "run_dir", "epoch"])
+def test_a_config_with_an_option_that_fine_tune_does_not_take_from_it_is_refused(tmp_path, entry):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"fine_tune": {entry: 1, "epochs": 1}}))
+    with pytest.raises(ParameterError, match=rf'unknown "fine_tune" entries: {entry}\.'):
+        train_run(file)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_schedule_leads_the_learning_rate(loaders, schedule):
+    watch = Watch()
+    fine_tune(network(), loaders, epochs=3, schedule=schedule, callbacks=[watch])
+    highest = [high for _, _, high in watch.steps]
+    assert len(highest) == 12  # four steps per epoch, for 17 images
+    rest = (11 / 12 - 0.1) / 0.9  # of the way after the warm-up, when 11 of 12 steps are done
+    expected = {"cosine": (1 + math.cos(math.pi * rest)) / 2, "linear": 1 - rest, "constant": 1.0}
+    assert highest[0] == pytest.approx(3e-4 * 0.01)
+    assert highest[-1] == pytest.approx(3e-4 * expected[schedule])
+
+
+def halves(progress):
+    return 0.5 if progress < 0.5 else 0.25
+
+
+def test_a_schedule_may_be_a_function_and_is_recorded_by_its_name(loaders, tmp_path):
+    watch = Watch()
+    options = {"epochs": 2, "schedule": halves, "run_dir": tmp_path / "run"}
+    fine_tune(network(), loaders, **options, callbacks=[watch])
+    assert {high for _, _, high in watch.steps} == {1.5e-4, 0.75e-4}
+    assert load_run(tmp_path / "run").config["fine_tune"]["schedule"] == "halves"
+    fine_tune(network(), loaders, **options)  # finished: the function is recognised
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("sgd", "SGD"), ("adamw", "AdamW")])
+def test_the_optimizer_is_chosen_by_name(loaders, tmp_path, name, kind):
+    fine_tune(network(), loaders, epochs=1, optimizer=name, run_dir=tmp_path / "run")
+    assert load_run(tmp_path / "run").config["training"]["optimizer"] == kind

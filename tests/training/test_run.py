@@ -49,9 +49,9 @@ def test_a_trained_run_is_never_overwritten(trained, photos):
     folder, model, _ = trained
     before = {path: path.read_bytes() for path in folder.iterdir()}
     loaders = make_dataloaders(photos, image_size=32, num_workers=0)
-    with pytest.raises(RunError, match=r"batch_size was 6, now 32.*another run_name"):
+    with pytest.raises(RunError, match=r"batch_size was 6, now 32.*another run_dir"):
         train_model(model, loaders, num_epochs=1, run_dir=folder)
-    with pytest.raises(RunError, match=r"first already holds a trained run.*another run_name"):
+    with pytest.raises(RunError, match=r"first already holds a trained run.*another run_dir"):
         train_model(model, loaders, num_epochs=1, run_dir=folder, resume=False)
     with pytest.raises(RunError, match="already holds"):
         Run.open(folder, resume=False)
@@ -66,7 +66,7 @@ def test_a_run_that_does_not_know_its_data_says_what_to_give(trained, tmp_path):
 
 
 def test_a_missing_run_names_those_that_are_there(trained):
-    with pytest.raises(RunError, match=r"second is no trained run.*found beside it: first"):
+    with pytest.raises(RunError, match=r"second is not a trained run.*found beside it: first"):
         load_run(trained[0].parent / "second")
 
 
@@ -101,7 +101,7 @@ def test_a_configuration_that_cannot_be_read_is_named_and_kept(trained):
     file.write_text(file.read_text()[:50])
     before = file.read_bytes()
     for use in (Run.open, lambda folder: load_run(folder).data_source):
-        with pytest.raises(RunError, match=r"config.json cannot be read .*another run_name"):
+        with pytest.raises(RunError, match=r"config.json cannot be read .*another run_dir"):
             use(folder)
     assert file.read_bytes() == before
 

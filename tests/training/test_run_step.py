@@ -40,7 +40,7 @@ def train(room, run_dir=None, *, num_epochs=2, **options):
 @pytest.mark.parametrize("room", [4, 3, 1])
 def test_a_batch_that_is_too_large_gives_the_same_steps_in_parts(room):
     expected, whole = train(room=99)
-    with pytest.warns(UserWarning, match=r"memory does not suffice for 8 images.*in \d parts"):
+    with pytest.warns(UserWarning, match=r"8 images at once.*in \d micro-batches"):
         model, history = train(room)
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor)
@@ -59,7 +59,7 @@ def test_parts_that_are_asked_for_give_the_same_steps_without_a_failure(monkeypa
 
 
 def test_the_number_of_parts_is_kept_for_the_rest_of_the_run_and_when_it_goes_on(tmp_path):
-    with pytest.warns(UserWarning, match="in 2 parts"):
+    with pytest.warns(UserWarning, match="in 2 micro-batches"):
         model, _ = train(4, tmp_path / "run")
     # 8 did not fit; then all batches in halves: 8, 8, 6 and, in validation, 9 as 5 and 4.
     assert model.seen[:8] == [8, 4, 4, 4, 4, 3, 3, 5]
@@ -69,8 +69,8 @@ def test_the_number_of_parts_is_kept_for_the_rest_of_the_run_and_when_it_goes_on
 
 def test_a_single_image_that_is_too_large_is_an_error_that_names_the_remedy():
     with (
-        pytest.warns(UserWarning, match="in 8 parts"),
-        pytest.raises(TrainingError, match=r"a single image.*smaller image_size"),
+        pytest.warns(UserWarning, match="in 8 micro-batches"),
+        pytest.raises(TrainingError, match=r"[Aa] single image.*smaller image_size"),
     ):
         train(0)
 
@@ -83,6 +83,6 @@ def test_weights_move_once_a_batch_also_in_parts():
             self.steps += state.phase == "train"
 
     count = Count()
-    with pytest.warns(UserWarning, match="parts"):
+    with pytest.warns(UserWarning, match="micro-batches"):
         train(2, callbacks=[count])
     assert count.steps == 2 * 3

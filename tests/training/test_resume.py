@@ -1,20 +1,26 @@
-"""A run that broke off goes on as if nothing was, or says why it cannot."""
+"""An interrupted run resumes as if nothing had happened, or says why it cannot."""
+
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import network, tensors
 from tiny import FailAt, noise_loaders, saved, train
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, TensorDataset
 
 from resnet_ft import (
     Autosave,
     Callback,
     EarlyStop,
     ParameterError,
+    PerStep,
     Run,
     RunError,
     TrainingError,
+    WeightAverage,
     build_model,
     train_model,
 )
@@ -64,7 +70,7 @@ def test_a_run_that_was_stopped_early_is_finished_until_there_are_more_epochs(lo
 def test_other_parameters_are_named_and_refused(loaders, tmp_path):
     train(loaders, tmp_path / "run", num_epochs=1)
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    with pytest.raises(RunError, match=r"optimizer_options.lr was 0.01, now 0.02.*run_name"):
+    with pytest.raises(RunError, match=r"optimizer_options.lr was 0.01, now 0.02.*run_dir"):
         train(loaders, tmp_path / "run", num_epochs=1, lr=0.02)
     with pytest.raises(RunError, match=r"callbacks \[\], not \['EarlyStop'\]"):
         train(loaders, tmp_path / "run", num_epochs=2, callbacks=[EarlyStop(1)])
@@ -91,7 +97,7 @@ def test_a_run_keeps_the_decisions_that_it_was_begun_with(loaders, tmp_path):
     train(loaders, run)
     Run.open(tmp_path / "run", decisions=decisions)
     decisions.write_text("path,decision\na.jpg,leave out\n")
-    with pytest.warns(UserWarning, match="goes on with the decisions"):
+    with pytest.warns(UserWarning, match="resumes with the decisions"):
         assert Run.open(tmp_path / "run", decisions=decisions).decisions.read_text() == (
             "path,decision\n"
         )
@@ -157,7 +163,7 @@ def test_a_network_of_other_layers_is_refused(loaders, tmp_path):
     train(loaders, tmp_path / "run", num_epochs=1)
     other = nn.Sequential(nn.Flatten(), nn.Linear(243, 1), nn.Linear(1, 7))  # as many weights
     optimizer = torch.optim.Adam(other.parameters(), lr=0.01)
-    with pytest.raises(RunError, match="another network"):
+    with pytest.raises(RunError, match="another model"):
         train_model(other, loaders, optimizer=optimizer, num_epochs=2, run_dir=tmp_path / "run")
 
 
@@ -210,7 +216,7 @@ def test_an_error_at_the_end_of_an_epoch_moves_no_schedule_twice(loaders, tmp_pa
 def test_two_processes_do_not_train_the_same_run(loaders, tmp_path):
     class Again(Callback):
         def on_epoch_end(self, state):
-            with pytest.raises(RunError, match="trained by another process"):
+            with pytest.raises(RunError, match="Another process"):
                 train(loaders, tmp_path / "run")
 
     assert len(train(loaders, tmp_path / "run", callbacks=[Again()])[1]) == 3
@@ -248,3 +254,30 @@ def test_a_run_with_a_function_as_criterion_goes_on(loaders, tmp_path):
 
         _, history = train(loaders, tmp_path / "run", num_epochs=num_epochs, criterion=criterion)
     assert len(history) == 2
+
+
+def test_a_run_that_the_first_version_left_mid_epoch_resumes_to_its_own_end(tmp_path):
+    """Its resume state has other names, its schedule was a callback; see first_format/README.md."""
+    folder = shutil.copytree(Path(__file__).parent / "first_format", tmp_path / "run")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(3 * 4 * 4, 2)
+    )
+    generator = torch.Generator().manual_seed(7)
+    sets = [
+        TensorDataset(torch.randn(n, 3, 4, 4, generator=generator), torch.arange(n) % 2)
+        for n in (12, 6)
+    ]
+    loaders = {"train": DataLoader(sets[0], 3, shuffle=True), "val": DataLoader(sets[1], 3)}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = PerStep(LambdaLR(optimizer, lambda step: 0.9**step))
+    model, history = train_model(
+        *(model, loaders, None, optimizer, scheduler, 3),
+        run_dir=folder,
+        callbacks=[WeightAverage()],
+    )
+    # What that version itself gave without an interruption.
+    assert history["train_loss"].tolist() == pytest.approx([1.2400916, 0.1422077, 1.0000973])
+    assert history["ema_val_loss"].tolist() == pytest.approx([1.1223289, 1.7205323, 2.1035974])
+    assert history["learning_rate"].tolist() == pytest.approx([0.1, 0.06561, 0.043046721])
+    assert model[2].bias.tolist() == pytest.approx([0.1042969, -0.00201695], abs=1e-6)
