@@ -235,6 +235,12 @@ def test_the_reference_lists_every_public_name_once():
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_the_words_are_those_of_the_field(page):
+    found = re.findall(r".*(?:goes on|amid|broke off|a core\b).*", PAGES[page], re.IGNORECASE)
+    assert not found  # say resume, mid-epoch, interrupted, per core
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_and_pictures_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", PAGES[page]):
         path = (ROOT / page).parent / target
