@@ -1,4 +1,4 @@
-"""What notebooks need: a check of their parameters, and progress bars where somebody watches."""
+"""What notebooks need: a check of their parameters, and progress bars that leave no trace."""
 
 import ast
 import sys
@@ -18,7 +18,7 @@ def progress_bar(
     unit_scale: bool = False,
     initial: int = 0,
 ) -> tqdm:
-    """A tqdm bar that goes away when it is done, and is not shown where nobody watches."""
+    """A tqdm bar that disappears when it is done, and that is not shown where nobody watches."""
     return tqdm(
         iterable,
         description,
@@ -27,32 +27,29 @@ def progress_bar(
         unit=unit,
         unit_scale=unit_scale,
         initial=initial,
-        disable=True if _runs_headless() else None,  # None: not unless it writes to a terminal
+        disable=True if _runs_headless() else None,  # None: shown in a terminal only
     )
 
 
 def _runs_headless() -> bool:
-    """Whether this is a notebook's kernel with nobody before it: papermill, nbconvert.
+    """Whether this is the kernel of a notebook that runs unattended: papermill, nbconvert.
 
     Every request to run a cell says whether the kernel may ask its user for input. A live notebook
-    allows that; what runs notebooks unattended does not.
+    allows that; programs that run notebooks do not.
     """
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    if not hasattr(shell, "get_parent"):  # a terminal, or no IPython at all
+    if not (get_parent := getattr(shell, "get_parent", None)):  # a terminal, or no IPython
         return False
-    return not shell.get_parent().get("content", {}).get("allow_stdin", True)
-
-
-_INJECTED = "# Parameters"  # how papermill begins the cell that it adds
+    return not get_parent().get("content", {}).get("allow_stdin", True)
 
 
 def check_parameters() -> None:
-    """Raise ParameterError where papermill was given a parameter that the notebook does not have.
+    """Raise ParameterError if papermill was given a parameter that the notebook does not have.
 
-    papermill adds a cell after the one tagged `parameters` and only warns of names that are new in
-    it. Call this in the next cell: it compares the names that both assign. Where nothing was
-    injected, and outside of IPython, it does nothing.
+    papermill adds a cell after the one tagged `parameters` and only warns of new names in it. Call
+    this in the next cell: it compares the names that both assign. Where no cell was added, and
+    outside of IPython, it does nothing.
     """
     try:
         from IPython import get_ipython
@@ -60,7 +57,7 @@ def check_parameters() -> None:
         return
     shell = get_ipython()
     cells = [cell for cell in shell.user_ns.get("In", []) if cell.strip()] if shell else []
-    injected = [i for i, cell in enumerate(cells) if cell.startswith(_INJECTED)]
+    injected = [i for i, cell in enumerate(cells) if cell.startswith("# Parameters")]
     if injected and injected[-1] > 0:
         known = _assigned(cells[injected[-1] - 1])
         unknown = sorted(_assigned(cells[injected[-1]]) - known)

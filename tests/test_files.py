@@ -1,11 +1,22 @@
+import os
+import shutil
+from pathlib import Path
+
 import pytest
 
-from resnet_ft.files import atomic_write, fingerprint, is_on_drive, rewrite
+from resnet_ft.files import (
+    DiskBudget,
+    atomic_write,
+    default_cache_dir,
+    fingerprint,
+    is_on_drive,
+    rewrite,
+)
 
 
-def test_a_file_appears_whole_at_its_name(tmp_path):
+def test_a_file_gets_its_name_when_it_is_complete(tmp_path):
     with atomic_write(tmp_path / "new" / "a.txt") as temporary:
-        temporary.write_text("whole")
+        temporary.write_text("all of it")
         assert not (tmp_path / "new" / "a.txt").exists()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
 
@@ -42,3 +53,52 @@ def test_my_drive_and_shared_drives_are_known():
 def test_a_fingerprint_tells_parts_from_their_concatenation():
     assert fingerprint(["ab", "c"]) == fingerprint(["ab", "c"])
     assert fingerprint(["ab", "c"]) != fingerprint(["a", "bc"])
+
+
+def test_the_cache_folder_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / "resnet_ft"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache_dir() == Path.home() / ".cache" / "resnet_ft"
+
+
+GIB = 2**30
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """Four files of 100 bytes, "0" the least recently used, and one of another kind."""
+    for age, name in enumerate(("3", "2", "1", "0")):
+        (tmp_path / f"{name}.part").write_bytes(bytes(100))
+        os.utime(tmp_path / f"{name}.part", (1e9 - age, 1e9 - age))
+    (tmp_path / "index").write_bytes(bytes(1000))
+    return tmp_path
+
+
+def names(folder):
+    return sorted(path.stem for path in folder.glob("*.part"))
+
+
+def test_the_least_recently_used_files_make_room(cache):
+    budget = DiskBudget(cache, "*.part", 400 / GIB)
+    assert (budget.used, budget.limit) == (400, 400)
+    assert budget.make_room(150)
+    assert names(cache) == ["2", "3"] and budget.used == 200
+    assert budget.make_room(200)
+    assert names(cache) == ["2", "3"]
+
+
+def test_files_in_use_stay_even_if_there_is_too_little_room(cache):
+    budget = DiskBudget(cache, "*.part", 300 / GIB)
+    assert not budget.make_room(300, in_use=[cache / "0.part", cache / "2.part"])
+    assert names(cache) == ["0", "2"]
+
+
+def test_a_budget_leaves_room_on_the_disk(cache):
+    free = shutil.disk_usage(cache).free
+    usable = 400 + max(0, free - GIB)
+    near = {"abs": 0.1 * GIB}  # others write to this disk meanwhile
+    assert DiskBudget(cache, "*.part").limit == pytest.approx(usable, **near)
+    assert DiskBudget(cache, "*.part", share=0.5).limit == pytest.approx(usable / 2, **near)
+    assert DiskBudget(cache, "*.part", 1e9).limit == pytest.approx(usable, **near)
+    assert DiskBudget(cache, "*.part", 0).limit == 0

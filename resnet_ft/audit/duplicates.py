@@ -1,4 +1,4 @@
-"""Which files show the same picture: equal to the byte, or saved in another size or quality."""
+"""Which files show the same image: equal bytes, or a copy in another size or quality."""
 
 from collections.abc import Iterable, Iterator
 from itertools import product
@@ -9,17 +9,81 @@ import pandas as pd
 
 from resnet_ft.audit.inspect import THUMBNAIL
 
-_SIDE = 16  # pixels: thumbnails are compared at this size, since a crop is never cut at a pixel
-_MARGINS = (0.0, 0.03, 0.06)  # shares of a side that a copy may have lost at either end
+_MOST_BITS = 10  # of 64 perceptual bits that differ between copies
+_MOST_DIFFERENCE = 0.15  # between the thumbnails of copies: a correlation of 0.989
+_MOST_CANDIDATES = 256  # per image; a bound for data sets in which all images look alike
+_ROWS = 256  # images that are compared with all others at a time
+
+
+def find_duplicates(images: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of files that show the same image.
+
+    `images` has the columns `path`, `split`, `class_name`, `content` (a hash), `perceptual_hash`
+    and `thumbnail` of `inspect_file`; the earlier of two images counts as the original. Returns
+    `path`, `other` (its original), `kind` ("exact" or "near"), `distance` (0 to 0.15) and
+    `relation` ("between classes" if the classes differ, else "between splits" or "same class").
+    However many copies an image has, each has one row, with the first image that it equals.
+
+    Near copies are candidates whose perceptual hashes differ in at most 10 of 64 bits (Zauner,
+    "Implementation and benchmarking of perceptual image hash functions", 2010) and whose
+    thumbnails differ by at most 0.15 (root mean square, without light and contrast, see
+    `_Thumbnails`): resized, recompressed, slightly edited or cropped copies. Similar images are
+    further apart. Copies that were turned, mirrored or cropped by more than 6% are not found.
+    """
+    images = images.dropna(subset=["content", "thumbnail"]).reset_index(drop=True)
+    original = images.groupby("content", sort=False)["path"].transform("first")
+    copies = (images["path"] != original).to_numpy()
+    exact = [
+        (path, first, "exact", 0.0)
+        for path, first in zip(images["path"][copies], original[copies], strict=True)
+    ]
+    distinct = images[~copies]
+    paths = distinct["path"].to_numpy()
+    near = [(paths[later], paths[first], "near", gap) for first, later, gap in _near(distinct)]
+    pairs = pd.DataFrame(exact + near, columns=["path", "other", "kind", "distance"])
+    places = [images.set_index("path")[column].astype(str) for column in ("class_name", "split")]
+    differ = [pairs["path"].map(place) != pairs["other"].map(place) for place in places]
+    relation = np.select(differ, ["between classes", "between splits"], "same class")
+    return pairs.astype({"distance": float}).assign(relation=relation)
+
+
+def _near(images: pd.DataFrame) -> Iterator[tuple[int, int, float]]:
+    """(first, later, distance) of images in a table: each later one once, with its first match."""
+    signs, thumbnails = _signs(images["perceptual_hash"]), _Thumbnails(images["thumbnail"])
+    done = thumbnails.empty.copy()
+    for start in range(0, len(signs), _ROWS):
+        # A product of signs counts the bits that agree less those that differ.
+        agreement = signs[start : start + _ROWS] @ signs[start:].T
+        candidates = (agreement >= 64 - 2 * _MOST_BITS) & ~done[start:]
+        np.fill_diagonal(candidates, False)
+        for row in np.flatnonzero(candidates.any(axis=1)).tolist():
+            later = row + 1 + np.flatnonzero(candidates[row, row + 1 :] & ~done[start + row + 1 :])
+            nearest_first = np.argsort(-agreement[row, later], kind="stable")
+            later = start + later[nearest_first[:_MOST_CANDIDATES]]
+            distances = thumbnails.differences(start + row, later)
+            for copy, distance in zip(later.tolist(), distances.tolist(), strict=True):
+                if distance <= _MOST_DIFFERENCE:
+                    done[copy] = True
+                    yield start + row, copy, distance
+
+
+def _signs(hashes: pd.Series) -> np.ndarray:
+    """Perceptual hashes in hexadecimal as rows of 64 numbers, -1 or 1."""
+    bits = [imagehash.hex_to_hash(text).hash.ravel() for text in hashes]
+    return np.where(np.array(bits, bool).reshape(-1, 64), 1, -1).astype(np.float32)
+
+
+_SIDE = 16  # pixels: thumbnails are compared at this size, since a crop rarely ends at a pixel
+_MARGINS = (0.0, 0.03, 0.06)  # shares of the width or height that a copy may have lost at each end
 _LEAST_STRUCTURE = 4.0  # grey levels: emptier thumbnails resemble each other without being copies
 _EQUAL_BELOW = 0.1  # nothing to align
-_ALIGNED_BELOW = 0.7  # a copy that is cropped no more than that is not further away
-_MOST_ALIGNED = 2  # for one picture: aligning takes a millisecond
+_ALIGNED_BELOW = 0.7  # a copy cropped by at most these margins is never further away
+_MOST_ALIGNED = 2  # per image: aligning takes a millisecond
 _BATCH = 1024
 
 
-class Thumbnails:
-    """Thumbnails of 24 x 24 RGB pixels, to be compared; `empty` tells those without structure."""
+class _Thumbnails:
+    """Thumbnails of 24 x 24 RGB pixels, to be compared; `empty` marks those without structure."""
 
     def __init__(self, thumbnails: Iterable[bytes]):
         pixels = np.frombuffer(b"".join(thumbnails), np.uint8)
@@ -29,20 +93,18 @@ class Thumbnails:
             for start in range(0, max(1, len(self._pixels)), _BATCH)
         ]
         self._rows = np.concatenate(batches)
-        self.empty = ~self._rows.any(axis=1)
+        self.empty: np.ndarray = np.logical_not(self._rows.any(axis=1))
 
     def differences(self, one: int, others: np.ndarray) -> np.ndarray:
-        """Root mean square differences between one picture and others: 0 for equal ones.
+        """Root mean square differences between one image and others: 0 for equal ones.
 
         Each channel is taken less its mean, and the three scaled to unit variance: unrelated
-        pictures are about 1.4 apart. Those that could be crops, one of the other, are aligned.
+        images are about 1.4 apart. An image that could be a crop of the other is aligned with it.
         """
         result = _distances(self._rows[one], self._rows[others])
         unclear = np.flatnonzero((result > _EQUAL_BELOW) & (result < _ALIGNED_BELOW))
-        if len(unclear):
-            crops = self._crops(one)
         for i in unclear[np.argsort(result[unclear])][:_MOST_ALIGNED]:
-            of_one = _distances(self._rows[others[i]], crops)
+            of_one = _distances(self._rows[others[i]], self._crops(one))
             of_other = _distances(self._rows[one], self._crops(others[i]))
             result[i] = min(result[i], of_one.min(), of_other.min())
         return result
@@ -56,12 +118,12 @@ def _distances(one: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("ij,ij->i", difference, difference) / len(one))
 
 
-def _standardised(pictures: np.ndarray, crops: np.ndarray) -> np.ndarray:
-    """Pictures (N, 24, 24, 3) in every combination of crops in y and x: (N, crops, values)."""
-    planes = pictures.astype(np.float32).transpose(0, 3, 1, 2)[:, None]
+def _standardised(images: np.ndarray, crops: np.ndarray) -> np.ndarray:
+    """Images (N, 24, 24, 3) in every combination of crops in y and x: (N, crops, values)."""
+    planes = images.astype(np.float32).transpose(0, 3, 1, 2)[:, None]
     rows = crops[:, None] @ planes  # N, crop in y, channel, y, x
     pixels = rows[:, :, None] @ crops.transpose(0, 2, 1)[:, None]  # N, in y, in x, channel, y, x
-    pixels = pixels.reshape(len(pictures), len(crops) ** 2, 3, _SIDE**2)
+    pixels = pixels.reshape(len(images), len(crops) ** 2, 3, _SIDE**2)
     pixels -= pixels.mean(axis=-1, keepdims=True)
     pixels = pixels.reshape(*pixels.shape[:2], 3 * _SIDE**2)
     structure = np.sqrt(np.einsum("ijk,ijk->ij", pixels, pixels) / pixels.shape[-1])
@@ -79,72 +141,3 @@ def _crop_matrix(before: float, after: float) -> np.ndarray:
 
 
 _CROPS = np.array([_crop_matrix(*margins) for margins in product(_MARGINS, repeat=2)])
-
-
-BETWEEN_CLASSES, BETWEEN_SPLITS, SAME_CLASS = "between classes", "between splits", "same class"
-_MOST_BITS = 10  # of 64 perceptual bits that differ between copies
-_MOST_DIFFERENCE = 0.15  # between the thumbnails of copies: a correlation of 0.989
-_MOST_CANDIDATES = 256  # for one image; a bound for data sets in which all images look alike
-_ROWS = 256  # compared with all others at a time
-_COLUMNS = ["path", "other", "kind", "distance"]
-
-
-def find_duplicates(images: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of files that show the same picture.
-
-    `images` has the columns `path`, `split`, `class_name`, `content` (a hash), `perceptual_hash`
-    and `thumbnail` of `inspect_file`; the earlier of two images counts as the original. Returns
-    `path`, `other` (its original), `kind` ("exact" or "near"), `distance` (0 to 0.15) and
-    `relation` ("between classes" if the classes differ, else "between splits" or "same class").
-    However many copies there are, each has one row, with the first image that it equals.
-
-    Near copies are candidates whose perceptual hashes differ in at most 10 of 64 bits (Zauner,
-    "Implementation and benchmarking of perceptual image hash functions", 2010) and whose
-    thumbnails, light and contrast put aside, differ by at most 0.15 (root mean square, see
-    `Thumbnails`): resized, recompressed, slightly edited or cropped copies. Similar photographs
-    are further apart. Copies that were turned, mirrored or cropped by more than 6% are not found.
-    """
-    images = images.dropna(subset=["content", "thumbnail"]).reset_index(drop=True)
-    original = images.groupby("content", sort=False)["path"].transform("first")
-    copies = (images["path"] != original).to_numpy()
-    exact = [
-        (path, first, "exact", 0.0)
-        for path, first in zip(images["path"][copies], original[copies], strict=True)
-    ]
-    distinct = images[~copies]
-    paths = distinct["path"].to_numpy()
-    near = [(paths[later], paths[first], "near", gap) for first, later, gap in _near(distinct)]
-    pairs = pd.DataFrame(exact + near, columns=_COLUMNS).astype({"distance": float})
-    return _related(pairs, images.set_index("path"))
-
-
-def _related(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    places = [images[column].astype(str) for column in ("class_name", "split")]
-    differ = [pairs["path"].map(place) != pairs["other"].map(place) for place in places]
-    relation = np.select(differ, [BETWEEN_CLASSES, BETWEEN_SPLITS], SAME_CLASS)
-    return pairs.assign(relation=relation)
-
-
-def _near(images: pd.DataFrame) -> Iterator[tuple[int, int, float]]:
-    """(first, later, distance) of images in a table: each later one once, with its first match."""
-    signs, thumbnails = _signs(images["perceptual_hash"]), Thumbnails(images["thumbnail"])
-    done = thumbnails.empty.copy()
-    for start in range(0, len(signs), _ROWS):
-        # A product of signs counts the bits that agree less those that differ.
-        agreement = signs[start : start + _ROWS] @ signs[start:].T
-        candidates = (agreement >= 64 - 2 * _MOST_BITS) & ~done[start:]
-        np.fill_diagonal(candidates, False)
-        for row in np.flatnonzero(candidates.any(axis=1)):
-            later = row + 1 + np.flatnonzero(candidates[row, row + 1 :] & ~done[start + row + 1 :])
-            nearest_first = np.argsort(-agreement[row, later], kind="stable")
-            later = start + later[nearest_first[:_MOST_CANDIDATES]]
-            distances = thumbnails.differences(start + row, later)
-            for i in np.flatnonzero(distances <= _MOST_DIFFERENCE):
-                done[later[i]] = True
-                yield start + row, later[i], float(distances[i])
-
-
-def _signs(hashes: pd.Series) -> np.ndarray:
-    """Perceptual hashes in hexadecimal as rows of 64 numbers, -1 or 1."""
-    bits = [imagehash.hex_to_hash(text).hash.ravel() for text in hashes]
-    return np.where(np.array(bits, bool).reshape(-1, 64), 1, -1).astype(np.float32)

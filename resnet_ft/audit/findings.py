@@ -1,72 +1,63 @@
-"""From facts to findings: the rules of an audit."""
+"""From facts to findings: the rules of an audit, what they mean, and what to do about them."""
 
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 from PIL import Image
 
 from resnet_ft.data.folders import is_hidden, walk_folders
 from resnet_ft.data.images import IMAGE_EXTENSIONS
+from resnet_ft.data.index import SPLITS
 
-# Error: left out of training, or the scores are not to be trusted. Warning: worth a look.
-# Info: the library deals with it.
+Finding = tuple[str, str, str]  # path, issue, detail
+
+# Error: left out of training, or the scores cannot be trusted. Warning: worth a look.
+# Info: the library handles it.
 _LEFT_OUT = "Training leaves the file out: replace or remove it."
+_LOOK = "Check that the subject can be recognised, or remove it."
 MEANINGS = {
-    "refused": ("error", "Training refuses this data set until it is put right."),
+    "refused": ("error", "Training refuses this data set until this is fixed."),
     "no readable image": ("error", "Training refuses a class without images: add some."),
     "leakage": ("error", "The score rewards memory: remove the copy from one of the splits."),
-    "label conflict": ("error", "One picture, two labels: keep the right one, remove the other."),
+    "label conflict": ("error", "One image, two labels: keep the right one, remove the other."),
     "unreadable": ("error", _LEFT_OUT),
     "empty file": ("error", _LEFT_OUT),
     "not an image": ("error", _LEFT_OUT),
     "truncated": ("error", _LEFT_OUT),
-    "decompression bomb": ("error", "Too many pixels to be decoded, so it is left out: shrink it."),
+    "decompression bomb": ("error", "Too many pixels to decode, so it is left out: shrink it."),
     "duplicate": ("warning", "Counts twice in its class: remove the copy."),
     "blank": ("warning", "Hardly anything to see: remove it."),
-    "very dark": ("warning", "Look whether the subject can be seen, or remove it."),
-    "very bright": ("warning", "Look whether the subject can be seen, or remove it."),
-    "blurred": ("warning", "Look whether the subject can be recognised, or remove it."),
-    "tiny": ("warning", "Enlarged more than four times for the network: find a larger original."),
-    "extreme aspect ratio": ("warning", "The network sees only a part of it: crop it yourself."),
+    "very dark": ("warning", _LOOK),
+    "very bright": ("warning", _LOOK),
+    "blurred": ("warning", _LOOK),
+    "tiny": ("warning", "Enlarged more than four times for the model: find a larger original."),
+    "extreme aspect ratio": ("warning", "The model sees only a part of it: crop it yourself."),
     "few images": ("warning", "Too few to learn the class from, or to score it: add some."),
     "class imbalance": ("warning", "Less than a fifth of the largest class: add images to it."),
-    "class in one split": ("warning", "Learnt but never scored: add validation images of it."),
+    "class in one split": ("warning", "Learned but never scored: add validation images of it."),
     "outside of a class": ("warning", "Not used: move it into the folder of its class."),
     "unread format": ("warning", "Not used: convert it to JPEG or PNG."),
-    "wrong extension": ("info", "Read by its content: other tools may trip over its name."),
-    "rotated by EXIF": ("info", "Turned upright when it is read: other tools may not do so."),
+    "wrong extension": ("info", "Read by its content; its name may confuse other tools."),
+    "rotated by EXIF": ("info", "Turned upright when it is read; other tools may not do so."),
     "animated": ("info", "Only its first frame is used."),
-    "transparent": ("info", "Laid on white."),
+    "transparent": ("info", "Placed on white."),
     "CMYK": ("info", "Converted to RGB; colours for print may look a little different."),
     "more than 8 bits": ("info", "Scaled to 8 bits."),
-    "grey among colour": ("info", "Used as RGB: check that it is not one class that is grey."),
+    "grey among colour": ("info", "Used as RGB: check that they are not all of one class."),
     "junk": ("info", "Not used: made by a system, or hidden."),
-    "other file": ("info", "Not used: no image by its name."),
+    "other file": ("info", "Not used: its name is not that of an image."),
 }
 
 
-def issue_table(findings: list[tuple[str, str, str]]) -> pd.DataFrame:
-    """Findings (path, issue, detail) as a table with their `severity`, the serious ones first."""
+def issue_table(findings: list[Finding]) -> pd.DataFrame:
+    """Findings as a table `path`, `issue`, `severity`, `detail`, the serious ones first."""
     table = pd.DataFrame(findings, columns=["path", "issue", "detail"], dtype=object)
-    table["severity"] = [MEANINGS[issue][0] for issue in table["issue"]]
-    order = {issue: place for place, issue in enumerate(MEANINGS)}
-    table = table.sort_values("issue", key=lambda issues: issues.map(order), kind="stable")
-    return table[["path", "issue", "severity", "detail"]].reset_index(drop=True)
-
-
-def summarise(issues: pd.DataFrame) -> pd.DataFrame:
-    """A row an issue that was found: `issue`, `severity`, `count` and `meaning`."""
-    counts = issues["issue"].value_counts()
-    rows = [
-        (issue, severity, int(counts[issue]), meaning)
-        for issue, (severity, meaning) in MEANINGS.items()
-        if issue in counts
-    ]
-    return pd.DataFrame(rows, columns=["issue", "severity", "count", "meaning"])
+    table.insert(2, "severity", [MEANINGS[issue][0] for issue in table["issue"]])
+    place = table["issue"].map(list(MEANINGS).index)
+    return table.iloc[place.argsort(kind="stable")].reset_index(drop=True)
 
 
 _UNREAD_FORMATS = frozenset(
@@ -75,11 +66,11 @@ _UNREAD_FORMATS = frozenset(
 )
 
 
-def find_strays(root: Path, images: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """(path, issue) of every entry below `root` that is neither one of `images` nor a folder.
+def stray_findings(root: Path, images: Iterable[str]) -> Iterator[Finding]:
+    """Every entry below `root` that is neither one of `images` nor a folder.
 
     Paths, also those of `images`, are relative to `root`. The issue is "junk" (hidden files and
-    folders, leftovers of systems; a folder is told once), "outside of a class" (images),
+    folders, leftovers of systems; a folder counts once), "outside of a class" (images),
     "unread format" (images of a kind that the library does not read) or "other file".
     """
     images = set(images)
@@ -87,7 +78,7 @@ def find_strays(root: Path, images: Iterable[str]) -> Iterator[tuple[str, str]]:
         for name in names:
             path = (parent / name).relative_to(root).as_posix()
             if path not in images:
-                yield path, _kind(name)
+                yield path, _kind(name), ""
 
 
 def _kind(name: str) -> str:
@@ -99,52 +90,39 @@ def _kind(name: str) -> str:
     return "unread format" if extension in _UNREAD_FORMATS else "other file"
 
 
-Finding = tuple[str, str, str]  # path, issue, detail
 _BLANK = 0.03  # contrast, as a share of the way from black to white
 _GREY = 0.03  # colour, likewise
 _FEW = 10  # images: with fewer of them for validation, one image is more than 10% of the score
 _IMBALANCE = 5  # times as many images in the largest class
 
-
-class _Rule(NamedTuple):
-    """An issue of single images: the rows for which `applies`, and `detail`, which is filled in."""
-
-    issue: str
-    applies: Callable[[pd.DataFrame], pd.Series]
-    detail: str
-
-
-_RULES = [
-    _Rule("blank", lambda i: i["contrast"] < _BLANK, "contrast {contrast:.0%}"),
-    _Rule(
-        "very dark",
-        lambda i: i["brightest"] < 0.25,
-        "98% of it is darker than {brightest:.0%} of white",
-    ),
-    _Rule(
-        "very bright",
-        lambda i: i["darkest"] > 0.75,
-        "98% of it is brighter than {darkest:.0%} of white",
-    ),
-    _Rule(
+# Of single images: the issue, which rows of the facts have it, and its detail.
+_RULES: list[tuple[str, Callable[[pd.DataFrame], pd.Series], str]] = [
+    ("blank", lambda i: i["contrast"] < _BLANK, "contrast {contrast:.0%}"),
+    ("very dark", lambda i: i["brightest"] < 0.25, "98% is darker than {brightest:.0%} of white"),
+    ("very bright", lambda i: i["darkest"] > 0.75, "98% is brighter than {darkest:.0%} of white"),
+    (
         "blurred",
         lambda i: (i["sharpness"] < 0.3) & (i["contrast"] >= _BLANK),
         "sharpness {sharpness:.2f}",
     ),
-    _Rule("tiny", lambda i: 4 * i["short"] < i["image_size"], "{width} x {height}"),
-    _Rule("extreme aspect ratio", lambda i: i["long"] > 3 * i["short"], "{width} x {height}"),
-    _Rule("wrong extension", lambda i: i["format"] != i["named"], "{format}"),
-    _Rule("rotated by EXIF", lambda i: i["orientation"] > 1, "orientation {orientation}"),
-    _Rule("animated", lambda i: i["animated"].eq(True), "{format}"),
-    _Rule("transparent", lambda i: i["transparent"].eq(True), "mode {mode}"),
-    _Rule("CMYK", lambda i: i["mode"] == "CMYK", "{format}"),
-    _Rule("more than 8 bits", lambda i: i["mode"].str.startswith(("I", "F")), "mode {mode}"),
-    _Rule("grey among colour", lambda i: _rare(i["colour"] < _GREY), "mode {mode}"),
+    ("tiny", lambda i: 4 * i["short"] < i["image_size"], "{width} x {height}"),
+    ("extreme aspect ratio", lambda i: i["long"] > 3 * i["short"], "{width} x {height}"),
+    ("wrong extension", lambda i: i["format"] != i["named"], "{format}"),
+    ("rotated by EXIF", lambda i: i["orientation"] > 1, "orientation {orientation}"),
+    ("animated", lambda i: i["animated"].eq(True), "{format}"),
+    ("transparent", lambda i: i["transparent"].eq(True), "mode {mode}"),
+    ("CMYK", lambda i: i["mode"] == "CMYK", "{format}"),
+    ("more than 8 bits", lambda i: i["mode"].str.startswith(("I", "F")), "mode {mode}"),
+    (
+        "grey among colour",  # where most images are grey, that is no issue
+        lambda i: (i["colour"] < _GREY) & ((i["colour"] < _GREY).mean() < 0.5),
+        "mode {mode}",
+    ),
 ]
 
 
 def image_findings(images: pd.DataFrame, image_size: int) -> Iterator[Finding]:
-    """What the facts of single files say; `images` has a row a file, as `inspect_file` tells it."""
+    """What the facts of single files say; `images` has a row per file, as of `inspect_file`."""
     for row in images.dropna(subset="problem").itertuples():
         yield row.path, row.problem, row.reason
     seen = images[images["problem"].isna()]
@@ -153,17 +131,12 @@ def image_findings(images: pd.DataFrame, image_size: int) -> Iterator[Finding]:
         short=seen[["width", "height"]].min(axis=1),
         long=seen[["width", "height"]].max(axis=1),
         image_size=image_size,
-        format=seen["format"].replace("MPO", "JPEG"),  # a JPEG with a second picture behind it
+        format=seen["format"].replace("MPO", "JPEG"),  # a JPEG with a second image behind it
         named=extensions.map(Image.registered_extensions()).fillna(seen["format"]),
     )
     for issue, applies, detail in _RULES:
-        for row in seen[applies(seen).astype(bool)].to_dict("records"):
-            yield row["path"], issue, detail.format(**row)
-
-
-def _rare(mask: pd.Series) -> pd.Series:
-    """What is true of less than half of the images."""
-    return mask & (mask.mean() < 0.5)
+        for facts in seen[applies(seen).astype(bool)].to_dict("records"):
+            yield facts["path"], issue, detail.format(**facts)
 
 
 def class_findings(images: pd.DataFrame) -> Iterator[Finding]:
@@ -172,21 +145,18 @@ def class_findings(images: pd.DataFrame) -> Iterator[Finding]:
         ["split", "class_name"], observed=True
     )
     table = groups.agg(count=("readable", "sum"), path=("path", "first"))
-    classes_of = {
-        split: set(rows["class_name"])
-        for split, rows in table.reset_index().groupby("split", observed=True)
-    }
-    train = table["count"].get("train", pd.Series([0]))
+    splits = set(images["split"])
+    largest = table["count"].get("train", pd.Series([0])).max()
     for (split, class_name), count, path in table.itertuples():
         folder = _class_folder(path, class_name)
         if count == 0:
             yield folder, "no readable image", f"{class_name}: none in {split}"
         elif count < _FEW:
             yield folder, "few images", f"{class_name}: {count} in {split}"
-        if split == "train" and _IMBALANCE * count < train.max():
-            detail = f"{class_name}: {count} for training, the largest class {train.max()}"
+        if split == "train" and _IMBALANCE * count < largest:
+            detail = f"{class_name}: {count} for training, {largest} in the largest class"
             yield folder, "class imbalance", detail
-        if split == "train" and class_name not in classes_of.get("val", {class_name}):
+        if split == "train" and "val" in splits and ("val", class_name) not in table.index:
             yield folder, "class in one split", f"{class_name}: only in train"
 
 
@@ -197,12 +167,13 @@ def _class_folder(path: str, class_name: str) -> str:
 
 
 def pair_findings(pairs: pd.DataFrame, images: pd.DataFrame) -> Iterator[Finding]:
-    """What pairs of copies mean: leakage between splits, conflicts of labels, or just a copy."""
+    """What pairs of copies mean: leakage between splits, label conflicts, or just a copy."""
     places = images.set_index("path")[["split", "class_name"]].astype(str)
     for pair in pairs.itertuples():
         split, class_name = places.loc[pair.path]
         other_split, other_class = places.loc[pair.other]
-        detail = f"the same picture as {pair.other}" + " to the byte" * (pair.kind == "exact")
+        same = "the same file as" if pair.kind == "exact" else "the same image as"
+        detail = f"{same} {pair.other}"
         if split != other_split:
             yield pair.path, "leakage", detail
         if class_name != other_class:
@@ -211,34 +182,31 @@ def pair_findings(pairs: pd.DataFrame, images: pd.DataFrame) -> Iterator[Finding
             yield pair.path, "duplicate", detail
 
 
-_COLUMNS = ["path", "decision", "value", "reason"]
-_USED = ("train", "val", "test")  # in this order
-
-
 def propose_decisions(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """A first table of decisions from the `images` and `pairs` of an audit.
 
-    Of a picture in several splits the copies outside the last of them are left out, so that none is
-    scored on what an earlier one has taught; of one with two labels all copies are, since one label
-    is wrong; of copies that are equal to the byte, all but one. The last images of a class in a
-    split are never proposed: there are decisions that a person has to take.
+    Of an image in several splits, only the copies in the last of them stay, so that none is scored
+    on what an earlier one has taught. Of an image with two labels, all copies are left out, since
+    one label is wrong. Of equal files, one stays. The last images of a class in a split are never
+    proposed: a person has to decide about them.
     """
     table = images.set_index("path")
     excluded: dict[str, str] = {}
     for original, copies in pairs.groupby("other", sort=False):
         group = table.loc[[original, *copies["path"]]]
         splits = group["split"].astype(str)
-        last = max(splits, key=_USED.index)
+        last = max(splits, key=SPLITS.index)
         if group["class_name"].astype(str).nunique() > 1:
-            excluded |= dict.fromkeys(group.index, "the same picture has two labels")
+            excluded |= dict.fromkeys(group.index, "the same image has two labels")
             continue
         kept = splits.index[splits == last]
-        reason = f"the same picture is in {last}: {kept[0]}"
+        reason = f"the same image is in {last}: {kept[0]}"
         excluded |= dict.fromkeys(splits.index[splits != last], reason)
         again = kept[group.loc[kept, "content"].duplicated().to_numpy()]
         excluded |= dict.fromkeys(again, f"the same file as {kept[0]}")
     for _, paths in table[table["problem"].isna()].groupby(["split", "class_name"], observed=True):
         if set(paths.index) <= excluded.keys():
             excluded = {path: why for path, why in excluded.items() if path not in paths.index}
-    rows = [(path, "exclude", "", reason) for path, reason in sorted(excluded.items())]
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    return pd.DataFrame(sorted(excluded.items()), columns=["path", "reason"]).assign(
+        decision="exclude"
+    )

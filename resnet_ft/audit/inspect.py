@@ -1,4 +1,4 @@
-"""What an image looks like, in a few numbers: light, sharpness, colour, and what it resembles."""
+"""The facts of every image file: what its header says, what its pixels show, why it fails."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import Any, TypeVar
 
 import imagehash
 import numpy as np
@@ -26,13 +26,117 @@ from resnet_ft.data.images import (
 )
 from resnet_ft.notebook import progress_bar
 
-SIDE = 256  # pixels of the short side at which an image is looked at, about what a network sees
-THUMBNAIL = 24  # pixels of a thumbnail's side: enough to tell one photograph from another
-_FEW = 72  # pixels
+Facts = dict[str, Any]
+
+THUMBNAIL = 24  # pixels per side of a thumbnail: enough to distinguish two images
+_SIDE = 256  # pixels of the short side at which an image is measured, about what a model sees
+_HASHED_SIDE = 72  # pixels
 _TAIL = 0.02  # share of the pixels that may be darker than `darkest`, or brighter than `brightest`
+_ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})  # others hold pages, previews, depth maps
+_LARGE = 16_000_000  # pixels: larger images are decoded one at a time, to save memory
+_one_at_a_time = threading.Lock()
 
 
-def appearance(image: Image.Image) -> dict[str, float | str | bytes]:
+def inspect_files(
+    paths: Sequence[Path], *, num_workers: int | None = None, cache_dir: str | Path
+) -> list[Facts]:
+    """The facts of every file, as `inspect_file` finds them, with a progress bar.
+
+    `num_workers` threads (one per core) read them: Pillow decodes outside of Python's lock. Facts
+    are kept in `cache_dir`, and a file that did not change is not read again, unless it could not
+    be read: the reason may be gone.
+    """
+    store = _FactStore(cache_dir)
+    facts = store.find(paths)
+    missing = [path for path in paths if path not in facts]
+    try:
+        for path, found in _in_parallel(missing, num_workers):
+            facts[path] = found
+            if "problem" not in found:
+                store.add(path, found)
+    finally:
+        store.write()
+    return [facts[path] for path in paths]
+
+
+def _in_parallel(paths: list[Path], num_workers: int | None) -> Iterator[tuple[Path, Facts]]:
+    pool = ThreadPoolExecutor(os.cpu_count() if num_workers is None else max(1, num_workers))
+    try:
+        with warnings.catch_warnings():
+            # The facts hold what the decoders warn of.
+            warnings.filterwarnings("ignore", module="PIL|pillow_heif")
+            found = zip(paths, pool.map(inspect_file, paths), strict=True)
+            yield from progress_bar(found, "Inspecting images", len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def inspect_file(path: str | Path) -> Facts:
+    """What is known of one image file, as a dictionary of plain values. Never raises.
+
+    `bytes`, `changed_ns` (time of change), `content` (a hash), `format`, `mode`, `width` and
+    `height` (upright), `orientation` (EXIF), `animated`, `transparent`, and what `_appearance`
+    measures. For a file that cannot be read completely: what could be found, `problem` (its kind,
+    an issue of the audit) and `reason`.
+    """
+    facts: Facts = {}
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe could wait forever
+            return {"problem": "unreadable", "reason": "not a file but a folder, pipe or device"}
+        facts |= {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+        with open(path, "rb") as file:
+            facts["content"] = hashlib.file_digest(
+                file, lambda: hashlib.blake2b(digest_size=16)
+            ).hexdigest()
+            file.seek(0)
+            with Image.open(file, formats=readable_formats()) as image:
+                facts |= _header(image)
+                image.draft(None, (_SIDE, _SIDE))  # a smaller JPEG; every byte is still read
+                with _one_at_a_time if image.width * image.height > _LARGE else nullcontext():
+                    facts |= _decoded(image, facts)
+    except Exception as error:  # a decoder can fail in any way on a damaged file
+        facts["problem"] = _kind_of_problem(error, facts)
+        facts["reason"] = unreadable_because(path, error)
+    return facts
+
+
+def _header(image: Image.Image) -> Facts:
+    width, height = upright_size(image)
+    return {
+        "format": image.format,
+        "mode": image.mode,
+        "width": width,
+        "height": height,
+        "orientation": orientation(image),
+        "animated": image.format in _ANIMATED and bool(getattr(image, "is_animated", False)),
+    }
+
+
+def _decoded(image: Image.Image, header: Facts) -> Facts:
+    """What the pixels show, and the orientation where it is stored behind them."""
+    image.load()
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    facts: Facts = {"transparent": alpha is not None and bool(np.asarray(alpha).min() < 255)}
+    turn = orientation(image)
+    if turn != 1 and header["orientation"] == 1:
+        facts["orientation"] = turn
+        if turn >= 5:
+            facts |= {"width": header["height"], "height": header["width"]}
+    return facts | _appearance(upright_rgb(image))
+
+
+def _kind_of_problem(error: Exception, facts: Facts) -> str:
+    if facts.get("bytes") == 0:
+        return "empty file"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, Image.DecompressionBombError):
+        return "decompression bomb"
+    return "truncated" if "truncated" in str(error) else "unreadable"
+
+
+def _appearance(image: Image.Image) -> Facts:
     """Measure an upright RGB image, at a short side of 256 pixels where it is larger.
 
     Shares of white, from 0 to 1: `brightness` (the mean), `darkest` and `brightest` (all but the
@@ -42,10 +146,13 @@ def appearance(image: Image.Image) -> dict[str, float | str | bytes]:
     compressed (https://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html).
     `thumbnail`: the bytes of 24 x 24 RGB pixels.
     """
-    grey = _at_most(image.convert("L"), SIDE)
+    grey = image.convert("L")
+    if (scale := _SIDE / min(grey.size)) < 1:
+        size = max(1, round(scale * grey.width)), max(1, round(scale * grey.height))
+        grey = grey.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
     shares = np.cumsum(grey.histogram()) / (grey.width * grey.height)
     darkest, brightest = np.searchsorted(shares, [_TAIL, 1 - _TAIL]) / 255
-    small = image.resize((_FEW, _FEW), Image.Resampling.BOX)  # fast, and enough for what follows
+    small = image.resize((_HASHED_SIDE, _HASHED_SIDE), Image.Resampling.BOX)  # fast, and enough
     thumbnail = small.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     return {
         "brightness": float(np.asarray(grey).mean()) / 255,
@@ -59,20 +166,12 @@ def appearance(image: Image.Image) -> dict[str, float | str | bytes]:
     }
 
 
-def _at_most(image: Image.Image, side: int) -> Image.Image:
-    scale = side / min(image.size)
-    if scale >= 1:
-        return image
-    size = tuple(max(1, round(scale * length)) for length in image.size)
-    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
-
-
 def _sharpness(grey: Image.Image) -> float:
-    """Which share of the differences between neighbouring pixels a blur takes away, from 0 to 1.
+    """The share of the differences between neighbouring pixels that a blur removes, from 0 to 1.
 
-    A sharp image loses most of them, a blurred one has little to lose: the measure of Crete et al.,
-    "The blur effect: perception and estimation with a new no-reference perceptual blur metric",
-    2007, turned round. It depends on neither light nor contrast; 1 for an image without any edge.
+    A sharp image loses most of them, a blurred one has little to lose: 1 less the measure of Crete
+    et al., "The blur effect: perception and estimation with a new no-reference perceptual blur
+    metric", 2007. It depends on neither light nor contrast; 1 for an image without any edge.
     """
     differences, blurred = _differences(grey), _differences(grey.filter(ImageFilter.BoxBlur(3)))
     total = differences.sum(dtype=np.int64)
@@ -82,65 +181,57 @@ def _sharpness(grey: Image.Image) -> float:
 
 def _differences(grey: Image.Image) -> np.ndarray:
     pixels = np.asarray(grey).astype(np.int16)
-    vertical, horizontal = np.abs(np.diff(pixels, axis=0)), np.abs(np.diff(pixels, axis=1))
-    return np.concatenate([vertical.ravel(), horizontal.ravel()])
+    return np.concatenate([np.abs(np.diff(pixels, axis=axis)).ravel() for axis in (0, 1)])
 
 
 _BATCH = 256  # files whose facts are written together
 _PATIENCE_S = 60.0  # while another process writes
-_TABLE = "facts_1"  # another number where the facts change their meaning
+_TABLE = "facts_1"  # change the number when the facts change their meaning
 
 _CREATE = f"""CREATE TABLE IF NOT EXISTS {_TABLE}
 (path BLOB PRIMARY KEY, bytes INTEGER, changed_ns INTEGER, facts TEXT, thumbnail BLOB)"""
 _FIND = f"SELECT facts, thumbnail FROM {_TABLE} WHERE path = ? AND bytes = ? AND changed_ns = ?"
-_KEEP = f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?, ?, ?, ?)"
+_ADD = f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?, ?, ?, ?)"
 
 _Result = TypeVar("_Result")
 
 
-class FactStore:
-    """Facts by a file's path, size and time of change: of a file that changed nothing is known.
+class _FactStore:
+    """Facts by a file's path, size and time of change, in a SQLite file.
 
-    Facts are dictionaries of plain values, among them `bytes` and `changed_ns`, and a `thumbnail`
-    of bytes. They are written some hundred at a time, and each time whole: a process that is killed
-    loses its last ones and harms nothing. A store that cannot be used warns and knows nothing.
+    Facts are written in transactions of some hundred files: a process that is killed loses its last
+    ones and harms nothing. A store that cannot be used warns once and stays empty.
     """
 
     def __init__(self, cache_dir: str | Path):
         self.path = Path(cache_dir) / "facts.sqlite3"
         self._waiting: list[tuple] = []
         self._usable = True
-        self._attempt(lambda database: database.execute(_CREATE))
 
-    def __enter__(self) -> "FactStore":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._write()
-
-    def find(self, paths: Iterable[Path]) -> dict[Path, dict]:
-        """The facts of those files that are known."""
+    def find(self, paths: Iterable[Path]) -> dict[Path, Facts]:
+        """The facts of those files that are known and have not changed."""
         return self._attempt(lambda database: dict(_known(database, paths))) or {}
 
-    def keep(self, path: Path, facts: dict) -> None:
-        """Remember the facts of a file; the last ones are written when the store is left."""
+    def add(self, path: Path, facts: Facts) -> None:
+        """Remember the facts of a file; `write` writes the last ones."""
         plain = json.dumps({name: facts[name] for name in facts if name != "thumbnail"})
         row = (_key(path), facts["bytes"], facts["changed_ns"], plain, facts["thumbnail"])
         self._waiting.append(row)
         if len(self._waiting) >= _BATCH:
-            self._write()
+            self.write()
 
-    def _write(self) -> None:
+    def write(self) -> None:
         waiting, self._waiting = self._waiting, []
-        self._attempt(lambda database: database.executemany(_KEEP, waiting))
+        self._attempt(lambda database: database.executemany(_ADD, waiting))
 
     def _attempt(self, action: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
-        """Do something in one transaction. What goes wrong is told, and nothing more is tried."""
+        """Run an action in one transaction; after a failure, warn and never try again."""
         if not self._usable:
             return None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=_PATIENCE_S)) as database, database:
+                database.execute(_CREATE)
                 return action(database)
         except (OSError, ValueError, sqlite3.Error) as error:
             self._usable = False
@@ -152,9 +243,9 @@ class FactStore:
         return None
 
 
-def _known(database: sqlite3.Connection, paths: Iterable[Path]) -> Iterator[tuple[Path, dict]]:
+def _known(database: sqlite3.Connection, paths: Iterable[Path]) -> Iterator[tuple[Path, Facts]]:
     for path in paths:
-        with suppress(OSError):  # of a file that is not there nothing is known
+        with suppress(OSError):  # nothing is known of a missing file
             status = os.stat(path)
             identity = (_key(path), status.st_size, status.st_mtime_ns)
             if row := database.execute(_FIND, identity).fetchone():
@@ -163,116 +254,3 @@ def _known(database: sqlite3.Connection, paths: Iterable[Path]) -> Iterator[tupl
 
 def _key(path: Path) -> bytes:
     return os.fsencode(os.path.abspath(path))
-
-
-_ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})  # others hold pages, previews, depth maps
-_LARGE = 16_000_000  # pixels: larger images are decoded one at a time, for the sake of memory
-_one_at_a_time = threading.Lock()
-
-
-def inspect_files(
-    paths: Sequence[Path], *, num_workers: int | None = None, cache_dir: str | Path
-) -> list[dict]:
-    """The facts of every file, as `inspect_file` finds them, under a progress bar.
-
-    `num_workers` threads (one a core) read them: Pillow decodes outside of Python's lock. Facts
-    are kept in `cache_dir`, and a file that did not change is not read again; one that could not
-    be read is, since the reason may be gone.
-    """
-    with FactStore(cache_dir) as store:
-        facts = store.find(paths)
-        missing = [path for path in paths if path not in facts]
-        for path, found in _in_parallel(missing, num_workers):
-            facts[path] = found
-            if "problem" not in found:
-                store.keep(path, found)
-    return [facts[path] for path in paths]
-
-
-def _in_parallel(paths: list[Path], num_workers: int | None) -> Iterator[tuple[Path, dict]]:
-    pool = ThreadPoolExecutor(os.cpu_count() if num_workers is None else max(1, num_workers))
-    try:
-        with warnings.catch_warnings():
-            # What the decoders warn of is among the facts.
-            warnings.filterwarnings("ignore", module="PIL|pillow_heif")
-            found = zip(paths, pool.map(inspect_file, paths), strict=True)
-            yield from progress_bar(found, "Inspecting images", len(paths))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def inspect_file(path: str | Path) -> dict:
-    """What is known of one image file, as a dictionary of plain values. Never raises.
-
-    `bytes`, `changed_ns` (time of change), `content` (a hash), `format`, `mode`, `width` and
-    `height` (upright), `orientation` (EXIF), `animated`, `transparent`, and what `appearance`
-    measures. For a file that cannot be read whole: what could be found out, `problem` (its kind,
-    an issue of the audit) and `reason`.
-    """
-    facts = {}
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe would keep us waiting for ever
-            return {"problem": "unreadable", "reason": "not a file but a folder, pipe or device"}
-        facts |= {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
-        with open(path, "rb") as file:
-            facts["content"] = _content_hash(file)
-            with Image.open(file, formats=readable_formats()) as image:
-                facts |= _stored(image)
-                image.draft(None, (SIDE, SIDE))  # a JPEG gets smaller; every byte is read still
-                large = image.width * image.height > _LARGE
-                with _one_at_a_time if large else nullcontext():
-                    facts |= _decoded(image, facts)
-    except Exception as error:  # a decoder can fail in any way on a broken file
-        facts["problem"] = _kind_of_problem(error, facts)
-        facts["reason"] = unreadable_because(path, error)
-    return facts
-
-
-def _content_hash(file: IO[bytes]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    while block := file.read(2**20):
-        digest.update(block)
-    file.seek(0)
-    return digest.hexdigest()
-
-
-def _stored(image: Image.Image) -> dict:
-    """What a file's header says."""
-    width, height = upright_size(image)
-    return {
-        "format": image.format,
-        "mode": image.mode,
-        "width": width,
-        "height": height,
-        "orientation": orientation(image),
-        "animated": image.format in _ANIMATED and bool(getattr(image, "is_animated", False)),
-    }
-
-
-def _decoded(image: Image.Image, stored: dict) -> dict:
-    """What the pixels say, and the orientation where it is kept behind them."""
-    image.load()
-    facts = {"transparent": _is_transparent(image)}
-    turn = orientation(image)
-    if turn != 1 and stored["orientation"] == 1:
-        facts["orientation"] = turn
-        if turn >= 5:
-            facts |= {"width": stored["height"], "height": stored["width"]}
-    return facts | appearance(upright_rgb(image))
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    if not image.has_transparency_data:
-        return False
-    return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
-
-
-def _kind_of_problem(error: Exception, facts: dict) -> str:
-    if facts.get("bytes") == 0:
-        return "empty file"
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    if isinstance(error, Image.DecompressionBombError):
-        return "decompression bomb"
-    return "truncated" if "truncated" in str(error) else "unreadable"

@@ -1,4 +1,4 @@
-"""Batches of samples: which come when, in this process and in others."""
+"""Batches of samples: which samples come when, and how workers and this process make them."""
 
 import gc
 import shutil
@@ -18,32 +18,24 @@ from resnet_ft.data.dataset import ImageDataset, SampleKey, SeededDataset, seed_
 
 
 class EpochBatchSampler(Sampler[list[SampleKey]]):
-    """Batches of sample keys, shuffled anew each epoch by (seed, epoch), in `slots` in turn.
+    """Batches of sample keys: in order, as epoch 0 sees them, or with `shuffle` for training.
 
-    The epoch moves on with each pass, or is what `set_epoch` says; `start_at` lets one begin amid
-    it. Without `shuffle` every pass is epoch 0, in order. With `join_last`, a last batch of one
-    joins the batch before it, since batch normalisation cannot learn from a single sample.
+    With `shuffle`, each epoch has an order of its own, which depends on (seed, epoch) alone. Each
+    pass is the next epoch, or the one given to `set_epoch`; `start_at` starts one mid-epoch. A last
+    batch of one joins the batch before it, since batch normalisation cannot learn from one sample.
 
-    Of several processes each gets its share of every batch, the samples r, r + count, ...; then
-    `join_last` sees to it that there is one for each.
+    Each of several processes gets its share of every batch, the samples rank, rank + count, ...;
+    with `shuffle`, the last batch has at least one sample per process.
     """
 
     def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        join_last: bool = False,
-        slots: int = 1,
-        seed: int = 0,
-    ):
+        self, num_samples: int, batch_size: int, *, shuffle: bool = False, seed: int = 0
+    ) -> None:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.join_last = join_last
-        self.slots = slots
         self.seed = seed
+        self.slots = 1  # how many slots of its memory the loader fills in turn
         self.epoch = 0
         self.first_batch = 0
 
@@ -52,7 +44,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         self.epoch = epoch
 
     def start_at(self, batch: int) -> None:
-        """Make the next pass, and only that, leave out so many batches."""
+        """Let the next pass, and only that one, skip this many batches."""
         self.first_batch = batch
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
@@ -62,12 +54,12 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
         samples = self._samples(epoch, generator)
         for batch in range(first_batch, len(self)):
-            rows = samples[self._share(batch)].tolist()
-            if rows:
-                yield [SampleKey(*row, slot=batch % self.slots) for row in rows]
+            slot, share = batch % self.slots, samples[self._share(batch)].tolist()
+            if share:
+                yield [SampleKey(of_epoch, index, slot) for of_epoch, index in share]
 
     def places(self) -> Tensor:
-        """Where in a whole pass the samples of this process stand."""
+        """The positions of this process's samples in a pass of all processes."""
         everything = torch.arange(self.num_samples)
         return torch.cat([everything[self._share(batch)] for batch in range(len(self))])
 
@@ -84,147 +76,142 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
 
     def __len__(self) -> int:
         batches, rest = divmod(self.num_samples, self.batch_size)
-        joins = self.join_last and rest < max(2, distributed.count()) and batches > 0
+        joins = self.shuffle and rest < max(2, distributed.count()) and batches > 0
         return batches + (rest > 0 and not joins)
 
 
-_PREFETCH = 2  # batches that a worker has ready
+_PREFETCH = 2  # batches that a worker prepares ahead
 _SHARED_MEMORY = Path("/dev/shm")
-_KEPT = 3
-Unfinished = tuple[Tensor, int, int]  # bytes (H, W, 3), label, slot
 
 
 class ImageLoader(DataLoader):
-    """A DataLoader of unfinished samples, whose batches `dataset.finish` finishes in this process.
+    """A DataLoader whose workers write images into shared memory; this process finishes the batch.
 
-    `batch_sampler.slots` says how many slots its keys go through in turn. Who rebuilds a loader
-    from its parts, as accelerate's `prepare` does, gets batches that are not finished.
+    `dataset.finish` takes a whole batch at a time. Code that builds another loader from the parts
+    of this one, as accelerate's `prepare` does, gets unfinished batches.
     """
 
+    dataset: SeededDataset
+    batch_sampler: EpochBatchSampler
+    collate_fn: "_Collate"
+
     def __init__(
-        self, dataset: SeededDataset, *, batch_sampler: EpochBatchSampler, **options: object
-    ):
-        super().__init__(dataset, batch_sampler=batch_sampler, collate_fn=_Handing(), **options)
+        self, dataset: SeededDataset, batch_sampler: EpochBatchSampler, num_workers: int
+    ) -> None:
+        # Those that the workers prepare, and the one that this process uses.
+        batch_sampler.slots = _PREFETCH * num_workers + 1
+        super().__init__(
+            dataset,
+            batch_sampler=batch_sampler,
+            collate_fn=_Collate(),
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            prefetch_factor=_PREFETCH if num_workers else None,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_keep_shared,
+            generator=torch.Generator().manual_seed(dataset.seed),
+        )
         self._memory = _Memory()
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        handing = self.collate_fn
-        if self.num_workers and handing.slots is None and self._iterator is None:
+    # DataLoader promises its private iterator class, though its users only iterate.
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
+        collate = self.collate_fn
+        if self.num_workers and collate.slots is None and self._iterator is None:
             image, *_ = self.dataset[SampleKey(0, 0, slot=0)]
-            handing.make_slots(image, self.batch_sampler)
+            collate.make_slots(image, self.batch_sampler)
         for images, labels, slot in super().__iter__():
-            handed = handing.slots[slot, :images] if isinstance(images, int) else images
+            slots = collate.slots if isinstance(images, int) else None
+            batch = images if slots is None else slots[slot, :images]
             threads = torch.get_num_threads()
             torch.set_num_threads(1)  # more would only take the cores from the workers
             try:
-                finished = self.dataset.finish(handed, self._memory.empty)
+                finished = self.dataset.finish(batch, self._memory.empty)
             finally:
                 torch.set_num_threads(threads)
-            yield finished.clone() if finished is handed is not images else finished, labels
-            del finished  # or else its memory could not be taken for the next batch
-
-
-def image_loader(
-    dataset: SeededDataset, batches: EpochBatchSampler, num_workers: int
-) -> ImageLoader:
-    """A loader of these batches; their sampler goes through `slots_for(num_workers)` slots."""
-    return ImageLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        prefetch_factor=_PREFETCH if num_workers else None,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_keep_shared,
-        generator=torch.Generator().manual_seed(dataset.seed),
-    )
+            is_slot = slots is not None and finished is batch  # which the next batches overwrite
+            yield finished.clone() if is_slot else finished, labels
+            del finished  # else the next batch could not reuse its memory
 
 
 def _keep_shared(_worker: int) -> None:
-    """Leave what was there before the fork alone.
+    """Leave the memory that a worker shares with its parent alone.
 
-    A full garbage collection, after some thousand batches, would write into every object that the
+    A full garbage collection, after some thousand batches, would write to every object that the
     imports made, and so copy 90 MB of them into each worker.
     """
     gc.freeze()
 
 
-def reads_files(loader: DataLoader) -> bool:
-    """Whether a loader is one of `make_dataloaders` whose every image is a file of its own."""
-    return isinstance(loader, ImageLoader) and isinstance(loader.dataset, ImageDataset)
+class _Collate:
+    """Writes the images of a batch into its slot; stacks them where there is none or they differ.
 
+    A collated batch is (images, labels, slot); in a slot, `images` is their number.
+    """
 
-def slots_for(num_workers: int) -> int:
-    """So many batches are on their way from workers, and one is just being taken."""
-    return _PREFETCH * num_workers + 1
-
-
-def _references_to_a_free_array() -> int:
-    """What `sys.getrefcount` says of an array in a list, which depends on the Python version."""
-    for array in [np.empty(1)]:
-        return sys.getrefcount(array)
-
-
-_FREE = _references_to_a_free_array()
-
-
-class _Memory:
-    """Memory for batches of floats, taken again as soon as nobody holds a batch of it any more."""
-
-    def __init__(self):
-        self._arrays: list[np.ndarray] = []
-
-    def empty(self, *shape: int) -> Tensor:
-        """Like `torch.empty`."""
-        for array in self._arrays:
-            # A tensor, and every view of it, holds its array: then there is one reference more.
-            if array.shape == shape and sys.getrefcount(array) == _FREE:
-                return torch.from_numpy(array)
-        array = np.empty(shape, np.float32)
-        self._arrays = [*self._arrays[1 - _KEPT :], array]
-        return torch.from_numpy(array)
-
-
-class _Handing:
-    """Puts the images of a batch into its slot; without slots, or where they do not fit, stacks."""
-
-    def __init__(self):
-        self.slots: Tensor | None = None
+    slots: Tensor | None = None  # (slots, batch_size + 1, *image)
 
     def make_slots(self, image: object, batches: EpochBatchSampler) -> None:
-        """Memory for batches of such images, if they are tensors and there is as much."""
+        """Allocate shared memory for batches of such images, if they are tensors and it is free."""
         if isinstance(image, Tensor):
             most = batches.batch_size + 1  # a last single image joins the batch before it
             with suppress(RuntimeError):  # little shared memory, as in many containers
                 slots = torch.empty(batches.slots, most, *image.shape, dtype=image.dtype)
                 self.slots = slots.share_memory_()
 
-    def __call__(self, samples: list[Unfinished]) -> tuple[object, Tensor, int]:
-        images, labels, slots = zip(*samples, strict=True)
-        labels, slot = torch.tensor(labels), slots[0]
-        if self.slots is None or not all(self._fits(image) for image in images):
-            return default_collate(list(images)), labels, slot
-        torch.stack(images, out=self.slots[slot, : len(images)])
-        return len(images), labels, slot
+    def __call__(self, samples: list[tuple[object, int, int]]) -> tuple[object, Tensor, int]:
+        images = [image for image, *_ in samples]
+        labels, slot = torch.tensor([label for _, label, _ in samples]), samples[0][2]
+        tensors = [image for image in images if isinstance(image, Tensor) and self._fits(image)]
+        if self.slots is None or len(tensors) < len(images):
+            return default_collate(images), labels, slot
+        torch.stack(tensors, out=self.slots[slot, : len(tensors)])
+        return len(tensors), labels, slot
 
-    def _fits(self, image: object) -> bool:
+    def _fits(self, image: Tensor) -> bool:
         slots = self.slots
-        return isinstance(image, Tensor) and (image.shape, image.dtype) == (
-            slots.shape[2:],
-            slots.dtype,
-        )
+        return slots is not None and (image.shape, image.dtype) == (slots.shape[2:], slots.dtype)
+
+
+def _references(arrays: list[np.ndarray]) -> list[int]:
+    """How many references each array of a list has."""
+    return [sys.getrefcount(array) for array in arrays]
+
+
+(_UNUSED,) = _references([np.empty(1)])  # depends on the version of Python
+
+
+class _Memory:
+    """Memory for batches of floats, used again as soon as nobody holds a batch in it any more."""
+
+    def __init__(self) -> None:
+        self._arrays: list[np.ndarray] = []  # at most three
+
+    def empty(self, *shape: int) -> Tensor:
+        """Like `torch.empty`."""
+        # A tensor, and every view of it, holds a reference to its array.
+        for array, references in zip(self._arrays, _references(self._arrays), strict=True):
+            if array.shape == shape and references == _UNUSED:
+                return torch.from_numpy(array)
+        array = np.empty(shape, np.float32)
+        self._arrays = [*self._arrays[-2:], array]
+        return torch.from_numpy(array)
+
+
+def reads_files(loader: object) -> bool:
+    """Whether a loader is one of `make_dataloaders` whose every image is a file of its own."""
+    return isinstance(loader, ImageLoader) and isinstance(loader.dataset, ImageDataset)
 
 
 def fitting_workers(wanted: int | None, *, batch_bytes: int) -> int:
     """How many workers, so that their batches fit into shared memory: Docker often gives 64 MB."""
     workers = engine.cpu_cores() if wanted is None else wanted
     if workers and _SHARED_MEMORY.is_dir():
-        # Training and validation workers live side by side and keep a batch in the making as well.
+        # Training and validation workers run side by side, each with one more batch in progress.
         fitting = shutil.disk_usage(_SHARED_MEMORY).free // (2 * (_PREFETCH + 1) * batch_bytes)
         if wanted and fitting < wanted:
             warnings.warn(
                 f"num_workers={wanted} does not fit into {_SHARED_MEMORY}: using {fitting}. Give "
-                "the machine more shared memory (docker run --shm-size=2g), or take less a batch.",
+                "the machine more shared memory (docker run --shm-size=2g), or reduce batch_size.",
                 stacklevel=3,
             )
         workers = min(workers, fitting)

@@ -1,8 +1,10 @@
 """A sample: an image, its label, and the randomness that belongs to it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,20 +13,35 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from resnet_ft.data.cache import DecodedImages
-from resnet_ft.data.transforms import prepare, split_transform
+from resnet_ft.data.transforms import Preprocessing, prepare, split_transform
 from resnet_ft.files import fingerprint
 
 
-def seed_of(*parts: int) -> int:
-    """Seeds of 64 bits that have nothing in common, also for neighbouring epochs and indices."""
+def seed_of(*parts: object) -> int:
+    """A 64-bit seed, unrelated to those of neighbouring epochs and indices."""
     return int(fingerprint(parts), 16)
 
 
-class SampleKey(NamedTuple):
-    """Which sample to deliver: the epoch decides about its augmentation.
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let transforms, which draw from the CPU's default generator, draw by this seed in a block.
 
-    With a `slot` it is one of a batch: it lacks what `SeededDataset.finish` does to the whole, and
-    says which slot of the loader's memory the batch goes to.
+    Afterwards the generator is as it was.
+    """
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
+
+
+@dataclass(frozen=True)
+class SampleKey:
+    """Which sample to load: the epoch decides about its augmentation.
+
+    With a `slot`, the sample is part of a batch: it comes without what `SeededDataset.finish` does
+    to the batch, and says which slot of the loader's memory the batch goes to.
     """
 
     epoch: int
@@ -33,10 +50,10 @@ class SampleKey(NamedTuple):
 
 
 class SeededDataset(Dataset):
-    """Samples of one split as (tensor of shape (3, H, W), label) pairs; `read` says of what.
+    """Samples of one split as (tensor of shape (3, H, W), label) pairs; `read` loads their pixels.
 
     `dataset[i]` is sample i as epoch 0 sees it, `dataset[epoch, i]` as another epoch does: its
-    augmentation depends on (seed, epoch, i) alone, whoever asks for it and in which order.
+    augmentation depends on (seed, epoch, i) alone, not on which process asks or in which order.
     """
 
     def __init__(
@@ -45,9 +62,9 @@ class SeededDataset(Dataset):
         transform: Callable,
         *,
         seed: int = 0,
-        preprocessing: dict | None = None,
+        preprocessing: Preprocessing | None = None,
         fingerprint: str | None = None,
-    ):
+    ) -> None:
         self.classes = list(classes)
         self._transform = transform
         self._of_image, self._of_batch = split_transform(transform)
@@ -61,37 +78,31 @@ class SeededDataset(Dataset):
         return self._transform
 
     def read(self, epoch: int, index: int) -> tuple[np.ndarray, int]:
-        """Sample `index`: a uint8 array (H, W, 3) of one's own, and the label."""
+        """Sample `index`: a uint8 array (H, W, 3) that the caller may change, and the label."""
         raise NotImplementedError
 
     def finish(self, images: Tensor, empty: Callable[..., Tensor] = torch.empty) -> Tensor:
-        """What is left to do to a batch of unfinished images, in memory that `empty` makes."""
+        """Finish a batch of unfinished images, in memory that `empty` allocates."""
         return images if self._of_batch is None else self._of_batch(images, empty)
 
-    def __getitem__(self, key: int | tuple[int, int] | SampleKey) -> tuple:
-        epoch, index, slot = SampleKey(*key) if isinstance(key, tuple) else SampleKey(0, key)
-        pixels, label = self.read(epoch, index)
-        # The transforms draw from the default generator of the CPU: lend it to this sample.
-        state = torch.default_generator.get_state()
-        torch.default_generator.manual_seed(seed_of(self.seed, epoch, index))
-        try:
-            image = prepare(pixels, self.transform if slot is None else self._of_image)
-        finally:
-            torch.default_generator.set_state(state)
-        if slot is None:
+    def __getitem__(self, key: int | tuple[int, int] | SampleKey) -> tuple[Any, ...]:
+        if not isinstance(key, SampleKey):
+            key = SampleKey(*key) if isinstance(key, tuple) else SampleKey(0, key)
+        pixels, label = self.read(key.epoch, key.index)
+        with seeded(seed_of(self.seed, key.epoch, key.index)):
+            image: Any = prepare(pixels, self.transform if key.slot is None else self._of_image)
+        if key.slot is None:
             return image, label
-        return image if self._of_batch is None else image.permute(1, 2, 0), label, slot
+        return image if self._of_batch is None else image.permute(1, 2, 0), label, key.slot
 
 
 class ImageDataset(SeededDataset):
-    """Images of one split as (tensor of shape (3, H, W), label) pairs.
+    """A `SeededDataset` of image files.
 
-    `images` are paths or `DecodedImages`, `labels` their positions in `classes`.
-    `dataset[i]` is image i as epoch 0 sees it, `dataset[epoch, i]` as another epoch does: its
-    augmentation depends on (seed, epoch, i) alone, whoever asks for it and in which order.
-    `samples` (path and label) and `targets` are as in torchvision's ImageFolder, made when asked
-    for; `preprocessing` describes the evaluation transform for a checkpoint, `unreadable` lists
-    files of the data folder that were left out, `fingerprint` tells one data set from another.
+    `images` are paths or `DecodedImages`, `labels` their positions in `classes`. `samples` (path
+    and label) and `targets` are as in torchvision's ImageFolder, made when asked for.
+    `preprocessing` describes the evaluation transform for a checkpoint, `unreadable` lists files of
+    the data folder that were left out, `fingerprint` differs between different data sets.
     """
 
     def __init__(
@@ -103,9 +114,9 @@ class ImageDataset(SeededDataset):
         *,
         unreadable: pd.DataFrame | None = None,
         seed: int = 0,
-        preprocessing: dict | None = None,
+        preprocessing: Preprocessing | None = None,
         fingerprint: str | None = None,
-    ):
+    ) -> None:
         super().__init__(
             classes, transform, seed=seed, preprocessing=preprocessing, fingerprint=fingerprint
         )
@@ -125,5 +136,5 @@ class ImageDataset(SeededDataset):
         return len(self.labels)
 
     def read(self, epoch: int, index: int) -> tuple[np.ndarray, int]:
-        """Image `index`, the same in every epoch: a uint8 array (H, W, 3), and its label."""
+        """Image `index`, the same in every epoch, and its label."""
         return self.images[index], int(self.labels[index])

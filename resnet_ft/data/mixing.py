@@ -1,4 +1,4 @@
-"""MixUp and CutMix: batches whose images are mixtures of two, and whose labels say how much."""
+"""Training batches of another mixture: MixUp and CutMix, and classes that come equally often."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from resnet_ft.data.batches import EpochBatchSampler, image_loader, reads_files
+from resnet_ft.data.batches import EpochBatchSampler, ImageLoader
+from resnet_ft.data.dataset import ImageDataset, seed_of, seeded
 from resnet_ft.errors import ParameterError
-from resnet_ft.files import fingerprint
 
 _MIXES = {"mixup": (v2.MixUp,), "cutmix": (v2.CutMix,), "both": (v2.MixUp, v2.CutMix)}
 _ALPHA = {v2.MixUp: 0.2, v2.CutMix: 1.0}  # of the papers, for ImageNet
@@ -25,9 +25,10 @@ class MixedLoader:
     default alpha is 0.2 for MixUp and 1 for CutMix, as in the papers. Each image is mixed with its
     neighbour in the batch, so `loader` should shuffle.
 
-    What is drawn depends on (seed, epoch, batch) alone. The epoch is that of the loader's samplers,
-    where they count; otherwise it moves on with each pass, or is what `set_epoch` says. Raises
-    ParameterError for an unknown `mix`, an `alpha` that is not positive, too few classes.
+    The random draws depend on (seed, epoch, batch) alone. The epoch is that of the loader's
+    samplers if they count epochs; otherwise each pass is the next one, or the one given to
+    `set_epoch`. Raises ParameterError for an unknown `mix`, an `alpha` that is not positive, or too
+    few classes.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class MixedLoader:
         *,
         alpha: float | None = None,
         seed: int = 0,
-    ):
+    ) -> None:
         if mix not in _MIXES:
             raise ParameterError(f"mix={mix!r} is unknown. Choose one of {', '.join(_MIXES)}.")
         if alpha is not None and not alpha > 0:
@@ -46,7 +47,7 @@ class MixedLoader:
         classes = getattr(loader.dataset, "classes", None) or ()
         if len(classes) > num_classes:
             raise ParameterError(
-                f"num_classes={num_classes} should be {len(classes)}, as the data."
+                f"num_classes={num_classes} should be {len(classes)}, as in the data."
             )
         self.loader, self.seed = loader, seed
         self.dataset, self.batch_size = loader.dataset, loader.batch_size
@@ -58,31 +59,21 @@ class MixedLoader:
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next pass the one of this epoch, where the loader's samplers do not count."""
+        """Make the next pass the one of this epoch, if the loader's samplers do not count."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        counting = [one for one in (self.batch_sampler, self.sampler) if hasattr(one, "epoch")]
-        epoch = counting[0].epoch if counting else self.epoch
+        epochs = [getattr(one, "epoch", None) for one in (self.batch_sampler, self.sampler)]
+        epoch = next((one for one in epochs if one is not None), self.epoch)
         self.epoch = epoch + 1
         first_batch = getattr(self.batch_sampler, "first_batch", 0)
         for step, (images, labels) in enumerate(self.loader, first_batch):
-            yield self._mixed(images, labels, fingerprint(("mix", self.seed, epoch, step)))
-
-    def _mixed(self, images: Tensor, labels: Tensor, drawn: str) -> tuple[Tensor, Tensor]:
-        # The transforms draw from the default generator of the CPU: lend it to this batch.
-        state = torch.default_generator.get_state()
-        torch.default_generator.manual_seed(int(drawn, 16))
-        try:
-            return self._mix(images, labels)
-        finally:
-            torch.default_generator.set_state(state)
-
-
-_FAR = 1_000_003  # epochs: more than any run has, and prime, so that cycles of epochs go on too
+            with seeded(seed_of("mix", self.seed, epoch, step)):
+                mixed = self._mix(images, labels)
+            yield mixed
 
 
 def class_weights(labels: Sequence[int] | np.ndarray | Tensor, num_classes: int) -> Tensor:
@@ -105,44 +96,35 @@ def class_weights(labels: Sequence[int] | np.ndarray | Tensor, num_classes: int)
 def balanced_loader(loader: DataLoader) -> DataLoader:
     """The training loader of `make_dataloaders`, but with each class equally often in an epoch.
 
-    An epoch has as many images as before, so those of small classes come several times, varied anew
-    each time, and not all of large classes come. Raises ParameterError for another loader.
+    An epoch has as many images as before, so images of small classes come several times, each time
+    augmented differently, and some of large classes are left out. Raises ParameterError for another
+    loader.
     """
-    plain = loader.batch_sampler
-    if not (reads_files(loader) and plain.shuffle):
-        raise ParameterError(
-            'balanced_loader takes dataloaders["train"] of make_dataloaders, from image files. For '
-            "others use torch.utils.data.WeightedRandomSampler; mix what is balanced, not before."
-        )
-    batches = _BalancedBatchSampler(
-        loader.dataset.labels,
-        plain.batch_size,
-        join_last=plain.join_last,
-        slots=plain.slots,
-        seed=plain.seed,
+    if (
+        isinstance(loader, ImageLoader)
+        and isinstance(loader.dataset, ImageDataset)
+        and loader.batch_sampler.shuffle
+    ):
+        batches = _BalancedBatchSampler(loader.dataset.labels, loader.batch_sampler)
+        return ImageLoader(loader.dataset, batches, loader.num_workers)
+    raise ParameterError(
+        'balanced_loader takes dataloaders["train"] of make_dataloaders, from image files. For '
+        "others use torch.utils.data.WeightedRandomSampler. Balance before mixing, not after."
     )
-    return image_loader(loader.dataset, batches, loader.num_workers)
+
+
+_FAR = 1_000_003  # epochs: more than any run has, and prime: no multiple of a cycle of epochs
 
 
 class _BalancedBatchSampler(EpochBatchSampler):
-    """Batches of N sample keys an epoch, N // C or one more of each of the C classes.
+    """Batches of N sample keys per epoch, N // C or one more of each of the C classes.
 
-    A class's images come in a random order, which is repeated where it is too short: none comes a
-    second time before all have come. What comes again is augmented as in a far later epoch.
+    A class's images come in a random order, which is repeated if it is too short: none comes a
+    second time before all have come. A repeated image is augmented as in a far later epoch.
     """
 
-    def __init__(
-        self,
-        labels: np.ndarray,
-        batch_size: int,
-        *,
-        join_last: bool = False,
-        slots: int = 1,
-        seed: int = 0,
-    ):
-        super().__init__(
-            len(labels), batch_size, shuffle=True, join_last=join_last, slots=slots, seed=seed
-        )
+    def __init__(self, labels: np.ndarray, plain: EpochBatchSampler) -> None:
+        super().__init__(len(labels), plain.batch_size, shuffle=True, seed=plain.seed)
         classes = (np.flatnonzero(labels == label) for label in np.unique(labels))
         self._members = [torch.from_numpy(indices) for indices in classes]
 

@@ -1,1 +1,1 @@
-"""What a model says of a data set, and how good that is."""
+"""What a model predicts for a data set, and how good that is."""

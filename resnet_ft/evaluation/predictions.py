@@ -1,4 +1,4 @@
-"""Model and data loader to a table of predictions."""
+"""What a model predicts for every image of a data loader, as a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from resnet_ft.notebook import progress_bar
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said of N images of C classes.
+    """What a model predicts for N images of C classes.
 
-    `table` has a row an image: `path`, `label`, `predicted` (class names), `confidence` (the
+    `table` has a row per image: `path`, `label`, `predicted` (class names), `confidence` (the
     probability of the predicted class) and `loss` (cross-entropy, nats). `probabilities` has shape
     (N, C), its columns in the order of `classes`.
     """
@@ -46,7 +46,7 @@ class Predictions:
 
 
 def load_predictions(path: str | Path) -> Predictions:
-    """What `Predictions.save` wrote, as it was."""
+    """Read what `Predictions.save` wrote."""
     names = dict.fromkeys(("path", "label", "predicted"), str)
     table = pd.read_csv(path, dtype=names, keep_default_na=False)  # "NA" may be a class
     columns = [column for column in table if column.startswith("p(")]
@@ -56,16 +56,39 @@ def load_predictions(path: str | Path) -> Predictions:
 
 
 def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
-    """What `model` says of every image that `dataloader` delivers, in its order.
+    """What `model` predicts for every image that `dataloader` delivers, in its order.
 
-    Batches are (images (N, 3, H, W), integer labels (N,)). The model moves to the device and is
-    left in the mode it was in. Of several processes all have to call it, and all get everything.
-    `path` is known where the dataset has `samples` in that order.
+    Batches are (images (N, 3, H, W), integer labels (N,)). The model moves to the device and keeps
+    its training or evaluation mode. Of several processes, all have to call it, and all get the
+    whole table. `path` is known where the dataset has `samples` in that order.
     """
     logits, labels = predict_logits(model, dataloader)
     classes = _model_classes(model, dataloader, logits.shape[1])
     labels = _by_name(labels, class_names(dataloader) or classes, classes)
     return tabulate(logits, labels, classes, _paths(dataloader, len(labels)))
+
+
+def predict_logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Tensor]:
+    """Logits (N, C) in full precision and labels (N,), both on the CPU."""
+    device = engine.device()
+    model.to(device)
+    logits, labels = [], []
+    with evaluation_mode(model), torch.inference_mode(), engine.accelerator().autocast():
+        for images, batch_labels in progress_bar(dataloader, "Evaluating", unit="batch"):
+            logits.append(model(images.to(device)).float().cpu())
+            labels.append(batch_labels)
+    return _of_all(dataloader, torch.cat(logits)), _of_all(dataloader, torch.cat(labels))
+
+
+def _of_all(dataloader: DataLoader, rows: Tensor) -> Tensor:
+    """The rows of all processes, where each has its share, in the order of the loader."""
+    sampler = dataloader.batch_sampler
+    if distributed.count() == 1 or not isinstance(sampler, EpochBatchSampler):
+        return rows
+    gathered = torch.cat(distributed.gathered(rows))
+    ordered = torch.empty_like(gathered)
+    ordered[torch.cat(distributed.gathered(sampler.places()))] = gathered
+    return ordered
 
 
 def tabulate(
@@ -86,56 +109,32 @@ def tabulate(
     return Predictions(table, probabilities.numpy(), classes)
 
 
-def predict_logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Tensor]:
-    """Logits (N, C) in full precision and labels (N,), both on the CPU."""
-    device = engine.device()
-    model.to(device)
-    logits, labels = [], []
-    with evaluation_mode(model), torch.inference_mode(), engine.accelerator().autocast():
-        for images, batch_labels in progress_bar(dataloader, "Evaluating", unit="batch"):
-            logits.append(model(images.to(device)).float().cpu())
-            labels.append(batch_labels)
-    return _of_all(dataloader, torch.cat(logits)), _of_all(dataloader, torch.cat(labels))
-
-
-def _of_all(dataloader: DataLoader, rows: Tensor) -> Tensor:
-    """The rows of all processes, where each of them has its share, in the order of the loader."""
-    sampler = dataloader.batch_sampler
-    if distributed.count() == 1 or not isinstance(sampler, EpochBatchSampler):
-        return rows
-    parts = torch.cat(distributed.gathered(rows))
-    whole = torch.empty_like(parts)
-    whole[torch.cat(distributed.gathered(sampler.places()))] = parts
-    return whole
+def class_names(dataloader: DataLoader) -> list[str] | None:
+    """The names of the classes, where the dataset knows them."""
+    return getattr(dataloader.dataset, "classes", None)
 
 
 def _model_classes(model: nn.Module, dataloader: DataLoader, num_logits: int) -> list[str]:
-    """What the model's outputs stand for: its own classes, else the data set's, else numbers."""
+    """What the model's outputs mean: its own classes, else the data set's, else numbers."""
     numbers = [str(label) for label in range(num_logits)]
-    classes = getattr(model, "classes", None) or class_names(dataloader) or numbers
+    classes: list[str] = getattr(model, "classes", None) or class_names(dataloader) or numbers
     if len(classes) != num_logits:
         raise ParameterError(
-            f"The model tells {num_logits} classes apart, but {len(classes)} are named. "
+            f"The model has {num_logits} outputs for {len(classes)} classes. "
             f"Build it with build_model(arch, num_classes={len(classes)})."
         )
     return classes
 
 
 def _by_name(labels: Tensor, names: list[str], classes: list[str]) -> Tensor:
-    """The data set's labels as the model counts them."""
+    """The data set's labels as the model numbers them."""
     unknown = sorted(set(names) - set(classes))
     if unknown:
         raise DatasetError(
             f"The data set has classes that the model was not trained on: {', '.join(unknown)}. "
-            f"It knows {', '.join(classes)}. Evaluate on the data it was made for, or train anew."
+            f"It knows {', '.join(classes)}. Evaluate on data of these classes, or train again."
         )
-    positions = torch.tensor([classes.index(name) for name in names])
-    return positions[labels]
-
-
-def class_names(dataloader: DataLoader) -> list[str] | None:
-    """The names of the classes, where the dataset knows them."""
-    return getattr(dataloader.dataset, "classes", None)
+    return torch.tensor([classes.index(name) for name in names])[labels]
 
 
 def _paths(dataloader: DataLoader, count: int) -> list[str | None]:

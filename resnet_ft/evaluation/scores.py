@@ -1,40 +1,24 @@
-"""A table of predictions to scores, with their uncertainty."""
+"""From predictions to scores, with their uncertainty, and to labels that are probably wrong."""
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix as _confusion_matrix
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn import metrics
 
 from resnet_ft.evaluation.predictions import Predictions
 
 
-def class_scores(predictions: Predictions) -> pd.DataFrame:
-    """Precision, recall and F1 of each class, and their mean; `images` says how many there were.
-
-    A class that was never predicted has precision 0, and so has one without images in recall.
-    """
-    precision, recall, f1, images = precision_recall_fscore_support(
-        predictions.table["label"],
-        predictions.table["predicted"],
-        labels=predictions.classes,
-        zero_division=0,
-    )
-    columns = {"precision": precision, "recall": recall, "f1": f1, "images": images}
-    scores = pd.DataFrame(columns, index=predictions.classes)
-    mean = scores.mean().to_frame("mean of classes").T.assign(images=images.sum())
-    return pd.concat([scores, mean]).astype({"images": int})
-
-
-def confusion_matrix(predictions: Predictions) -> pd.DataFrame:
-    """How many images of each class (rows) were predicted to be of each class (columns)."""
-    table, classes = predictions.table, predictions.classes
-    counts = _confusion_matrix(table["label"], table["predicted"], labels=classes)
-    return pd.DataFrame(counts, index=classes, columns=classes)
+def accuracy_summary(predictions: dict[str, Predictions]) -> pd.DataFrame:
+    """A row per split: how many images, the accuracy, and its interval at 95% confidence."""
+    rows = {
+        split: (len(scored.table), scored.accuracy, *accuracy_interval(scored))
+        for split, scored in predictions.items()
+    }
+    return pd.DataFrame.from_dict(rows, "index", columns=["images", "accuracy", "from", "to"])
 
 
 def accuracy_interval(predictions: Predictions, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Between which values the accuracy lies, given how few images were scored.
+    """The interval in which the accuracy lies, given how few images were scored.
 
     The score interval of Wilson (1927), which holds near 0 and 1 and for few images.
     """
@@ -43,19 +27,33 @@ def accuracy_interval(predictions: Predictions, *, confidence: float = 0.95) -> 
     return float(interval.low), float(interval.high)
 
 
-def accuracy_summary(predictions: dict[str, Predictions]) -> pd.DataFrame:
-    """A row a split: how many images, the accuracy, and between which values it lies (95 %)."""
-    rows = {
-        split: (len(scored.table), scored.accuracy, *accuracy_interval(scored))
-        for split, scored in predictions.items()
-    }
-    return pd.DataFrame.from_dict(rows, "index", columns=["images", "accuracy", "from", "to"])
+def class_scores(predictions: Predictions) -> pd.DataFrame:
+    """Precision, recall and F1 of each class, and their mean; `images` is the number of images.
+
+    The precision of a class that was never predicted is 0, and so is the recall of one without
+    images.
+    """
+    table, classes = predictions.table, predictions.classes
+    columns = metrics.precision_recall_fscore_support(
+        table["label"], table["predicted"], labels=classes, zero_division=0
+    )
+    names = ["precision", "recall", "f1", "images"]
+    scores = pd.DataFrame(dict(zip(names, columns, strict=True)), index=classes)
+    mean = scores.mean().to_frame("mean of classes").T.assign(images=scores["images"].sum())
+    return pd.concat([scores, mean]).astype({"images": int})
+
+
+def confusion_matrix(predictions: Predictions) -> pd.DataFrame:
+    """How many images of each class (rows) were predicted to be of each class (columns)."""
+    table, classes = predictions.table, predictions.classes
+    counts = metrics.confusion_matrix(table["label"], table["predicted"], labels=classes)
+    return pd.DataFrame(counts, index=classes, columns=classes)
 
 
 def find_label_errors(predictions: Predictions) -> pd.DataFrame:
     """Images whose label is probably wrong, the most probable first.
 
-    `predictions` must be of images that the model has not been trained on. Returns `path`, `label`,
+    `predictions` must be of images that the model was not trained on. Returns `path`, `label`,
     `suggested` and `margin`, the probability of the label less that of the most probable other
     class: -1 where the model is certain of another one.
 
@@ -67,24 +65,18 @@ def find_label_errors(predictions: Predictions) -> pd.DataFrame:
     probabilities = predictions.probabilities
     position = {name: label for label, name in enumerate(predictions.classes)}
     labels = predictions.table["label"].map(position).to_numpy()
-    rows, classes = np.arange(len(labels)), range(len(position))
-    # A class that no image is labelled with is no candidate.
-    thresholds = np.array(
-        [probabilities[labels == j, j].mean() if (labels == j).any() else np.inf for j in classes]
-    )
+    rows = np.arange(len(labels))
+    thresholds = np.full(len(position), np.inf)  # a class without images is no candidate
+    for label in np.unique(labels):
+        thresholds[label] = probabilities[labels == label, label].mean()
     confident = np.where(probabilities >= thresholds, probabilities, -1)
     suggested = confident.argmax(axis=1)
     suggested = np.where(confident[rows, labels] >= confident[rows, suggested], labels, suggested)
     others = probabilities.copy()
     others[rows, labels] = -1
-    margins = probabilities[rows, labels] - others.max(axis=1)
-    table = pd.DataFrame(
-        {
-            "path": predictions.table["path"],
-            "label": predictions.table["label"],
-            "suggested": [predictions.classes[j] for j in suggested],
-            "margin": margins,
-        }
+    names = np.array(predictions.classes, dtype=object)
+    table = predictions.table[["path", "label"]].assign(
+        suggested=names[suggested], margin=probabilities[rows, labels] - others.max(axis=1)
     )
     is_error = (confident[rows, suggested] >= 0) & (suggested != labels)
-    return table[is_error].sort_values("margin", kind="stable").reset_index(drop=True)
+    return table[is_error].sort_values("margin", kind="stable", ignore_index=True)

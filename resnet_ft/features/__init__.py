@@ -1,1 +1,1 @@
-"""What the frozen part of a network puts out, computed once and kept."""
+"""The outputs of a model's frozen part, computed once and kept."""

@@ -1,1 +1,1 @@
-"""A saved model put to use."""
+"""A saved model predicts new images."""

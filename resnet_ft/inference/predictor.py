@@ -1,7 +1,6 @@
-"""A saved model put to use: one image, several, a folder."""
+"""A saved model predicts one image, several, or a folder of them."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +38,10 @@ class Predictor:
     def load(
         cls, path: str | Path, model: nn.Module | None = None, *, transform: Callable | None = None
     ) -> "Predictor":
-        """From a checkpoint file alone.
+        """Load a checkpoint file, which alone is enough for a model that `build_model` makes.
 
-        A network that `build_model` does not make is handed in as `model`, an evaluation transform
-        other than `eval_transform` as `transform`. Raises CheckpointError where one is needed.
+        Another model is handed in as `model`, an evaluation transform other than `eval_transform`
+        as `transform`. Raises CheckpointError where one of them is needed.
         """
         checkpoint = load_checkpoint(path)
         transform = transform or checkpoint.transform()
@@ -57,12 +56,11 @@ class Predictor:
 
     def predict_batch(self, images: Sequence[AnyFile], top_k: int = 5) -> list[pd.DataFrame]:
         """`predict` for several images at once."""
-        top = self._top([prepare(self._pixels(image), self.transform) for image in images], top_k)
+        top = self._top([self._tensor(self._pixels(image)) for image in images], top_k)
+        names = np.array(self.classes, dtype=object)
         return [
-            pd.DataFrame(
-                {"class_name": [self.classes[i] for i in indices], "probability": values.numpy()}
-            )
-            for values, indices in zip(*top, strict=True)
+            pd.DataFrame({"class_name": names[labels], "probability": probabilities})
+            for probabilities, labels in zip(*top, strict=True)
         ]
 
     def predict_folder(
@@ -76,52 +74,49 @@ class Predictor:
     ) -> pd.DataFrame:
         """Every image below a folder: columns `path`, `predicted`, `confidence`, `error`.
 
-        A file that cannot be read has its reason in `error` and no prediction. With `csv` the table
-        is written there too, in place of an older one. Images are decoded by a worker a core, and
-        kept in `cache_dir` as `make_dataloaders` keeps them. Raises DatasetError for a folder
-        without images, or without one that can be read.
+        A file that cannot be read has its reason in `error` and no prediction. `csv` is a file to
+        write the table to as well; an older one is replaced. `num_workers` processes (one per core)
+        decode the images, and `cache_dir` keeps them as for `make_dataloaders`. Raises DatasetError
+        for a folder without images, or without one that can be read.
         """
         paths = list(find_images(Path(folder)))
         if not paths:
             raise DatasetError(f"There are no images in {folder}. Check the path.")
-        images, errors = DecodedImages(paths), {}
+        workers = engine.cpu_cores() if num_workers is None else num_workers
+        images, errors = DecodedImages(paths), dict[int, str]()
         if self._side:
-            workers = engine.cpu_cores() if num_workers is None else num_workers
             images, errors = decode_once(
                 paths, self._side, cache_dir=cache_dir, num_workers=workers
             )
-        starts = range(0, len(paths), batch_size)
-        batches = [range(start, min(start + batch_size, len(paths))) for start in starts]
-        progress = progress_bar(batches, "Predicting", unit="batch")
-        table = pd.DataFrame([row for rows in progress for row in self._rows(images, rows, errors)])
-        if table["error"].notna().all():
-            raise DatasetError(f"No image in {folder} can be read: {table['error'].iloc[0]}.")
+        rows = range(len(paths))
+        batches = [rows[start : start + batch_size] for start in rows[::batch_size]]
+        answers: dict[int, tuple[str, float]] = {}
+        for batch in progress_bar(batches, "Predicting", unit="batch"):
+            answers |= self._answers(images, batch, errors)
+        if not answers:
+            raise DatasetError(f"No image in {folder} can be read: {errors[0]}.")
+        table = pd.DataFrame.from_dict(answers, "index", columns=["predicted", "confidence"])
+        table = table.reindex(rows).assign(error=pd.Series(errors, dtype=object))
+        table.insert(0, "path", [str(path) for path in paths])
         if csv is not None:
             with atomic_write(csv) as temporary:
                 table.to_csv(temporary, index=False)
         return table
 
-    def _rows(
+    def _answers(
         self, images: DecodedImages, rows: Sequence[int], errors: dict[int, str]
-    ) -> Iterator[dict[str, object]]:
+    ) -> dict[int, tuple[str, float]]:
+        """Class and probability of those rows that can be read; the others get an error."""
         tensors = {}
         for row in rows:
             try:
                 if row not in errors:
-                    tensors[row] = prepare(images[row], self.transform)
+                    tensors[row] = self._tensor(images[row])
             except ImageError as error:
                 errors[row] = error.reason
         confidences, labels = self._top(list(tensors.values()), top_k=1)
-        answers = zip(tensors, labels[:, 0].tolist(), confidences[:, 0].tolist(), strict=True)
-        answer_of = {row: (self.classes[label], sure) for row, label, sure in answers}
-        for row in rows:
-            predicted, confidence = answer_of.get(row, (None, math.nan))
-            yield {
-                "path": images.paths[row],
-                "predicted": predicted,
-                "confidence": confidence,
-                "error": errors.get(row),
-            }
+        names = [self.classes[label] for label in labels[:, 0]]
+        return dict(zip(tensors, zip(names, confidences[:, 0].tolist(), strict=True), strict=True))
 
     def _pixels(self, image: AnyFile) -> np.ndarray:
         """One image as the data loaders read it: (H, W, 3), uint8."""
@@ -130,11 +125,15 @@ class Predictor:
         image = upright_rgb(image)
         return np.array(resized(image, self._side) if self._side else image)
 
-    def _top(self, tensors: Sequence[Tensor], top_k: int) -> tuple[Tensor, Tensor]:
-        """The highest probabilities and their labels, each (N, k), on the CPU."""
-        if not tensors:
-            return torch.empty(0, 1), torch.empty(0, 1, dtype=torch.long)
-        batch = torch.stack(list(tensors)).to(engine.device())
+    def _tensor(self, pixels: np.ndarray) -> Tensor:
+        return torch.as_tensor(prepare(pixels, self.transform))
+
+    def _top(self, images: Sequence[Tensor], top_k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The highest probabilities and their labels, each (N, k)."""
+        if not images:
+            return np.empty((0, 1)), np.empty((0, 1), int)
+        batch = torch.stack(list(images)).to(engine.device())
         with torch.inference_mode(), engine.accelerator().autocast():
             probabilities = self.model(batch).float().softmax(dim=1).cpu()
-        return probabilities.topk(min(top_k, len(self.classes)))
+        values, labels = probabilities.topk(min(top_k, len(self.classes)))
+        return values.numpy(), labels.numpy()

@@ -4,6 +4,7 @@ import pickle
 import textwrap
 import warnings
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import requests
@@ -58,10 +59,11 @@ def build_model(
             f"arch={arch!r} is unknown. Choose one of {', '.join(architectures())}."
         )
     state_dict = _state_dict(arch, weights)
-    model = _new_model(arch, num_classes)
+    model: Any = _new_model(arch, num_classes)
     if state_dict is not None:
         _load(model, state_dict, weights)
     model.arch, model.pretrained = arch, state_dict is not None
+    assert isinstance(model, nn.Module)
     return model
 
 

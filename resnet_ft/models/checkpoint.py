@@ -48,16 +48,16 @@ class Checkpoint:
         Raises CheckpointError where `build_model` does not know the model and none is given, or
         where the given one is another model.
         """
-        model = self._build() if model is None else model
+        filled: Any = self._build() if model is None else model
         try:
-            model.load_state_dict(self.state_dict)
+            filled.load_state_dict(self.state_dict)
         except RuntimeError as error:
             raise CheckpointError(
                 "The checkpoint is of another model. If its layers were changed after build_model, "
                 f"make it in the same way and give it as model=. {error}"
             ) from error
-        model.classes = self.classes
-        return model.eval()
+        filled.classes = self.classes
+        return filled.eval()
 
     def _build(self) -> nn.Module:
         if self.arch is None:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -174,7 +174,7 @@ def _range_test(
     return pd.DataFrame(rows)
 
 
-def _endless(loader: DataLoader) -> Iterator[Batch]:
+def _endless(loader: DataLoader) -> Generator[Batch, None, None]:
     """The batches of a loader, epoch after epoch."""
     while True:
         batch = None

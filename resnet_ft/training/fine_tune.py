@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -82,7 +84,7 @@ def fine_tune(
     metrics: Mapping[str, Metric] | None = None,
     run_dir: str | PathLike[str] | Run | None = None,
     resume: str | bool = "auto",
-    cache_dir: str | PathLike[str] | None = None,
+    cache_dir: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> tuple[nn.Module, pd.DataFrame]:
     """Solve the head, then train all layers from there; keep the best of all on validation.
@@ -110,13 +112,14 @@ def fine_tune(
     started = time.perf_counter()
     _check(model, dataloaders, options)
     pretrained = getattr(model, "pretrained", True)
-    train, class_names = dataloaders["train"], dataloaders["train"].dataset.classes
-    weights = class_weights(train.dataset.labels, len(class_names)) if balance else None
+    loader: Any = dataloaders["train"]
+    num_classes = len(loader.dataset.classes)
+    weights = class_weights(loader.dataset.labels, num_classes) if balance else None
     loss_weights = weights if balance == "loss" else None
     criterion = nn.CrossEntropyLoss(loss_weights, label_smoothing=label_smoothing)
     criterion.to(engine.device())
-    loader = balanced_loader(train) if balance == "sampler" else train
-    loader = MixedLoader(loader, len(class_names), mix, seed=seed) if mix else loader
+    loader = balanced_loader(loader) if balance == "sampler" else loader
+    loader = MixedLoader(loader, num_classes, mix, seed=seed) if mix else loader
     varied = {**dataloaders, "train": loader}
     budget = None if minutes is None else TimeBudget(minutes, started=started)
     run = None
@@ -150,7 +153,7 @@ def fine_tune(
             metrics=metrics,
             clip_grad_norm=clip_grad_norm,
             run_dir=run_dir,
-            first_row=head and head.row,
+            first_row=head.row if head else None,
             callbacks=watchers,
         )
 
@@ -160,8 +163,7 @@ def _check(
 ) -> None:
     """Refuse what could not work, before any work is done; other options check themselves."""
     trainable_parameters(model)
-    loaders = [dataloaders.get(split) for split in ("train", "val")]
-    if not all(map(reads_files, loaders)):
+    if not all(reads_files(dataloaders.get(split)) for split in ("train", "val")):
         raise ParameterError(
             'fine_tune takes loaders "train" and "val" that make_dataloaders makes of image files. '
             "With others, of shards too, use train_model."

@@ -8,7 +8,8 @@ has not learned from it.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def fit_head(
     criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
     *,
     class_weights: Tensor | None = None,
-    cache_dir: str | PathLike[str] | None = None,
+    cache_dir: str | Path | None = None,
     seed: int = 0,
     run_dir: Run | None = None,
 ) -> Head:
@@ -106,7 +107,8 @@ def fit_head(
 def _check_classes(model: nn.Module, loader: DataLoader) -> None:
     """Raise TrainingError, before any image is read, for a head that is made for other classes."""
     (name, _), outputs = head_of(model), num_outputs(model)
-    classes = loader.dataset.classes
+    dataset: Any = loader.dataset
+    classes = dataset.classes
     if outputs != len(classes):
         raise TrainingError(
             f"The model's last layer, {name}, has {outputs} outputs, but there are "
@@ -119,13 +121,14 @@ def _solve_layer(
     layer: nn.Linear, loader: DataLoader, class_weights: Tensor | None, seed: int
 ) -> Predictions:
     """Fill the layer; return what heads that were fitted to other images say of each image."""
-    features, labels = (tensor.to(engine.device()) for tensor in loader.dataset.whole())
+    dataset: Any = loader.dataset
+    features, labels = (tensor.to(engine.device()) for tensor in dataset.whole())
     solved = solve_head(features, labels, layer.out_features, weights=class_weights, seed=seed)
     with torch.no_grad():
         layer.weight.copy_(solved.weight)
         layer.bias.copy_(solved.bias)
-    paths = [path for path, _ in loader.dataset.samples]
-    return tabulate(solved.probabilities.log().cpu(), labels.cpu(), loader.dataset.classes, paths)
+    paths = [path for path, _ in dataset.samples]
+    return tabulate(solved.probabilities.log().cpu(), labels.cpu(), dataset.classes, paths)
 
 
 def _train_head(

@@ -43,7 +43,7 @@ _RECORDED = ("id", "created", "versions", "training", "fine_tune")  # by the run
 def train_run(
     config: str | PathLike[str],
     *,
-    data_dir: str | PathLike[str] | None = None,
+    data_dir: str | Path | None = None,
     num_workers: int | None = None,
     save_minutes: float = 5.0,
 ) -> tuple[nn.Module, pd.DataFrame]:
@@ -72,8 +72,8 @@ def train_run(
             seed=chosen["seed"],
         )
         torch.manual_seed(chosen["seed"])
-        classes = dataloaders["train"].dataset.classes
-        model = build_model(chosen["arch"], len(classes), weights=chosen["weights"])
+        train: Any = dataloaders["train"].dataset
+        model = build_model(chosen["arch"], len(train.classes), weights=chosen["weights"])
     if chosen["freeze_until"]:
         freeze(model, until=chosen["freeze_until"])
     options = {"seed": chosen["seed"], **options}
@@ -110,7 +110,7 @@ def launch_training(
     run: Run,
     num_processes: int,
     *,
-    data_dir: str | PathLike[str] | None = None,
+    data_dir: str | Path | None = None,
     save_minutes: float = 5.0,
     **options: object,
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from os import PathLike
+from typing import Any
 
 import pandas as pd
 import torch
@@ -104,8 +105,9 @@ def train_model(
         micro_batches=engine.accelerator().gradient_accumulation_steps,
     )
     check_training(state)
-    whole = whole_model(network)
-    whole.classes = class_names(loaders["train"]) or getattr(whole, "classes", None)
+    whole: Any = whole_model(network)
+    if classes := class_names(loaders["train"]):
+        whole.classes = classes  # which a checkpoint holds
     if run_dir is not None and distributed.is_main():
         parameters = {"training": describe_training(state)}
         state.run = state.best.run = Run.open(run_dir, parameters, resume=resume)
@@ -244,9 +246,9 @@ def _phase(state: TrainingState) -> Iterator[None]:
 def remaining_batches(state: TrainingState) -> Iterator[Batch]:
     """The batches of this phase's loader after the first `state.step` ones."""
     loader, loaders = state.dataloaders[state.phase], state.dataloaders.values()
-    for sampler in (loader, loader.batch_sampler, loader.sampler):
-        if hasattr(sampler, "set_epoch"):  # ours and torch's DistributedSampler shuffle by epoch
-            sampler.set_epoch(state.epoch - 1)
+    for part in (loader, loader.batch_sampler, loader.sampler):
+        if set_epoch := getattr(part, "set_epoch", None):
+            set_epoch(state.epoch - 1)  # ours and torch's DistributedSampler shuffle by epoch
     if state.step == 0:
         state.rng_before_phase = rng_states(loaders)
         yield from loader
@@ -254,8 +256,8 @@ def remaining_batches(state: TrainingState) -> Iterator[Batch]:
     if state.should_stop and state.phase == "train":
         return
     set_rng_states(state.rng_before_phase or {}, loaders)
-    if hasattr(loader.batch_sampler, "start_at"):
-        loader.batch_sampler.start_at(state.step)
+    if start_at := getattr(loader.batch_sampler, "start_at", None):
+        start_at(state.step)
         batches = iter(loader)
     else:  # how the loader makes its batches is not known, so they are drawn again
         batches = iter(loader)

@@ -300,11 +300,12 @@ def check_training(state: TrainingState) -> None:
     if state.clip_grad_norm is not None and not state.clip_grad_norm > 0:
         raise ParameterError(f"clip_grad_norm={state.clip_grad_norm} should be positive, or None.")
     check_shares(state.dataloaders)
-    classes = [getattr(state.dataloaders[p].dataset, "classes", None) for p in ("train", "val")]
-    if None not in classes and list(classes[0]) != list(classes[1]):
+    loaders = (state.dataloaders[phase] for phase in ("train", "val"))
+    train, val = (getattr(loader.dataset, "classes", None) for loader in loaders)
+    if train is not None and val is not None and list(train) != list(val):
         raise TrainingError(
-            f"The training classes {classes[0]} and the validation classes {classes[1]} differ, so "
-            "their labels do not mean the same. Make both loaders with make_dataloaders."
+            f"The training classes {train} and the validation classes {val} differ, so their "
+            "labels do not mean the same. Make both loaders with make_dataloaders."
         )
     check_optimizer(state.model, state.optimizer)
 

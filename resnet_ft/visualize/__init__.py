@@ -1,1 +1,1 @@
-"""Pictures of images, predictions and scores, in one look."""
+"""Figures of images, predictions and scores, in one look."""

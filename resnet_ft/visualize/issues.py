@@ -1,4 +1,4 @@
-"""The findings of an audit as a table with thumbnails, to be sorted by a click on its head."""
+"""The findings of an audit as a table with thumbnails; a click on a column's name sorts it."""
 
 import base64
 from html import escape
@@ -13,10 +13,10 @@ from resnet_ft.errors import ImageError
 _SIDE = 72
 _LONGEST_PATH = 48  # characters
 _COLUMNS = ("severity", "issue", "path", "detail")
-_COLOURS = {"error": "#D55E00", "warning": "#B37400", "info": "#0072B2"}  # Okabe and Ito
-_ORDER = {"error": 0, "warning": 1, "info": 2}
+_COLOURS = {"error": "#D55E00", "warning": "#B37400", "info": "#0072B2"}  # the serious ones first
+_CELL = "<td style='text-align:left'"
 
-# Sorts the rows by the text of a cell, or by its data-order; the other way round when it is sorted.
+# Sorts the rows by a cell's data-order or text; in reverse order when they are sorted already.
 _SORT = """
 (function (head) {
   const table = head.closest("table"), body = table.tBodies[0];
@@ -31,7 +31,7 @@ _SORT = """
 
 
 class _IssueTable:
-    """What `show_issues` returns: a notebook shows it as a table."""
+    """HTML that a notebook displays."""
 
     def __init__(self, html: str):
         self._html = html
@@ -41,17 +41,17 @@ class _IssueTable:
 
 
 def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60) -> _IssueTable:
-    """A table of findings with a thumbnail each; a click on a column's name sorts by it.
+    """A table of findings, each with a thumbnail; a click on a column's name sorts by it.
 
     `root` and `issues` are those of an `Audit`; `issues` may be a part of them.
     """
     shown = issues.head(num_issues)
     heads = "".join(
-        f"<th style='text-align:left;cursor:pointer' onclick='{escape(_SORT)}' "
+        f"<th style='text-align:left;white-space:nowrap;cursor:pointer' onclick='{escape(_SORT)}' "
         f"title='sort by {name}'>{name} ⇅</th>"
         for name in _COLUMNS
     )
-    rows = "".join(_row(Path(root), issue) for issue in shown.itertuples())
+    rows = "".join(_row(Path(root), issue) for issue in shown.to_dict("records"))
     note = "" if len(shown) == len(issues) else f"<p>{len(shown)} of {len(issues)} findings.</p>"
     return _IssueTable(
         f"<table style='font-size:13px'><thead><tr><th></th>{heads}</tr></thead>"
@@ -59,18 +59,17 @@ def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60)
     )
 
 
-def _row(root: Path, issue: tuple) -> str:
-    cells = {
-        "severity": f"<b style='color:{_COLOURS[issue.severity]}'>{issue.severity}</b>",
-        "issue": escape(issue.issue),
-        "path": f"<code style='white-space:nowrap'>{escape(_short(issue.path))}</code>",
-        "detail": escape(issue.detail),
-    }
-    orders = {"severity": f" data-order='{_ORDER[issue.severity]}'"}
-    text = "".join(
-        f"<td style='text-align:left'{orders.get(name, '')}>{cells[name]}</td>" for name in _COLUMNS
-    )
-    return f"<tr><td style='width:{_SIDE}px'>{_thumbnail(root / issue.path)}</td>{text}</tr>"
+def _row(root: Path, issue: dict) -> str:
+    severity = issue["severity"]
+    cells = [
+        f"<td style='width:{_SIDE}px;text-align:left'>{_thumbnail(root / issue['path'])}",
+        f"{_CELL} data-order='{list(_COLOURS).index(severity)}'>"
+        f"<b style='color:{_COLOURS[severity]}'>{severity}</b>",
+        f"{_CELL}>{escape(issue['issue'])}",
+        f"{_CELL}><code style='white-space:nowrap'>{escape(_short(issue['path']))}</code>",
+        f"{_CELL}>{escape(issue['detail'])}",
+    ]
+    return f"<tr>{'</td>'.join(cells)}</td></tr>"
 
 
 def _short(path: str) -> str:

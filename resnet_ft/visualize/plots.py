@@ -1,4 +1,4 @@
-"""Numbers as pictures: class counts, image sizes, learning curves, confusion, one prediction."""
+"""Numbers as figures: class counts, image sizes, learning curves, confusion, one prediction."""
 
 from typing import TYPE_CHECKING
 
@@ -18,34 +18,26 @@ _SPLIT_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 
 
 def plot_class_counts(counts: pd.DataFrame) -> "Axes":
-    """Images of each class, a bar a split, from `index.counts()`."""
-    import matplotlib.pyplot as plt
-
-    with style():
+    """Images of each class, a bar per split, from `index.counts()`."""
+    with style() as plt:
         _, ax = plt.subplots(figsize=(7, 1.2 + 0.42 * len(counts)))
         colours = [_SPLIT_COLOURS[split] for split in counts]
         counts[::-1].plot.barh(ax=ax, color=colours, width=0.8)
-        ax.set(xlabel="images", title=_count_title(counts))
+        few, many = counts["train"].min(), counts["train"].max()
+        number = few if few == many else f"{few} to {many}"
+        ax.set(xlabel="images", title=f"{len(counts)} classes, {number} training images each")
         ax.grid(axis="y", visible=False)
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 
-def _count_title(counts: pd.DataFrame) -> str:
-    train = counts["train"]
-    if train.min() == train.max():
-        return f"{len(counts)} classes of {train.min()} training images each"
-    return f"{len(counts)} classes of {train.min()} to {train.max()} training images"
-
-
 def plot_image_sizes(sizes: pd.DataFrame, image_size: int) -> "Axes":
     """Width and height of every image, in pixels, from columns `width` and `height`."""
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import ScalarFormatter
 
     sides = sizes[["width", "height"]]
     small = (sides.min(axis=1) < image_size).sum()
-    with style():
+    with style() as plt:
         _, ax = plt.subplots(figsize=(5.5, 4.5))
         ax.scatter(sizes["width"], sizes["height"], s=22, alpha=0.5, color=BLUE, linewidths=0)
         ax.plot([1, image_size, image_size], [image_size, image_size, 1], color=ORANGE)
@@ -61,19 +53,18 @@ def plot_image_sizes(sizes: pd.DataFrame, image_size: int) -> "Axes":
 
 
 def plot_history(history: pd.DataFrame) -> "Figure":
-    """Loss and accuracy by epoch, for training and validation, with the best epoch marked.
+    """Loss and accuracy per epoch, for training and validation, with the best epoch marked.
 
-    Epoch 0, the head alone, is a diamond whose height is drawn on; the average of the weights,
-    where there is one (`ema_` columns), a thin line.
+    Epoch 0, the head alone, is a diamond with a dashed line at its height; the average of the
+    weights, where there is one (`ema_` columns), is a thin line.
     """
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import PercentFormatter
 
     candidates = _candidates(history)
     best = candidates.iloc[0]
     which = "average after " if best["averaged"] else "after " if best["epoch"] else ""
     when = f"epoch {best['epoch']:.0f}" if best["epoch"] else "the head alone"
-    with style():
+    with style() as plt:
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6))
         _plot_curves(left, history, "loss", best["epoch"])
         _plot_curves(right, history, "accuracy", best["epoch"])
@@ -108,7 +99,7 @@ def _plot_curves(ax: "Axes", history: pd.DataFrame, measure: str, best: float) -
 
 
 def _candidates(history: pd.DataFrame) -> pd.DataFrame:
-    """What was scored on validation, that whose weights are kept first (see `BestModel`)."""
+    """Everything scored on validation; the row whose weights are kept comes first."""
     averages = history.filter(like="ema_").rename(columns=lambda name: name.removeprefix("ema_"))
     averages = averages.assign(epoch=history["epoch"], averaged=True)
     scored = pd.concat([history.assign(averaged=False), averages]).sort_index(kind="stable")
@@ -117,12 +108,10 @@ def _candidates(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot_confusion_matrix(predictions: Predictions) -> "Axes":
-    """True classes as rows, predicted ones as columns, coloured by the share of the row."""
-    import matplotlib.pyplot as plt
-
+    """True classes as rows, predicted ones as columns, coloured by the share of their row."""
     counts = confusion_matrix(predictions)
     shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0).to_numpy()
-    with style():
+    with style() as plt:
         side = min(2.2 + 0.5 * len(counts), 14)
         _, ax = plt.subplots(figsize=(side + 0.8, side))
         ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -134,16 +123,15 @@ def plot_confusion_matrix(predictions: Predictions) -> "Axes":
         ax.set_yticks(range(len(counts)), counts.index, fontsize=small)
         ax.set(xlabel="predicted", ylabel="true")
         ax.grid(visible=False)
-        ax.set_title(f"{predictions.accuracy:.1%} of {len(predictions.table)} images are right")
+        ax.set_title(f"{predictions.accuracy:.1%} of {len(predictions.table)} images are correct")
     return ax
 
 
 def plot_prediction(image: AnyImage, prediction: pd.DataFrame) -> "Figure":
     """An image beside its most probable classes, from `Predictor.predict`."""
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import PercentFormatter
 
-    with style():
+    with style() as plt:
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4), width_ratios=(1, 1.3))
         imshow(image, ax=left)
         rows = prediction[::-1]

@@ -1,12 +1,14 @@
-"""One look for all figures: colours that colour-blind people tell apart, quiet axes, large type."""
+"""One look for all figures: colours that colour-blind people can distinguish, large type."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
 # Okabe and Ito, "Color Universal Design" (2008).
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
 
-_STYLE = {
+_STYLE: dict[Any, object] = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
     "font.size": 11,
@@ -26,14 +28,14 @@ _STYLE = {
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Draw within this block in the library's style; matplotlib's settings stay as they were."""
-    from matplotlib import rcParams
+def style() -> Iterator[ModuleType]:
+    """Yield `matplotlib.pyplot`, to draw in the library's style; its settings do not change."""
+    import matplotlib.pyplot as plt
 
     # Not rc_context: it would also undo what a notebook's backend sets up at the first figure.
-    theirs = {name: rcParams[name] for name in _STYLE}
-    rcParams.update(_STYLE)
+    theirs = {name: plt.rcParams[name] for name in _STYLE}
+    plt.rcParams.update(_STYLE)
     try:
-        yield
+        yield plt
     finally:
-        rcParams.update(theirs)
+        plt.rcParams.update(theirs)

@@ -1,67 +1,69 @@
-"""Browse a data set: choose a split and a class, turn the pages."""
+"""Browse a data set page by page, and try out augmentation."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ipywidgets
 import matplotlib.pyplot as plt
 
 from resnet_ft.data.dataset import ImageDataset
-from resnet_ft.data.images import open_image
+from resnet_ft.data.images import open_resized
 from resnet_ft.data.index import DatasetIndex
 from resnet_ft.data.transforms import STRENGTHS, train_transform
 from resnet_ft.errors import ImageError
 from resnet_ft.visualize.images import show_images
-from resnet_ft.widgets.picture import to_png
+from resnet_ft.widgets.figure import FigureWidget
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PAGE = 12
 
 
 def browse_dataset(index: DatasetIndex) -> ipywidgets.VBox:
-    """A widget with the images of one class of one split, twelve a page."""
+    """A widget with the images of one class of one split, twelve per page."""
     split = ipywidgets.Dropdown(options=list(index.counts()), description="Split")
     class_name = ipywidgets.Dropdown(options=index.classes, description="Class")
     page = ipywidgets.BoundedIntText(value=1, min=1, max=1, description="Page")
-    images = ipywidgets.Image(format="png", layout={"max_width": "100%"})
 
-    def turn(_=None) -> None:
+    def draw() -> "Figure":
         rows = index.split(split.value)
         paths = rows.loc[rows["class_name"] == class_name.value, "path"].tolist()
         page.max = max(1, -(-len(paths) // _PAGE))
         start = (page.value - 1) * _PAGE
-        images.value = _contact_sheet(index.root, paths[start : start + _PAGE], len(paths))
+        return _contact_sheet(index.root, paths[start : start + _PAGE], len(paths))
 
+    images = FigureWidget(draw())
     for control in (split, class_name, page):
-        control.observe(turn, names="value")
-    turn()
+        control.observe(lambda _: images.draw(draw()), names="value")
     return ipywidgets.VBox([ipywidgets.HBox([split, class_name, page]), images])
 
 
-def _contact_sheet(root: Path, paths: list[str], total: int) -> bytes:
+def _contact_sheet(root: Path, paths: list[str], total: int) -> "Figure":
     shown, titles = [], []
     for path in paths:
         try:
-            shown.append(open_image(root / path))
+            shown.append(open_resized(root / path, 200))
             titles.append(Path(path).name[-18:])
         except ImageError:
-            continue  # listed by the audit, which the notebook shows above
+            continue  # listed by the audit
     if not shown:
-        return to_png(plt.figure(figsize=(4, 1)))
-    return to_png(show_images(shown, titles, title=f"{len(shown)} of {total} images"))
+        return plt.figure(figsize=(4, 1))
+    return show_images(shown, titles, title=f"{len(shown)} of {total} images")
 
 
 def explore_augmentation(
     path: str | Path, *, image_size: int = 224, strength: str = "medium"
 ) -> ipywidgets.VBox:
-    """A widget that shows an image as six epochs see it, for the strength that is chosen."""
+    """A widget that shows an image as six epochs see it, for the chosen strength."""
     chosen = ipywidgets.ToggleButtons(options=STRENGTHS, value=strength, description="Strength")
-    images = ipywidgets.Image(format="png", layout={"max_width": "100%"})
 
-    def draw(_=None) -> None:
+    def draw() -> "Figure":
         transform = train_transform(image_size, strength=chosen.value)
         dataset = ImageDataset([path], [0], [""], transform)
         views = [dataset[epoch, 0][0] for epoch in range(6)]
-        images.value = to_png(show_images(views, [f"epoch {i}" for i in range(1, 7)]))
+        return show_images(views, [f"epoch {i}" for i in range(1, 7)])
 
-    chosen.observe(draw, names="value")
-    draw()
+    images = FigureWidget(draw())
+    chosen.observe(lambda _: images.draw(draw()), names="value")
     return ipywidgets.VBox([chosen, images])

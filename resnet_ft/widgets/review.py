@@ -1,8 +1,9 @@
-"""Go through the findings of an audit, picture by picture, and decide; every decision is kept."""
+"""Go through the findings of an audit image by image, and decide; every decision is saved."""
 
 from collections.abc import Callable
 from functools import partial
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ import pandas as pd
 from resnet_ft.data.decisions import DecisionLog
 from resnet_ft.data.images import open_resized
 from resnet_ft.errors import ImageError
-from resnet_ft.widgets.picture import to_jpeg
 
 if TYPE_CHECKING:
     from resnet_ft.audit.audit import Audit
@@ -25,9 +25,9 @@ _MENUS = (("Class", "class_name", "relabel"), ("Split", "split", "move"))
 def review_dataset(audit: "Audit", file: str | Path) -> ipywidgets.VBox:
     """A widget that shows the findings of an audit one by one, copies as pairs.
 
-    Each picture can be kept, excluded, given to another class or moved to another split; what is
-    decided is in the CSV file at once, for `make_dataloaders(decisions=file)`, and can be taken
-    back. Works with ipywidgets 7 and 8; every control can be reached with the keyboard.
+    Each image can be kept, excluded, given to another class or moved to another split. Every
+    decision is written to the CSV file at once, for `make_dataloaders(decisions=file)`, and can be
+    undone. Works with ipywidgets 7 and 8; the keyboard reaches every control.
     """
     return _Review(audit, DecisionLog(file)).widget
 
@@ -41,7 +41,7 @@ class _Review:
         self.issue = ipywidgets.Dropdown(options=[(f"{_ALL} ({len(self.items)})", _ALL), *names])
         self.place = ipywidgets.BoundedIntText(value=1, min=1, layout={"width": "80px"})
         self.heading, self.status = ipywidgets.HTML(), ipywidgets.HTML()
-        self.pictures = ipywidgets.HBox()
+        self.cards = ipywidgets.HBox()
         self.issue.observe(self._choose, names="value")
         self.place.observe(lambda _: self._draw(), names="value")
         steps = [
@@ -51,7 +51,7 @@ class _Review:
             _button("Undo", self._undo, "undo"),
         ]
         self.widget = ipywidgets.VBox(
-            [ipywidgets.HBox([self.issue, *steps]), self.heading, self.pictures, self.status]
+            [ipywidgets.HBox([self.issue, *steps]), self.heading, self.cards, self.status]
         )
         self._choose()
 
@@ -60,17 +60,17 @@ class _Review:
         chosen = self.issue.value
         return self.items if chosen == _ALL else self.items[self.items["issue"] == chosen]
 
-    def _choose(self, _=None) -> None:
+    def _choose(self, _: object = None) -> None:
         self.place.max = max(1, len(self.shown))
         self.place.value = 1
         self._draw()
 
     def _step(self, by: int) -> None:
-        self.place.value = min(max(1, self.place.value + by), self.place.max)
+        self.place.value += by  # the widget keeps it within its range
 
     def _undo(self) -> None:
         path = self.log.undo()
-        self._draw(f"Taken back: {path}" if path else "There is nothing to take back.")
+        self._draw(f"Undone: {path}" if path else "There is nothing to undo.")
 
     def _draw(self, message: str = "") -> None:
         if self.shown.empty:
@@ -80,24 +80,23 @@ class _Review:
         number = f"{self.place.value} of {len(self.shown)}"
         detail = f": {escape(item['detail'])}" if item["detail"] else ""
         self.heading.value = f"<b>{number} · {escape(item['issue'])}</b>{detail}"
-        old = self.pictures.children
-        self.pictures.children = [self._picture(path, item["issue"]) for path in item["paths"]]
-        for picture in old:
-            _close(picture)
-        paths_decided = self.log.decided()
-        decided = sum(not paths_decided.isdisjoint(paths) for paths in self.shown["paths"])
+        old = self.cards.children
+        self.cards.children = [self._card(path, item["issue"]) for path in item["paths"]]
+        for card in old:
+            _close(card)
+        known = self.log.decided()
+        decided = sum(not known.isdisjoint(paths) for paths in self.shown["paths"])
         self.status.value = (
             f"{decided} of {len(self.shown)} decided, in <code>{escape(str(self.log.file))}</code>"
             f"<br>{escape(message)}"
         )
 
-    def _picture(self, path: str, reason: str) -> ipywidgets.VBox:
+    def _card(self, path: str, reason: str) -> ipywidgets.VBox:
         def decide(decision: str, value: str = "") -> None:
             self.log.decide(path, decision, value, reason=reason)
             self._draw()
 
-        images, (decision, value) = self.audit.images, self.log[path]
-        place = images.set_index("path").loc[path]
+        (decision, value), images = self.log[path], self.audit.images.set_index("path")
         now = f"{decision} {value}".strip() or "undecided"
         buttons = [
             _button("Keep", lambda: decide("keep"), "check"),
@@ -105,18 +104,18 @@ class _Review:
         ]
         menus = []
         for name, column, choice in _MENUS:
-            chosen, options = place[column], sorted(images[column].unique())
-            chosen = value if decision == choice and value in options else chosen
+            options, chosen = sorted(images[column].unique()), images.at[path, column]
+            if decision == choice and value in options:
+                chosen = value
             menus.append(_menu(name, options, chosen, partial(decide, choice)))
         caption = f"<code>{escape(path)}</code><br>decision: <b>{escape(now)}</b>"
-        shown = [_image(self.audit.root / path), ipywidgets.HTML(caption)]
-        return ipywidgets.VBox(
-            [*shown, ipywidgets.HBox(buttons), *menus], layout={"margin": "0 16px 0 0"}
-        )
+        image, text = _image(self.audit.root / path), ipywidgets.HTML(caption)
+        parts = [image, text, ipywidgets.HBox(buttons), *menus]
+        return ipywidgets.VBox(parts, layout={"margin": "0 16px 0 0"})
 
 
 def _items(audit: "Audit") -> pd.DataFrame:
-    """What there is to decide: `issue`, `detail`, and the one or two `paths` that it is about."""
+    """What is to be decided: `issue`, `detail`, and the one or two `paths` that it is about."""
     originals = audit.pairs.set_index("path")["other"]
     known = set(audit.images["path"])
     issues = audit.issues[audit.issues["path"].isin(known)]
@@ -141,17 +140,19 @@ def _image(path: Path) -> ipywidgets.Widget:
     except ImageError as error:
         return ipywidgets.HTML(f"<i>cannot be shown: {escape(error.reason)}</i>")
     image.thumbnail((2 * _SIDE, _SIDE))
-    return ipywidgets.Image(value=to_jpeg(image), format="jpeg")
+    file = BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return ipywidgets.Image(value=file.getvalue(), format="jpeg")
 
 
 def _close(widget: ipywidgets.Widget) -> None:
-    """Let go of a widget and all below it, on both sides."""
+    """Free a widget and all below it, in Python and in the browser."""
     for child in getattr(widget, "children", ()):
         _close(child)
     widget.close()
 
 
-def _button(label: str, action, icon: str) -> ipywidgets.Button:
+def _button(label: str, action: Callable[[], None], icon: str) -> ipywidgets.Button:
     button = ipywidgets.Button(description=label, icon=icon, layout={"width": "100px"})
     button.on_click(lambda _: action())
     return button

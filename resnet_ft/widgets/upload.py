@@ -1,21 +1,20 @@
-"""Drop photographs on a button and see what the model says of them."""
+"""Drop images on a button and see what the model predicts."""
 
 from collections.abc import Iterator
 from html import escape
 from io import BytesIO
 
 import ipywidgets
+from IPython.display import Javascript, display
 
 from resnet_ft.data.images import open_image
 from resnet_ft.errors import ImageError
 from resnet_ft.inference.predictor import Predictor
 from resnet_ft.visualize.plots import plot_prediction
-from resnet_ft.widgets.picture import picture
+from resnet_ft.widgets.figure import FigureWidget
 
-_CLASS = "resnet-ft-drop"
-
-# The button's file input hangs in no document, and pressing the button is the only way to it. So a
-# drop presses the button, and hands the files over where that would open the dialog.
+# The button's file input is in no document, and only a click on the button reaches it. So a drop
+# clicks the button, and hands over the files where that would open the dialog.
 _SCRIPT = """
 if (!window.resnetFtDrop) {
   window.resnetFtDrop = true;
@@ -39,40 +38,33 @@ if (!window.resnetFtDrop) {
 """
 
 
-def accept_drops(upload: ipywidgets.FileUpload) -> None:
-    """Let files be dropped on an upload button, in notebooks that run JavaScript."""
-    from IPython.display import Javascript, display
-
-    upload.add_class(_CLASS)
-    display(Javascript(_SCRIPT))
-
-
 def upload_and_predict(predictor: Predictor, *, top_k: int = 5) -> ipywidgets.VBox:
-    """A widget that predicts each image that is uploaded; works with ipywidgets 7 and 8."""
+    """A widget that predicts each image that is dropped or chosen; works with ipywidgets 7 and 8.
+
+    Dropping needs a notebook that runs JavaScript.
+    """
     upload = ipywidgets.FileUpload(
         accept="image/*",
         multiple=True,
-        description="Drop photographs here, or choose them",
+        description="Drop images here, or choose them",
         layout={"width": "100%", "height": "72px"},
     )
-    accept_drops(upload)
+    upload.add_class("resnet-ft-drop")
+    display(Javascript(_SCRIPT))
     results = ipywidgets.VBox()
 
-    def predict(_) -> None:
-        results.children = [_result(predictor, *file, top_k) for file in _files(upload.value)]
+    def predict(change: dict) -> None:
+        results.children = [_result(predictor, *file, top_k) for file in _files(change["new"])]
 
     upload.observe(predict, names="value")
     return ipywidgets.VBox([upload, results])
 
 
 def _files(value: dict | tuple) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file: the value is a dict in ipywidgets 7 and a tuple in 8."""
-    if isinstance(value, dict):
-        for name, file in value.items():
-            yield name, bytes(file["content"])
-    else:
-        for file in value:
-            yield file["name"], bytes(file["content"])
+    """Name and content of each file: the widget has a dict in ipywidgets 7 and a tuple in 8."""
+    files = value.items() if isinstance(value, dict) else [(file["name"], file) for file in value]
+    for name, file in files:
+        yield name, bytes(file["content"])
 
 
 def _result(predictor: Predictor, name: str, content: bytes, top_k: int) -> ipywidgets.Widget:
@@ -80,5 +72,5 @@ def _result(predictor: Predictor, name: str, content: bytes, top_k: int) -> ipyw
         image = open_image(BytesIO(content))
     except ImageError as error:
         return ipywidgets.HTML(f"<b>{escape(name)}</b> cannot be read: {escape(error.reason)}")
-    shown = picture(plot_prediction(image, predictor.predict(image, top_k)))
+    shown = FigureWidget(plot_prediction(image, predictor.predict(image, top_k)))
     return ipywidgets.VBox([ipywidgets.HTML(f"<b>{escape(name)}</b>"), shown])

@@ -65,7 +65,7 @@ def test_each_flaw_is_found(flawed, name):
     assert FLAWS[name] in found[name]
 
 
-def test_images_without_a_flaw_are_not_complained_of(flawed):
+def test_images_without_a_flaw_are_not_reported(flawed):
     files = flawed.issues["path"][flawed.issues["path"].str.endswith(".jpg")]
     assert files.str.contains("flaw_").all()
 
@@ -84,7 +84,7 @@ def test_the_summary_counts_each_issue_and_says_what_it_means(flawed):
     assert summary["meaning"].str.endswith(".").all()
 
 
-def test_the_audit_shows_itself(flawed):
+def test_the_audit_displays_its_summary(flawed):
     html, text = flawed._repr_html_(), repr(flawed)
     for row in flawed.summary().itertuples():
         assert row.issue in text
@@ -121,7 +121,7 @@ def test_folders_without_images_are_reported(audit, tmp_path, layout):
     assert found.issues["issue"].tolist() == ["refused"]
 
 
-def test_a_class_is_counted_without_what_cannot_be_read(audit, photos):
+def test_unreadable_images_do_not_count_for_their_class(audit, photos):
     for path in (photos / "Val/red").iterdir():
         path.write_bytes(b"")
     for i in range(2):
@@ -167,13 +167,13 @@ def test_the_validation_flowers_that_are_also_in_train_are_found(audit):
     assert not {"blank", "very dark", "very bright", "blurred"} & set(found.issues["issue"])
 
 
-def test_look_alike_hands_are_no_copies_and_turned_ones_are_told(audit):
+def test_similar_hands_are_no_copies_and_rotated_ones_are_reported(audit):
     found = audit(shared_data("signdigits10"))
     assert found.pairs.empty
     assert found.summary()[["issue", "count"]].values.tolist() == [["rotated by EXIF", 3]]
 
 
-def test_junk_among_ants_and_bees_is_told(audit):
+def test_junk_among_ants_and_bees_is_reported(audit):
     found = audit(shared_data("hymenoptera"))
     junk = found.issues.loc[found.issues["issue"] == "junk", "path"].tolist()
     assert junk == ["Train/.DS_Store", "Val/.DS_Store"]

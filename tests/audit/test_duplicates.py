@@ -58,14 +58,14 @@ def test_a_copy_that_was_changed_is_near(pairs, change):
     assert 0 <= found["distance"][0] <= 0.15
 
 
-def test_other_pictures_mirrored_ones_and_recoloured_ones_are_no_copies(pairs):
+def test_other_mirrored_and_recoloured_images_are_no_copies(pairs):
     others = {f"train/a/{seed}.png": photo(seed) for seed in range(8)}
     others["train/a/mirrored.png"] = photo().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     others["train/a/recoloured.png"] = Image.merge("RGB", photo().split()[::-1])
     assert pairs(others).empty
 
 
-def test_the_relation_tells_of_labels_and_splits(pairs):
+def test_the_relation_names_labels_before_splits(pairs):
     found = pairs(
         {
             "train/a/1.png": photo(1),
@@ -103,21 +103,21 @@ def many(count, thumbnail, bits):
     )
 
 
-def test_a_thousand_equal_images_are_a_pair_each():
-    picture = np.random.default_rng(0).integers(0, 256, 24 * 24 * 3)
-    found = find_duplicates(many(1000, lambda i: picture, lambda i: 2**40 + 5))
+def test_a_thousand_equal_images_have_one_pair_each():
+    pixels = np.random.default_rng(0).integers(0, 256, 24 * 24 * 3)
+    found = find_duplicates(many(1000, lambda i: pixels, lambda i: 2**40 + 5))
     assert len(found) == found["path"].nunique() == 999
     assert (found["distance"] == 0).all()
 
 
-def test_equal_hashes_are_no_proof():
+def test_equal_hashes_alone_make_no_copies():
     rng = np.random.default_rng(0)
     images = many(300, lambda i: rng.integers(0, 256, 24 * 24 * 3), lambda i: 2**40 + 5)
     assert find_duplicates(images).empty
 
 
-def test_hashes_that_differ_in_more_than_ten_bits_are_not_looked_at():
-    picture = np.random.default_rng(0).integers(0, 256, 24 * 24 * 3)
+def test_hashes_that_differ_in_more_than_ten_bits_are_not_compared():
+    pixels = np.random.default_rng(0).integers(0, 256, 24 * 24 * 3)
     for bits, count in ((10, 1), (11, 0)):
-        images = many(2, lambda i: picture, lambda i, bits=bits: i * (2**bits - 1))
+        images = many(2, lambda i: pixels, lambda i, bits=bits: i * (2**bits - 1))
         assert len(find_duplicates(images)) == count

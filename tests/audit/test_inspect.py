@@ -13,14 +13,14 @@ from resnet_ft.audit.inspect import inspect_file, inspect_files
 
 
 def photo(size=(120, 90), seed=0):
-    """Smooth shapes, as photographs have them."""
+    """Smooth shapes, as in photographs."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     return small.resize(size, Image.Resampling.BICUBIC)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_size_is_told_of_the_upright_image(tmp_path, orientation):
+def test_width_and_height_are_those_of_the_upright_image(tmp_path, orientation):
     exif = Image.Exif()
     exif[274] = orientation
     photo().save(tmp_path / "a.jpg", exif=exif)
@@ -30,7 +30,7 @@ def test_size_is_told_of_the_upright_image(tmp_path, orientation):
     assert facts["format"], facts["mode"] == ("JPEG", "RGB")
 
 
-def test_light_is_told_in_shares_of_white(tmp_path):
+def test_light_is_measured_in_shares_of_white(tmp_path):
     pixels = np.full((50, 50), 51, np.uint8)
     pixels[:25] = 204
     Image.fromarray(pixels).save(tmp_path / "halves.png")
@@ -76,7 +76,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_cannot_be_read_tells_its_kind_and_reason(tmp_path, monkeypatch, name):
+def test_an_unreadable_file_has_its_kind_of_problem_and_a_reason(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     make, problem, reason = HOSTILE[name]
     make(tmp_path / name)
@@ -116,7 +116,7 @@ def test_a_failure_is_not_remembered(tmp_path):
 
 
 @pytest.mark.parametrize("broken", [b"no database" * 100, None])
-def test_a_cache_that_cannot_be_used_is_told_and_done_without(tmp_path, broken):
+def test_an_unusable_cache_warns_and_the_files_are_read(tmp_path, broken):
     path = write_image(tmp_path / "a.png")
     cache = tmp_path / "cache"
     if broken:
@@ -129,7 +129,7 @@ def test_a_cache_that_cannot_be_used_is_told_and_done_without(tmp_path, broken):
     assert facts[0]["format"] == "PNG"
 
 
-def test_processes_share_a_cache(tmp_path):
+def test_several_processes_share_a_cache(tmp_path):
     paths = [write_image(tmp_path / f"{i}.png") for i in range(20)]
     code = (
         "import sys; from pathlib import Path;"

@@ -1,7 +1,12 @@
+"""The decode-once cache: right pixels, little work, and complete after whatever happened to it."""
+
+import multiprocessing
 import os
+import random
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +72,7 @@ def test_workers_decode_many_files_to_the_same(tmp_path):
     assert_decoded_right(images.take(np.delete(np.arange(70), 7)), paths)
 
 
-def test_an_image_is_ones_own_to_change(paths, tmp_path):
+def test_an_image_may_be_changed(paths, tmp_path):
     images, _ = decode_once(paths, SIDE, cache_dir=tmp_path / "cache")
     images[0][:] = 0
     assert images[0].any()
@@ -102,7 +107,7 @@ def test_a_full_cache_of_other_images_starts_anew_while_its_readers_read_on(path
     assert np.array_equal(reader[0], first)
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(paths, tmp_path):
+def test_a_cache_that_cannot_be_written_is_not_needed(paths, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     paths[1].write_bytes(b"")
     with pytest.warns(UserWarning, match=r"cannot be written .*: 5 of 6 are decoded again"):
@@ -111,7 +116,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(paths, tmp_path):
     assert_decoded_right(images.take(np.array([0, 2])), [paths[0], paths[2]])
 
 
-def test_a_disk_that_is_full_is_said_and_survived(paths, tmp_path):
+def test_a_full_disk_is_a_warning_and_images_are_decoded_again(paths, tmp_path):
     names = [str(path) for path in paths]
     code = f"""
         import resource, warnings
@@ -135,7 +140,7 @@ def test_a_disk_that_is_full_is_said_and_survived(paths, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["half a record", "no index", "no pixels", "half the pixels"])
-def test_a_damaged_cache_is_mended(paths, tmp_path, damage):
+def test_a_damaged_cache_is_repaired(paths, tmp_path, damage):
     decode_once(paths[:4], SIDE, cache_dir=tmp_path / "cache")
     file = CacheFile(tmp_path / "cache" / "images", SIDE)
     index = next(file.directory.glob("*.index"))
@@ -153,7 +158,7 @@ def test_a_damaged_cache_is_mended(paths, tmp_path, damage):
         assert reasons == {}
 
 
-def test_a_cache_that_was_deleted_meanwhile_is_done_without(paths, tmp_path):
+def test_a_cache_that_was_deleted_meanwhile_is_not_needed(paths, tmp_path):
     images, _ = decode_once(paths, SIDE, cache_dir=tmp_path / "cache")
     CacheFile(tmp_path / "cache" / "images", SIDE).pixels.unlink()
     assert_decoded_right(images, paths)
@@ -175,3 +180,34 @@ def test_two_processes_that_fill_it_at_once_do_the_work_once(tmp_path):
     sizes = {int(run.communicate()[0].splitlines()[-1]) for run in runs}
     assert sizes == {stored(tmp_path / "cache")}
     assert len(paths) == 80
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="kills forked processes"
+)
+def test_whenever_it_is_killed_the_next_call_completes_the_same_cache(tmp_path):
+    side, kills = 96, 20
+    paths = [write_image(tmp_path / f"{i}.jpg", size=(500, 375)) for i in range(160)]
+    expected = list(DecodedImages(paths, side))
+    started = time.perf_counter()
+    decode_once(paths, side, cache_dir=tmp_path / "undisturbed")
+    seconds = time.perf_counter() - started
+    chance, cut_short = random.Random(0), 0
+    for kill in range(kills):
+        cache_dir = tmp_path / f"cache-{kill}"
+        workers = {"num_workers": 2 if kill % 4 == 0 else 0, "cache_dir": cache_dir}
+        process = multiprocessing.get_context("fork").Process(
+            target=decode_once, args=(paths, side), kwargs=workers
+        )
+        process.start()
+        process.join(chance.uniform(0, seconds))
+        process.kill()
+        process.join()
+        stored = sum(file.stat().st_size for file in cache_dir.rglob("*.pixels"))
+        cut_short += 0 < stored < sum(image.nbytes for image in expected)
+        images, reasons = decode_once(paths, side, cache_dir=cache_dir)
+        assert reasons == {}
+        for image, other in zip(images, expected, strict=True):
+            assert np.array_equal(image, other)
+    assert cut_short >= kills // 2  # or else the test would have tried little

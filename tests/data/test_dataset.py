@@ -1,10 +1,13 @@
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import write_image
 
 from resnet_ft import ImageDataset, ImageError, train_transform
+from resnet_ft.data.batches import EpochBatchSampler
 
 
 @pytest.fixture
@@ -42,3 +45,16 @@ def test_names_are_those_of_torchvision(dataset):
     assert dataset.classes == ["a", "b"]
     assert dataset.targets == [0, 1, 0, 1, 0]
     assert len(dataset) == len(dataset.samples) == 5
+
+
+def test_a_million_files_cost_less_than_200_mb():
+    million = 1_000_000
+    names = (f"/data/images/Train/class_{i % 100:03d}/image_{i:07d}.jpg" for i in range(million))
+    tracemalloc.start()
+    dataset = ImageDataset(names, np.zeros(million), ["a", "b"], train_transform(32))
+    sampler = EpochBatchSampler(million, 32, shuffle=True)
+    next(iter(sampler))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert dataset.images.paths[million - 1].endswith("image_0999999.jpg")
+    assert peak < 200e6

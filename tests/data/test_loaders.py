@@ -92,7 +92,7 @@ def test_a_split_or_class_that_is_lost_entirely_is_refused(photos):
         make_dataloaders(photos, num_workers=0)
 
 
-def test_transforms_of_ones_own_are_used_and_described(photos):
+def test_your_own_transforms_are_used_and_described(photos):
     val = eval_transform(12, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     loaders = make_dataloaders(
         photos, train=lambda image: torch.zeros(3, 7, 7), val=val, num_workers=0
@@ -116,7 +116,7 @@ def test_too_little_shared_memory_means_fewer_workers(photos):
     memory = Path("/dev/shm")
     if not memory.is_dir():
         pytest.skip("this system has no /dev/shm")
-    # Batches of 768 bytes an image, of which six a worker are in shared memory at a time.
+    # Batches of 768 bytes per image, of which six per worker are in shared memory at a time.
     too_large = shutil.disk_usage(memory).free // 768
     loaders = make_dataloaders(photos, image_size=8, batch_size=too_large)
     assert loaders["train"].num_workers == 0

@@ -22,13 +22,13 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A hundred classes with 800 and 200 names of one file each."""
-    folder = tmp_path_factory.mktemp("many") / "photographs"
+    folder = tmp_path_factory.mktemp("many") / "images"
     for split, count in (("Train", COUNT // 125), ("Val", COUNT // 500)):
         for number in range(100):
             images = folder / split / f"class_{number:03d}"
-            first = write_image(images / "photograph_0000000.png", size=(8, 8))
+            first = write_image(images / "image_0000000.png", size=(8, 8))
             for i in range(1, count):
-                os.link(first, images / f"photograph_{i:07d}.png")
+                os.link(first, images / f"image_{i:07d}.png")
     return folder
 
 
@@ -52,7 +52,7 @@ def test_an_index_is_soon_built(folder):
 
 def test_the_order_of_an_epoch_needs_nothing_but_seed_and_number():
     epochs = []
-    for _ in range(2):  # as in the run that was interrupted and in the one that goes on
+    for _ in range(2):  # as in the run that was interrupted and when it resumes
         sampler = EpochBatchSampler(COUNT, 64, shuffle=True, seed=1)
         sampler.set_epoch(3)
         epochs.append([key.index for batch in sampler for key in batch])

@@ -32,7 +32,7 @@ from resnet_ft import (
     precompute,
     train_model,
 )
-from resnet_ft.data.shard_loader import ShardBatchSampler, ShardOrder
+from resnet_ft.data.shards import ShardBatchSampler
 
 load = partial(make_dataloaders, image_size=16, batch_size=5, num_workers=0)
 
@@ -145,7 +145,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(shards):
     assert dataset[4, 7][1] == label
 
 
-def test_a_pass_can_begin_amid_an_epoch_once_without_reading_what_came_before(shards):
+def test_one_pass_can_start_mid_epoch_without_reading_what_came_before(shards):
     for split in ("train", "val"):
         loader = load(shards, batch_size=2, num_workers=1)[split]
         loader.batch_sampler.set_epoch(3)
@@ -161,13 +161,12 @@ def test_a_pass_can_begin_amid_an_epoch_once_without_reading_what_came_before(sh
     assert len(batches(loader)) == 1
 
 
-def of_process(rank, count, monkeypatch, order) -> list[list[int]]:
+def of_process(rank, count, monkeypatch, sampler) -> list[list[int]]:
     """The batches of one of several processes, as torchrun would tell it."""
     monkeypatch.setenv("WORLD_SIZE", str(count))
     monkeypatch.setenv("RANK", str(rank))
-    sampler = ShardBatchSampler(order, 6)
     batches = [[key.index for key in batch] for batch in sampler]
-    assert len(batches) == len(sampler) or not order.shuffle
+    assert len(batches) == len(sampler) or not sampler.shuffle
     return batches
 
 
@@ -177,19 +176,20 @@ def test_processes_share_the_samples_of_an_epoch_between_them(count, shuffle, mo
     rng = np.random.default_rng(0)
     for total in range(count, 40):
         counts = np.bincount(rng.integers(0, 6, total), minlength=6).tolist()  # some are empty
-        order = ShardOrder(counts, shuffle=shuffle)
-        epochs = [of_process(rank, count, monkeypatch, order) for rank in range(count)]
+        samplers = [ShardBatchSampler(counts, 6, shuffle=shuffle) for _ in range(count)]
+        epochs = [of_process(r, count, monkeypatch, s) for r, s in enumerate(samplers)]
         indices = [index for batches in epochs for batch in batches for index in batch]
         assert sorted(indices) == list(range(total))
 
 
 def test_a_process_reads_from_its_own_shards_few_at_a_time(monkeypatch):
-    order, read = ShardOrder([50] * 40, shuffle=True), []
+    read = []
     for rank in (0, 1):
+        sampler = ShardBatchSampler([50] * 40, 6, shuffle=True)
         shards = [
-            index // 50 for batch in of_process(rank, 2, monkeypatch, order) for index in batch
+            index // 50 for batch in of_process(rank, 2, monkeypatch, sampler) for index in batch
         ]
-        assert sorted(order.shards(0)) == sorted(set(shards))
+        assert sorted(sampler.shards(0)) == sorted(set(shards))
         last = {shard: place for place, shard in enumerate(shards)}
         first = {shard: shards.index(shard) for shard in last}
         for place in range(len(shards)):
@@ -207,7 +207,7 @@ def test_a_data_set_of_shards_can_go_to_another_process(shards):
     assert torch.equal(sent[2, 3][0], image) and sent[2, 3][1] == label
 
 
-def test_they_train_and_evaluate_a_network(shards, small_network):
+def test_they_train_and_evaluate_a_model(shards, small_network):
     loaders = load(shards, num_workers=1)
     model, history = train_model(small_network, loaders, num_epochs=2)
     assert len(history) == 2
@@ -216,8 +216,8 @@ def test_they_train_and_evaluate_a_network(shards, small_network):
     assert predictions.accuracy == history["val_accuracy"].max()
 
 
-def test_a_run_on_shards_that_breaks_off_goes_on_amid_the_epoch(shards, tmp_path):
-    class BreakOff(Callback):
+def test_an_interrupted_run_on_shards_resumes_mid_epoch(shards, tmp_path):
+    class Interrupt(Callback):
         def on_step_begin(self, state):
             if (state.epoch, state.phase, state.step) == (2, "train", 3):
                 raise KeyboardInterrupt
@@ -230,7 +230,7 @@ def test_a_run_on_shards_that_breaks_off_goes_on_amid_the_epoch(shards, tmp_path
         return train_model(model, loaders, num_epochs=3, run_dir=run_dir, callbacks=callbacks)
 
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "run", [BreakOff()])
+        train(tmp_path / "run", [Interrupt()])
     model, history = train(tmp_path / "run")
     expected, whole = train(None)
     assert history.drop(columns="seconds").equals(whole.drop(columns="seconds"))
@@ -303,7 +303,7 @@ def test_a_broken_shard_is_named_with_the_reason(tmp_path, sample, facts, reason
         next(iter(load(folder)["train"]))
 
 
-def test_what_is_no_archive_or_no_description_is_said(shards):
+def test_what_is_no_archive_or_no_description_is_an_error(shards):
     shard = shards / "train-000000.tar"
     shard.write_bytes(bytes(range(256)) * (shard.stat().st_size // 256))
     with pytest.raises(DatasetError, match=r"train-000000\.tar is broken"):
@@ -336,7 +336,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path):
-    """A web server of the test's folder; `failures` says how often a file is not sent whole."""
+    """A web server of the test's folder; `failures` says how often a file is sent only in part."""
     handler = partial(_Handler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.url = f"http://127.0.0.1:{server.server_port}"
@@ -370,7 +370,7 @@ def test_a_cache_that_is_too_small_keeps_what_is_in_use(single_shards, tmp_path,
     assert 17 < len([name for name in server.requests if name.startswith("train")]) <= 35
 
 
-def test_what_breaks_off_is_fetched_again(shards, tmp_path, server):
+def test_an_interrupted_download_is_fetched_again(shards, tmp_path, server):
     server.failures |= {"dataset.json": 2, "val-000000.tar": 2}
     remote = load(f"{server.url}/shards", cache_dir=tmp_path / "cache")["val"]
     assert same(batches(remote), batches(load(shards)["val"]))

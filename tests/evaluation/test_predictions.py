@@ -27,7 +27,7 @@ def loader(logits, labels, classes=None, **options):
 LOGITS = [[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]
 
 
-def test_the_table_has_a_row_an_image_in_the_order_of_the_loader():
+def test_the_table_has_a_row_per_image_in_the_order_of_the_loader():
     predictions = evaluate(Echo(), loader(LOGITS, [0, 0, 0], ["cat", "dog"]))
     table = predictions.table
     assert table["predicted"].tolist() == ["cat", "dog", "cat"]
@@ -56,8 +56,8 @@ def test_a_data_set_with_classes_that_the_model_does_not_know_is_refused():
         evaluate(model, loader(LOGITS, [0, 1, 1], ["cat", "horse"]))
 
 
-def test_a_model_of_another_number_of_classes_is_refused():
-    with pytest.raises(ParameterError, match="tells 2 classes apart, but 3 are named"):
+def test_a_mismatch_between_outputs_and_classes_is_refused():
+    with pytest.raises(ParameterError, match="has 2 outputs for 3 classes"):
         evaluate(Echo(), loader(LOGITS, [0, 1, 1], ["a", "b", "c"]))
 
 

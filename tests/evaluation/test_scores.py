@@ -8,6 +8,7 @@ from resnet_ft import (
     accuracy_summary,
     class_scores,
     confusion_matrix,
+    find_label_errors,
 )
 
 
@@ -32,7 +33,7 @@ def test_the_confusion_matrix_has_true_classes_as_rows():
     assert counts.to_numpy().tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
 
 
-def test_the_interval_is_the_one_of_wilson():
+def test_the_interval_is_that_of_wilson():
     # Wilson (1927) for k of n at z = 1.96: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
     n, k, z = 20, 18, 1.959964
     p = k / n
@@ -47,8 +48,53 @@ def test_a_perfect_score_on_few_images_is_not_certain():
     assert high == 1 and low < 0.5
 
 
-def test_the_summary_has_a_row_a_split():
+def test_the_summary_has_a_row_per_split():
     summary = accuracy_summary({"val": predictions("aab", "aab"), "test": predictions("ab", "bb")})
     assert summary["images"].to_dict() == {"val": 3, "test": 2}
     assert summary.loc["test", "accuracy"] == 0.5
     assert (summary["from"] <= summary["accuracy"]).all()
+
+
+def answers(labels: list[str], probabilities: list[list[float]]) -> Predictions:
+    classes = ["ant", "bee", "cat"]
+    table = pd.DataFrame({"path": [f"{i}.jpg" for i in range(len(labels))], "label": labels})
+    return Predictions(table, np.array(probabilities, dtype=np.float32), classes)
+
+
+def test_the_published_rule_is_followed():
+    # Thresholds, the means of p(label): ant (0.9 + 0.7 + 0.2) / 3 = 0.6, bee (0.8 + 0.4) / 2 = 0.6.
+    said = answers(
+        ["ant", "ant", "ant", "bee", "bee"],
+        [[0.9, 0.1, 0], [0.7, 0.3, 0], [0.2, 0.8, 0], [0.2, 0.8, 0], [0.55, 0.4, 0.05]],
+    )
+    errors = find_label_errors(said)
+    # 2.jpg: p(bee) = 0.8 reaches 0.6. 4.jpg: p(ant) = 0.55 does not, though it is the largest.
+    assert errors["path"].tolist() == ["2.jpg"]
+    assert errors["suggested"].tolist() == ["bee"]
+    assert np.isclose(errors["margin"][0], 0.2 - 0.8)
+
+
+def test_the_most_probable_errors_come_first():
+    said = answers(
+        ["ant"] * 4 + ["bee"] * 2,
+        [[0.9, 0.1, 0], [0.9, 0.1, 0], [0.3, 0.7, 0], [0.1, 0.9, 0], [0.4, 0.6, 0], [0.4, 0.6, 0]],
+    )
+    assert find_label_errors(said)["path"].tolist() == ["3.jpg", "2.jpg"]
+
+
+def test_a_class_without_images_is_never_suggested():
+    said = answers(["ant", "bee"], [[0.1, 0.1, 0.8], [0.1, 0.1, 0.8]])
+    assert find_label_errors(said).empty
+
+
+def test_swapped_labels_are_found_among_noisy_predictions():
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 3, 300)
+    logits = rng.normal(0, 1, (300, 3)) + 6 * np.eye(3)[true]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    given = true.copy()
+    swapped = rng.choice(300, 20, replace=False)
+    given[swapped] = (given[swapped] + 1) % 3
+    errors = find_label_errors(answers([["ant", "bee", "cat"][i] for i in given], probabilities))
+    first = {int(path.split(".")[0]) for path in errors["path"].head(20)}
+    assert len(first & set(swapped.tolist())) >= 18

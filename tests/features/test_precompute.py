@@ -31,7 +31,7 @@ def resnet18(num_classes=2):
     torch.manual_seed(0)
     model = build_model("resnet18", num_classes, weights=None)
     model.pretrained = True
-    # Statistics and weights that BatchNorm has in a trained network: not zeros and ones.
+    # Statistics and weights that BatchNorm has in a trained model: not zeros and ones.
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean, -0.2, 0.2)
@@ -63,7 +63,7 @@ def prefix_of(model, stage, images):
 
 
 def check_features(model, loaders, features, stage="fc"):
-    """Compare those of the validation images with what the network does, to half precision."""
+    """Compare those of the validation images with what the model computes, to half precision."""
     images = torch.cat([images.clone() for images, _ in loaders["val"]])
     found = torch.cat([batch for batch, _ in features["val"]])
     expected = prefix_of(model, stage, images)
@@ -98,7 +98,7 @@ def test_with_one_view_training_images_are_seen_as_in_evaluation(loaders, photos
 
 
 @pytest.mark.parametrize(("stage", "rate"), [("fc", 0.02), ("layer4", 0.01)])
-def test_training_on_features_is_training_behind_the_frozen_network(loaders, tmp_path, stage, rate):
+def test_training_on_features_is_training_behind_the_frozen_layers(loaders, tmp_path, stage, rate):
     behind, cut = resnet18(), resnet18()
     for model in (behind, cut):
         freeze(model, until=stage)
@@ -127,7 +127,7 @@ def test_each_view_is_an_epoch_of_the_training_loader_and_they_come_in_turn(load
     assert {tuple(row.tolist()) for batch in third for row in batch} == rows
 
 
-def test_what_is_saved_is_the_whole_network_and_answers_as_the_head_does(loaders, tmp_path):
+def test_what_is_saved_is_the_full_model_and_predicts_as_the_head_does(loaders, tmp_path):
     model = resnet18()
     freeze(model, until="layer4")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -137,10 +137,10 @@ def test_what_is_saved_is_the_whole_network_and_answers_as_the_head_does(loaders
     saved = load_checkpoint(tmp_path / "run" / "best.pt")
     assert saved.arch == "resnet18" and saved.classes == ["blue", "red"]
     assert saved.preprocessing["image_size"] == 32
-    whole = evaluate(saved.load_into(), loaders["val"])
+    full = evaluate(saved.load_into(), loaders["val"])
     of_head = evaluate(head, features["val"])
-    np.testing.assert_allclose(whole.probabilities, of_head.probabilities, atol=2e-3)
-    assert whole.table["path"].tolist() == of_head.table["path"].tolist()
+    np.testing.assert_allclose(full.probabilities, of_head.probabilities, atol=2e-3)
+    assert full.table["path"].tolist() == of_head.table["path"].tolist()
     changed = {
         n.split(".")[0] for n, t in model.state_dict().items() if not torch.equal(t, before[n])
     }
@@ -218,7 +218,7 @@ def test_a_changed_weight_transform_or_file_makes_new_features(
     check_features(model, loaders, features)
 
 
-def test_a_transform_that_does_not_say_what_it_does_is_never_taken_for_another(photos, tmp_path):
+def test_an_unknown_transform_is_never_mistaken_for_another(photos, tmp_path):
     model = resnet18()
     freeze(model, until="fc")
     plain = eval_transform(32)
@@ -237,7 +237,7 @@ class Interrupt(Exception):
     pass
 
 
-def test_an_interrupted_pass_goes_on_where_it_was(photos, tmp_path):
+def test_an_interrupted_pass_resumes(photos, tmp_path):
     model = resnet18()
     freeze(model, until="fc")
     seen, limit = [], 8
@@ -260,7 +260,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(photos, tmp_path):
     with pytest.raises(Interrupt):
         precompute(model, loaders, cache_dir=tmp_path)
     part = next(tmp_path.glob("*.part"))
-    assert part.stat().st_size == 6 * 512 * 2  # two batches of three; two images tried the network
+    assert part.stat().st_size == 6 * 512 * 2  # two batches of three; two images were the trial
     with part.open("ab") as file:
         file.write(b"half a row")
     seen.clear()
@@ -275,9 +275,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(photos, tmp_path):
         assert np.allclose(found, same, atol=2e-3)
 
 
-def test_what_was_not_used_for_longest_makes_room_and_too_little_room_is_an_error(
-    loaders, tmp_path
-):
+def test_the_least_recently_used_makes_room_and_too_little_room_is_an_error(loaders, tmp_path):
     model = resnet18()
     freeze(model, until="fc")
     size_gb = (17 + 6) * 512 * 2 / 2**30
@@ -298,7 +296,7 @@ def test_what_was_not_used_for_longest_makes_room_and_too_little_room_is_an_erro
         stored(tmp_path)
     )
     freeze(model, until="layer1")
-    with pytest.raises(TrainingError, match=r"needs 0\.2 MiB .*freeze\(model, until=\"fc\"\)"):
+    with pytest.raises(TrainingError, match=r"need 0\.2 MiB .*freeze\(model, until=\"fc\"\)"):
         precompute(model, loaders, cache_dir=tmp_path / "small", cache_size_gb=size_gb)
 
 
@@ -319,7 +317,7 @@ class OwnNetwork(nn.Module):
         return logits if self.after is None else logits * self.after
 
 
-def test_any_network_with_a_linear_head_can_be_cut_before_it(loaders, tmp_path):
+def test_any_model_with_a_linear_head_can_be_cut_before_it(loaders, tmp_path):
     model = OwnNetwork()
     freeze(model, until="classify")
     head, features = precompute(model, loaders, cache_dir=tmp_path)
@@ -330,7 +328,7 @@ def test_any_network_with_a_linear_head_can_be_cut_before_it(loaders, tmp_path):
     assert not np.allclose(evaluate(model, loaders["val"]).probabilities, before, atol=1e-6)
 
 
-def test_networks_of_timm_can_be_cut_before_their_head(loaders, tmp_path):
+def test_models_of_timm_can_be_cut_before_their_head(loaders, tmp_path):
     pytest.importorskip("timm")
     model = build_model("timm/resnet18", 2, weights=None)
     model.pretrained = True
@@ -350,14 +348,14 @@ def test_networks_of_timm_can_be_cut_before_their_head(loaders, tmp_path):
         (lambda: nn.Sequential(nn.Conv2d(3, 2, 32), nn.Flatten()), "0", "no Linear layer"),
     ],
 )
-def test_a_network_that_cannot_be_cut_there_is_refused(loaders, tmp_path, make, until, message):
+def test_a_model_that_cannot_be_cut_there_is_refused(loaders, tmp_path, make, until, message):
     model = make()
     freeze(model, until=until)
     with pytest.raises(ParameterError, match=message):
         precompute(model, loaders, cache_dir=tmp_path)
 
 
-def test_a_frozen_network_and_other_loaders_are_refused(loaders, tmp_path):
+def test_a_frozen_model_and_other_loaders_are_refused(loaders, tmp_path):
     model = resnet18()
     for parameter in model.parameters():
         parameter.requires_grad = False
@@ -413,7 +411,7 @@ def scaled(**factors):
     return model
 
 
-def test_features_of_a_network_that_computes_something_else_are_not_taken(loaders, tmp_path):
+def test_features_of_a_model_that_computes_something_else_are_not_used(loaders, tmp_path):
     for factor in (1.0, 50.0):
         model = scaled(before=factor)
         head, features = precompute(model, loaders, cache_dir=tmp_path)
@@ -425,7 +423,7 @@ def test_features_of_a_network_that_computes_something_else_are_not_taken(loader
         precompute(scaled(after=3.0), loaders, cache_dir=tmp_path)
 
 
-def test_features_of_nameless_transforms_do_not_pile_up(photos, tmp_path):
+def test_features_of_unknown_transforms_do_not_pile_up(photos, tmp_path):
     model = resnet18()
     freeze(model, until="fc")
     old = [transforms.Resize(32), transforms.CenterCrop(32), transforms.ToTensor()]

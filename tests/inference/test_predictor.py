@@ -1,9 +1,13 @@
+import json
+import subprocess
+import sys
 import warnings
 
+import nbformat
 import pandas as pd
 import pytest
 import torch
-from conftest import write_image
+from conftest import ROOT, write_image
 from PIL import Image
 from torch import nn
 
@@ -24,7 +28,7 @@ PREPROCESSING = {"image_size": 16, "mean": [0.0] * 3, "std": [1.0] * 3}
 
 @pytest.fixture
 def predictor():
-    """Tells red, green and blue apart by their share of the image."""
+    """Distinguishes red, green and blue by their share of the image."""
 
     class Colour(nn.Module):
         def forward(self, images):
@@ -62,7 +66,7 @@ def test_a_batch_is_the_same_as_one_by_one(predictor, tmp_path):
         pd.testing.assert_frame_equal(prediction, predictor.predict(path))
 
 
-def test_a_folder_gives_a_row_an_image_and_lists_what_cannot_be_read(predictor, tmp_path):
+def test_a_folder_gives_a_row_per_image_and_lists_what_cannot_be_read(predictor, tmp_path):
     for i in range(5):
         write_image(tmp_path / "in" / "deep" / f"{i}.png", colour=(220, 20, 20))
     (tmp_path / "in" / "broken.jpg").write_bytes(b"no image")
@@ -108,7 +112,40 @@ def test_a_checkpoint_alone_predicts_as_evaluation_did(photos, tmp_path):
         assert answer["probability"] == pytest.approx(row.confidence, abs=1e-5)
 
 
-def test_a_network_or_transform_of_ones_own_is_asked_for(tmp_path):
+WITHOUT_LIBRARY = """
+import json, sys
+from types import SimpleNamespace
+
+sys.modules["resnet_ft"] = None  # to import it is an ImportError
+run, path = SimpleNamespace(best=sys.argv[1]), sys.argv[2]
+{cells}
+print(json.dumps(probabilities.tolist()))
+"""
+
+
+def test_the_notebook_predicts_the_same_without_this_library(tmp_path):
+    notebook = nbformat.read(ROOT / "notebooks" / "05_infer.ipynb", as_version=4)
+    sources = [cell.source for cell in notebook.cells]
+    (start,) = [i for i, text in enumerate(sources) if text.startswith("## Without this library")]
+    (end,) = [i for i, text in enumerate(sources) if text.startswith("## What you have now")]
+    cells = [cell.source for cell in notebook.cells[start:end] if cell.cell_type == "code"]
+    image = write_image(tmp_path / "a.png", size=(90, 60))
+    model = build_model("resnet18", 3, weights=None)
+    path = save_checkpoint(
+        tmp_path / "best.pt",
+        model,
+        classes=["a", "b", "c"],
+        preprocessing={"image_size": 32, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]},
+    )
+    code = WITHOUT_LIBRARY.format(cells="\n".join(cells))
+    command = [sys.executable, "-c", code, str(path), str(image)]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    expected = Predictor.load(path).predict(image).set_index("class_name")["probability"]
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert found == pytest.approx([expected[name] for name in "abc"], abs=1e-5)
+
+
+def test_a_custom_model_or_transform_has_to_be_handed_in(tmp_path):
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
     nameless = save_checkpoint(tmp_path / "nameless.pt", model)
     with pytest.raises(CheckpointError, match="no class names"):

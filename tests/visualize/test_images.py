@@ -13,9 +13,15 @@ from resnet_ft import (
     ParameterError,
     Predictions,
     imshow,
+    index_dataset,
     make_dataloaders,
+    plot_class_means,
+    show_class,
+    show_classes,
     show_images,
+    show_label_errors,
     show_mistakes,
+    show_pairs,
     visualize_model,
 )
 from resnet_ft.visualize.style import BLUE, RED
@@ -55,7 +61,7 @@ def test_an_image_is_drawn_into_axes_that_are_given():
     assert len(plt.get_fignums()) == 1
 
 
-def test_a_grid_has_a_cell_an_image():
+def test_a_grid_has_a_cell_per_image():
     figure = show_images([torch.zeros(3, 4, 4)] * 5, list("abcde"), columns=3)
     assert titles(figure) == list("abcde")
     assert len(figure.axes) == 6
@@ -68,32 +74,74 @@ def test_drawing_leaves_the_settings_of_matplotlib_as_they_were():
     assert dict(plt.rcParams) == before
 
 
+def test_the_mean_of_a_class_has_the_colour_of_its_images(photos):
+    (photos / "Train" / "red" / "broken.png").write_bytes(b"no image")
+    blue, red = plot_class_means(index_dataset(photos)).axes
+    assert np.allclose(blue.images[0].get_array().mean(axis=(0, 1)), (40, 60, 200), atol=6)
+    assert blue.get_title() == "blue (9)"
+    assert red.get_title() == "red (8)"
+
+
+def test_a_contact_sheet_skips_unreadable_files(photos):
+    (photos / "Train" / "red" / "0.png").write_bytes(b"no image")
+    figure = show_class(index_dataset(photos), "red", num_images=6)
+    assert sum(bool(ax.images) for ax in figure.axes) == 6
+    titles = [ax.get_title() for ax in show_classes(index_dataset(photos)).axes]
+    assert titles == ["blue", "red"]
+    with pytest.raises(ParameterError, match="'green'"):
+        show_class(index_dataset(photos), "green")
+
+
+def test_a_split_without_readable_images_is_refused(photos):
+    with pytest.raises(ParameterError, match="'test'"):
+        plot_class_means(index_dataset(photos), split="test")
+
+
+def test_copies_are_shown_side_by_side_with_class_and_split(photos):
+    pairs = pd.DataFrame({"path": ["Val/red/0.png"], "other": ["Train/blue/1.png"]})
+    figure = show_pairs(photos, pairs)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["Val/red\n0.png", "Train/blue\n1.png"]
+    assert figure.get_suptitle() == "1 pair of copies"
+    with pytest.raises(ParameterError, match="no pairs"):
+        show_pairs(photos, pairs.head(0))
+
+
+def test_label_errors_are_shown_with_the_suggested_label(photos):
+    errors = pd.DataFrame(
+        {"path": [photos / "Val/red/0.png"] * 3, "label": ["red"] * 3, "suggested": ["blue"] * 3}
+    )
+    figure = show_label_errors(errors, num_images=2)
+    assert figure.axes[0].get_title() == "red?\nrather blue"
+    assert figure.get_suptitle() == "2 of 3 labels to check"
+
+
 class RedOrBlue(torch.nn.Module):
-    """Tells red from blue images, and takes the classes to be in that order."""
+    """Distinguishes red and blue images, and expects the classes in this order."""
 
     def forward(self, images):
         return images.mean(dim=(2, 3))[:, [2, 0]] * 9
 
 
-def test_the_model_is_shown_on_images_from_the_whole_data_set(photos):
+def test_the_model_is_shown_on_images_from_all_over_the_data_set(photos):
     loaders = make_dataloaders(photos, image_size=8, batch_size=4, num_workers=0)
     figure = visualize_model(RedOrBlue(), loaders["val"], num_images=4)
     assert [title.split("\n")[1] for title in titles(figure)] == ["is blue"] * 2 + ["is red"] * 2
-    assert figure.get_suptitle() == "4 of 4 are predicted right"
+    assert figure.get_suptitle() == "4 of 4 predictions are correct"
     assert len(visualize_model(RedOrBlue(), loaders["val"], num_images=99).axes) == 6
 
 
-def test_wrong_answers_are_red(photos):
+def test_wrong_predictions_are_red(photos):
     model = RedOrBlue()
-    model.classes = ["red", "blue"]  # so every answer is wrong
+    model.classes = ["red", "blue"]  # so every prediction is wrong
     loaders = make_dataloaders(photos, image_size=8, num_workers=0)
     figure = visualize_model(model, loaders["val"], num_images=2)
-    assert figure.get_suptitle() == "0 of 2 are predicted right"
+    assert figure.get_suptitle() == "0 of 2 predictions are correct"
     assert {to_hex(ax.title.get_color()).upper() for ax in figure.axes} == {RED}
 
 
 @pytest.fixture
-def answers(tmp_path):
+def predictions(tmp_path):
     table = pd.DataFrame(
         {
             "path": [str(write_image(tmp_path / f"{i}.png")) for i in range(4)],
@@ -105,27 +153,27 @@ def answers(tmp_path):
     return Predictions(table, np.zeros((4, 2)), ["a", "b"])
 
 
-def test_mistakes_come_surest_first(answers):
-    figure = show_mistakes(answers, num_images=6)
+def test_the_most_confident_mistakes_come_first(predictions):
+    figure = show_mistakes(predictions, num_images=6)
     assert titles(figure) == ["a (90%)\nis b", "b (70%)\nis a"]
-    assert figure.get_suptitle() == "The 2 surest of 2 mistakes"
+    assert figure.get_suptitle() == "The 2 most confident of 2 mistakes"
 
 
-def test_predictions_without_paths_cannot_show_their_mistakes(answers):
-    answers.table["path"] = None
+def test_predictions_without_paths_cannot_show_their_mistakes(predictions):
+    predictions.table["path"] = None
     with pytest.raises(ParameterError, match="does not shuffle"):
-        show_mistakes(answers)
+        show_mistakes(predictions)
 
 
-def test_large_photographs_are_shrunk_before_they_are_drawn():
+def test_large_images_are_shrunk_before_they_are_drawn():
     image = Image.new("RGB", (4000, 3000))
     figure = show_images([image])
     assert shown(figure.axes[0]).shape == (300, 400, 3)
     assert image.size == (4000, 3000)
 
 
-def test_without_mistakes_the_least_sure_answers_are_shown(answers):
-    answers.table["predicted"] = answers.table["label"]
-    figure = show_mistakes(answers, num_images=2)
+def test_without_mistakes_the_least_confident_predictions_are_shown(predictions):
+    predictions.table["predicted"] = predictions.table["label"]
+    figure = show_mistakes(predictions, num_images=2)
     assert titles(figure) == ["a (60%)\nis a", "a (70%)\nis a"]
     assert {to_hex(ax.title.get_color()).upper() for ax in figure.axes} == {BLUE}

@@ -92,7 +92,7 @@ def test_the_confusion_matrix_shows_every_count():
     table = pd.DataFrame({"label": list("aab"), "predicted": list("abb")})
     ax = plot_confusion_matrix(Predictions(table, np.zeros((3, 2)), ["a", "b"]))
     assert [text.get_text() for text in ax.texts] == ["1", "1", "0", "1"]
-    assert ax.get_title(loc="left") == "66.7% of 3 images are right"
+    assert ax.get_title(loc="left") == "66.7% of 3 images are correct"
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true")
 
 
@@ -107,7 +107,7 @@ def test_class_counts_have_a_bar_for_each_class_and_split():
     counts = pd.DataFrame({"train": [5, 9], "val": [2, 3]}, index=["a", "b"])
     ax = plot_class_counts(counts)
     assert sorted(bar.get_width() for bar in ax.patches) == [2, 3, 5, 9]
-    assert ax.get_title(loc="left") == "2 classes of 5 to 9 training images"
+    assert ax.get_title(loc="left") == "2 classes, 5 to 9 training images each"
     assert ax.get_xlabel() == "images"
 
 

@@ -34,7 +34,7 @@ def test_a_class_and_split_can_be_browsed_page_by_page(photos):
     first = images.value
     class_name.value = "red"
     assert images.value != first
-    assert page.max == 3  # 28 images, twelve a page
+    assert page.max == 3  # 28 images, twelve per page
     second = images.value
     page.value = 3
     assert images.value != second
@@ -44,7 +44,7 @@ def test_a_class_and_split_can_be_browsed_page_by_page(photos):
     assert not plt.get_fignums()
 
 
-def test_browsing_steps_over_files_that_cannot_be_read(photos):
+def test_browsing_skips_unreadable_files(photos):
     for path in (photos / "Val" / "blue").iterdir():
         path.write_bytes(b"no image")
     controls, images = browse_dataset(index_dataset(photos)).children
@@ -52,7 +52,7 @@ def test_browsing_steps_over_files_that_cannot_be_read(photos):
     assert png_size(images)[0] > 10
 
 
-def test_the_strength_of_augmentation_can_be_tried(photos):
+def test_the_strength_of_augmentation_can_be_changed(photos):
     path = next((photos / "Train" / "red").iterdir())
     chosen, images = explore_augmentation(path, image_size=16).children
     assert chosen.value == "medium"
@@ -96,7 +96,7 @@ def test_what_is_dropped_is_predicted(predictor, tmp_path):
     assert png_size(shown)[0] > 100
 
 
-def test_the_upload_button_is_a_place_to_drop_files_on(predictor, capsys):
+def test_files_can_be_dropped_on_the_upload_button(predictor, capsys):
     upload, _ = upload_and_predict(predictor).children
     assert "resnet-ft-drop" in upload._dom_classes  # what the script looks for
     assert "Javascript object" in capsys.readouterr().out  # display() outside of a notebook

@@ -1,0 +1,24 @@
+import shutil
+
+import pandas as pd
+
+from resnet_ft import show_issues
+
+
+def test_findings_are_a_table_with_thumbnails(photos):
+    shutil.move(photos / "Val/red/0.png", photos / "Val/red/<b>.png")
+    (photos / "notes.txt").write_text("junk")
+    issues = pd.DataFrame(
+        {
+            "path": ["Val/red/<b>.png", "notes.txt", "Val/red/gone.png"],
+            "issue": ["blurred", "other file", "unreadable"],
+            "severity": ["warning", "info", "error"],
+            "detail": ["a", "b", "c"],
+        }
+    )
+    html = show_issues(photos, issues)._repr_html_()
+    assert html.count("data:image/jpeg;base64,") == 1
+    assert "Val/red/&lt;b&gt;.png" in html and "<b>.png" not in html
+    assert "cannot be shown" in html
+    assert html.count("<tr>") == 4
+    assert "2 of 3 findings" in show_issues(photos, issues, num_issues=2)._repr_html_()
