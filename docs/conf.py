@@ -34,3 +34,12 @@ html_theme = "furo"
 html_title = "resnet_ft"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
+
+
+def readable_defaults(app, what, name, obj, options, signature, returns):
+    """Sphinx cannot parse a signature that says `<factory>`, as those of dataclasses do."""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", readable_defaults)
