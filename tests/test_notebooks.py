@@ -228,6 +228,44 @@ def some_weights(path):
     return path
 
 
+FINE_TUNE = """
+import sys
+import torch
+from resnet_ft import build_model, fine_tune, make_dataloaders, train_transform
+
+photos, weights, run_dir = sys.argv[1:]
+transform = train_transform(32, strength="medium")
+dataloaders = make_dataloaders(photos, image_size=32, batch_size=5, train=transform)
+torch.manual_seed(0)
+model = build_model("resnet18", 2, weights=weights)
+fine_tune(model, dataloaders, epochs=2, mix="mixup", balance="loss", patience=2, run_dir=run_dir)
+"""
+
+
+def test_notebook_3_and_fine_tune_give_the_same_model_bit_for_bit(tmp_path, staged, photos):
+    weights = some_weights(tmp_path / "weights.pth")
+    script = [sys.executable, "-c", FINE_TUNE, photos, weights, tmp_path / "one-call"]
+    subprocess.run([str(word) for word in script], check=True, cwd=tmp_path)
+    options = {"epochs": 2, "mix": "mixup", "balance": "loss", "patience": 2}
+    execute(
+        *("03_train", tmp_path),
+        **{**staged, **options, "data_dir": str(photos), "run_name": "parts", "arch": "resnet18"},
+        **{"weights": str(weights), "image_size": 32, "batch_size": 5, "lr_finder_steps": 20},
+    )
+    one_call, parts = tmp_path / "one-call", tmp_path / "runs" / "parts"
+    expected, found = (load_checkpoint(run / "best.pt") for run in (one_call, parts))
+    assert expected.scores["epoch"] == found.scores["epoch"]
+    for name, tensor in expected.state_dict.items():
+        assert torch.equal(found.state_dict[name], tensor), name
+    histories = [pd.read_csv(run / "history.csv") for run in (one_call, parts)]
+    pd.testing.assert_frame_equal(
+        *(history.drop(columns="seconds") for history in histories), check_exact=True
+    )
+    configs = [json.loads((run / "config.json").read_text()) for run in (one_call, parts)]
+    for entry in ("training", "fine_tune"):
+        assert configs[0][entry] == configs[1][entry]
+
+
 FAKE_DRIVE = """
 import os, pathlib
 

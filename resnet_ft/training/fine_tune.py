@@ -143,11 +143,10 @@ def fine_tune(
         chosen = make_optimizer(optimizer, groups)
         num_epochs = plan_epochs(model, varied, epochs=epochs, budget=budget, run=run)
         over = budget or num_epochs * len(loader)
-        watchers = [*([WeightAverage()] if average_weights else []), *callbacks]
-        watchers += [
-            *([EarlyStop(patience)] if patience is not None else []),
-            *([budget] if budget else []),
-        ]
+        watchers: list[Callback] = [WeightAverage()] if average_weights else []
+        watchers += callbacks
+        watchers += [] if patience is None else [EarlyStop(patience)]
+        watchers += [budget] if budget else []
         return train_model(
             *(model, varied, criterion, chosen, make_scheduler(chosen, schedule, over), num_epochs),
             metrics=metrics,

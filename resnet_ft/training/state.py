@@ -286,8 +286,7 @@ def _rank(scores: Mapping[str, float]) -> tuple[float, float]:
 
 def whole_model(model: nn.Module) -> nn.Module:
     """The model that a head, which trains on precomputed features, is a part of."""
-    whole = getattr(model, "full_model", model)
-    assert isinstance(whole, nn.Module)
+    whole: nn.Module = getattr(model, "full_model", model)
     return whole
 
 

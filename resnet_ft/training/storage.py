@@ -115,21 +115,15 @@ class Storage:
             )
 
     def _write_in(self, name: str, write: Callable[[Path], object]) -> bool:
-        """Let `write` make the file in the run's folder, or else in the fallback; whether in the
-        run's folder."""
+        """Let `write` make the file in the run's folder, else in the fallback; say which."""
         try:
             if not self.folder.is_dir():  # do not make it anew where Drive was mounted
                 raise FileNotFoundError(f"the folder {self.folder} is gone")
             write(self.folder)
             self._in_fallback.discard(name)
             return True
-        except OSError as error:
-            self._write_to_fallback(name, write, error)
-            return False
-
-    def _write_to_fallback(
-        self, name: str, write: Callable[[Path], object], error: OSError
-    ) -> None:
+        except OSError as caught:
+            error = caught
         where = f"it is in {self.fallback}, on this machine, until the folder can be written again"
         try:
             self.fallback.mkdir(parents=True, exist_ok=True)
@@ -140,9 +134,10 @@ class Storage:
             warnings.warn(
                 f"{name} could not be written to {self.folder} ({error}). The run continues: "
                 f"{where}",
-                stacklevel=4,
+                stacklevel=3,
             )
         self._in_fallback.add(name)
+        return False
 
 
 def resume_states_in(folder: Path) -> list[Path]:
