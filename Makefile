@@ -21,9 +21,8 @@ demo: .venv/notebooks.stamp
 	$(call timed,$(BIN)/python scripts/demo.py)
 
 lint: .venv/test.stamp
-	$(BIN)/python scripts/public_names.py > .venv/public_names.py
 	$(call timed,$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy resnet_ft && \
-		$(BIN)/vulture && \
+		$(BIN)/python scripts/public_names.py > .venv/public_names.py && $(BIN)/vulture && \
 		$(VALIDATE) vendor.github-workflows .github/workflows/ci.yml && \
 		$(VALIDATE) vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml && \
 		$(VALIDATE) vendor.citation-file-format CITATION.cff)

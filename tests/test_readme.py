@@ -89,6 +89,8 @@ def test_the_tables_are_those_that_were_measured(checkout):
         assert (checkout / file).read_text() == (ROOT / file).read_text()
     assert "later epochs" in PAGES["docs/benchmarks.md"]
     assert "EfficientNet-Lite0, 128 pixels" in PAGES["README.md"]
+    for number in re.findall(r"took ([\d.]+) s\b", PAGES["README.md"]):
+        assert f"| {number} |" in PAGES["docs/benchmarks.md"]
 
 
 @pytest.mark.slow
