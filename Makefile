@@ -1,36 +1,52 @@
-# make demo       the five notebooks on a small data set, in under five minutes once installed
-# make test       the tests, in about ten minutes
+# make demo       the five notebooks on sample data, in under five minutes once installed
+# make lint       style, types, dead code, CI's own files
+# make test       the tests, in about ten minutes, and the lines that they do not reach
 # make test-slow  the tests that take longer
-# make lint       ruff
-# make bench-speed  this library beside others, in about 40 minutes; FRESH=1 starts anew
-# make bench-accuracy  whole recipes beside others, in about two hours; row by row, FRESH=1 anew
-# make template   REPO=owner/name writes your repository into badges and setup cells
+# make docs       the documentation, into docs/_build/html/index.html
+# make bench-speed  this library beside others, in about 40 minutes; FRESH=1 measures all again
+# make bench-accuracy  whole recipes beside others, in about two hours; FRESH=1 measures all again
+# make template   REPO=owner/name writes your repository into badges, links and setup cells
 # Each installs what it needs into .venv, bench-speed and bench-accuracy into .venv-bench.
 # PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
+VALIDATE := $(BIN)/check-jsonschema --quiet --builtin-schema
+# Run a shell command and print how long the target took.
+timed = @began=$$(date +%s); { $(1); } && echo "make $@: $$(($$(date +%s) - began)) s"
 
-.PHONY: demo test test-slow lint bench-speed bench-accuracy template
+.PHONY: demo lint test test-slow docs bench-speed bench-accuracy template
 
 demo: .venv/notebooks.stamp
-	$(BIN)/python scripts/demo.py
-
-test: .venv/test.stamp
-	$(BIN)/python -m pytest -m "not slow"
-
-test-slow: .venv/test.stamp
-	$(BIN)/python -m pytest -m slow
+	$(call timed,$(BIN)/python scripts/demo.py)
 
 lint: .venv/test.stamp
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(call timed,$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy resnet_ft && \
+		$(BIN)/python scripts/public_names.py > .venv/public_names.py && $(BIN)/vulture && \
+		$(VALIDATE) vendor.github-workflows .github/workflows/ci.yml && \
+		$(VALIDATE) vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml && \
+		$(VALIDATE) vendor.citation-file-format CITATION.cff)
+
+test: .venv/test.stamp
+	$(call timed,$(BIN)/python -m pytest -m "not slow" --cov=resnet_ft)
+
+test-slow: .venv/test.stamp
+	$(call timed,$(BIN)/python -m pytest -m slow)
+
+docs: .venv/docs.stamp runs/demo/index.html
+	$(call timed,$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html)
+	@echo "Look at $(CURDIR)/docs/_build/html/index.html"
+
+runs/demo/index.html:
+	$(MAKE) demo
 
 bench-speed: .venv-bench/bench.stamp
-	.venv-bench/bin/python benchmarks/speed.py $(if $(FRESH),--fresh) $(if $(PHOTOS),--photos "$(PHOTOS)")
+	$(call timed,.venv-bench/bin/python benchmarks/speed.py \
+		$(if $(FRESH),--fresh) $(if $(PHOTOS),--photos "$(PHOTOS)"))
 
 bench-accuracy: .venv-bench/bench.stamp
-	.venv-bench/bin/python benchmarks/accuracy.py $(if $(FRESH),--fresh) $(if $(DATA),--data "$(DATA)")
+	$(call timed,.venv-bench/bin/python benchmarks/accuracy.py \
+		$(if $(FRESH),--fresh) $(if $(DATA),--data "$(DATA)"))
 
 template:
 	$(PYTHON) scripts/template.py "$(REPO)" "$(SOURCE)"
@@ -41,7 +57,7 @@ template:
 	@touch $@
 
 .venv-bench/bench.stamp: benchmarks/requirements.txt pyproject.toml | .venv-bench/bin/python
-	@echo "Installing what this library is measured beside into .venv-bench (several GB, once) ..."
+	@echo "Installing the libraries to compare with into .venv-bench (several GB, once) ..."
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check \
 		--requirement benchmarks/requirements.txt --editable .
 	@touch $@

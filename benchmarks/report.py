@@ -1,4 +1,4 @@
-"""The stored results as tables: the main ones in README.md, all of them in results.md.
+"""The stored results as tables: the main ones in docs/benchmarks.md, all of them in results.md.
 
 `python benchmarks/report.py` renders what is stored and measures nothing.
 """
@@ -8,7 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from accuracy_table import accuracy_markdown, all_accuracies_markdown
+from accuracy_table import (
+    accuracy_markdown,
+    accuracy_summary_markdown,
+    all_accuracies_markdown,
+)
 from runner import BENCHMARKS, read_results
 from scale_table import all_scale_markdown, scale_markdown
 from speed_table import all_speeds_markdown, speed_markdown
@@ -18,6 +22,7 @@ from training_table import all_training_markdown, training_markdown
 SPEED = BENCHMARKS / "results" / "speed.json"
 ACCURACY = BENCHMARKS / "results" / "accuracy.json"
 README = BENCHMARKS.parent / "README.md"
+PAGE = BENCHMARKS.parent / "docs" / "benchmarks.md"
 REPORT = BENCHMARKS / "results.md"
 
 _INTRODUCTION = """# What the benchmarks measured
@@ -28,7 +33,7 @@ This library beside those that one might use instead, by `make bench-speed` and
 
 @dataclass(frozen=True)
 class _Section:
-    """A part of results.md. `main` gives the tables that stand in the README, too."""
+    """A part of results.md. `main` gives the tables that docs/benchmarks.md shows too."""
 
     title: str
     marker: str
@@ -46,22 +51,26 @@ _SECTIONS = (
 
 
 def write_report() -> None:
-    """Print the main tables, write them into the README where it has their markers, and results.md.
+    """Print the main tables and write them between their markers in docs/benchmarks.md.
 
-    What was not measured is left out of results.md, and as it is in the README.
+    The README gets the summary of accuracies, results.md every number. What was not measured is
+    left out of results.md and left as it is elsewhere.
     """
     parts = [_INTRODUCTION]
     for section in _SECTIONS:
         results = read_results(section.results)
         if markdown := section.main(results):
             print(f"\n{markdown}")
-            write_between_markers(README, section.marker, markdown)
+            write_between_markers(PAGE, section.marker, markdown)
             details = section.details(results)
             parts.append(f"## {section.title}\n\n{markdown}\n\n### Every number\n\n{details}")
     if len(parts) == 1:
         sys.exit("Nothing is measured yet: run `make bench-speed`.")
     REPORT.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    print(f"\nWritten into {README.name} and {REPORT.relative_to(BENCHMARKS.parent)}.")
+    if summary := accuracy_summary_markdown(read_results(ACCURACY)):
+        write_between_markers(README, "bench-summary", summary)
+    written = [path.relative_to(BENCHMARKS.parent) for path in (PAGE, REPORT, README)]
+    print(f"\nWritten into {', '.join(map(str, written))}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Images a second, staging and training beside other libraries, and what a million files take.
+"""Images per second, staging and training beside other libraries, and what a million files take.
 
 `make bench-speed` runs this: only rows that benchmarks/results/speed.json lacks, or all of them
 with --fresh; `--only training` leaves the others alone. It ends with the tables of report.py.

@@ -1,4 +1,4 @@
-"""The tables of loading and staging: images a second by library, and beside the targets."""
+"""The tables of loading and staging: images per second by library, and beside the targets."""
 
 from table import OURS, circumstances, table
 
@@ -23,7 +23,7 @@ _STAGING_TARGET = 12
 
 
 def speed_markdown(results: dict[str, dict]) -> str:
-    """Images a second by library, what that is beside the targets, and how it was measured.
+    """Images per second by library, what that is beside the targets, and how it was measured.
 
     Empty where nothing of it was measured.
     """
@@ -38,7 +38,7 @@ def speed_markdown(results: dict[str, dict]) -> str:
     ]
     measured = loading + ([staging] if staging else [])
     tables = [
-        table(["images a second", *_COLUMNS.values()], speeds),
+        table(["images per second", *_COLUMNS.values()], speeds),
         table(["beside the fastest other", "measured", "target"], _comparisons(fastest, staging)),
         _conditions(measured),
     ]
@@ -57,7 +57,7 @@ def _loading(results: dict[str, dict]) -> list[dict]:
 
 
 def _fastest(loading: list[dict]) -> dict[tuple[str, str, str], float]:
-    """(library, data set, epoch) -> images a second of the library's fastest configuration."""
+    """(library, data set, epoch) -> images per second of the library's fastest configuration."""
     fastest = {}
     for row in loading:
         for epoch in ("first_epoch", "later_epochs"):

@@ -25,10 +25,7 @@ def circumstances(rows: Iterable[dict]) -> str:
 
 
 def write_between_markers(document: Path, marker: str, markdown: str) -> bool:
-    """Replace what stands between `<!-- marker -->` and `<!-- /marker -->`; is there such a place?
-
-    Other benchmarks have markers of their own.
-    """
+    """Replace the text between `<!-- marker -->` and `<!-- /marker -->`; say whether both exist."""
     text = document.read_text(encoding="utf-8")
     place = re.compile(f"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
     if not place.search(text):

@@ -9,8 +9,18 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-_REPO = re.compile(r"(?<=colab\.research\.google\.com/github/)[^/\s]+/[^/\s]+(?=/blob/)")
-_SOURCE = re.compile(r'(?<=SOURCE = \\")[^"\\]+(?=\\")')  # as it stands in the JSON of a notebook
+# Files whose links to GitHub all lead to this repository, beside the notebooks.
+LINKING = ["README.md", "CONTRIBUTING.md", "CITATION.cff", "pyproject.toml"]
+_REPO = re.compile(
+    r"(?<=colab\.research\.google\.com/github/)[^/\s]+/[^/\s]+(?=/blob/)"
+    r"|(?<=https://github\.com/)[\w.-]+/[\w.-]+"
+)
+_SOURCE = re.compile(r'(?<=SOURCE = \\")[^"\\]+(?=\\")')  # as the JSON of a notebook has it
+
+
+def files() -> list[Path]:
+    """Every file that names the repository."""
+    return [*sorted((ROOT / "notebooks").glob("*.ipynb")), *(ROOT / name for name in LINKING)]
 
 
 def sources(text: str) -> set[str]:
@@ -26,7 +36,7 @@ def rewrite(text: str, repo: str, source: str) -> str:
 def main(repo: str, source: str | None = None) -> None:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         sys.exit(f"REPO={repo!r} should be owner/name, as in the address of the repository.")
-    for path in [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "README.md"]:
+    for path in files():
         text = path.read_text(encoding="utf-8")
         changed = rewrite(text, repo, source or f"git+https://github.com/{repo}")
         path.write_text(changed, encoding="utf-8")

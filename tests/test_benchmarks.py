@@ -74,3 +74,20 @@ def test_accuracy_is_the_mean_of_seeds_with_its_standard_error(module):
     expected = ["0.800 ± 0.058 (40 s)", "", "", ""]
     assert cells(markdown, "PyTorch tutorial, frozen")[1:] == expected
     assert module("accuracy_table").accuracy_markdown({}) == ""
+    assert module("accuracy_table").accuracy_summary_markdown(results) == ""  # of one data set
+
+
+def test_the_summary_is_the_mean_over_the_data_sets(module):
+    results = {
+        f"{data_set} / tutorial / full / seed 0": MEASURED
+        | {"data_set": data_set, "library": "tutorial", "recipe": "full", "seed": 0}
+        | {"accuracy": accuracy, "seconds": seconds}
+        for data_set, accuracy, seconds in [
+            ("hymenoptera", 0.7, 30.0),
+            ("flowers12", 0.8, 60.0),
+            ("signdigits10", 0.9, 120.0),
+        ]
+    }
+    markdown = module("accuracy_table").accuracy_summary_markdown(results)
+    assert cells(markdown, "EfficientNet-Lite0, 128 pixels")  # the network and the size
+    assert cells(markdown, "PyTorch tutorial, full")[1:] == ["0.800", "70 s"]

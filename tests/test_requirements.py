@@ -1,15 +1,14 @@
 """What is asked for is one list, and both Colab and this machine meet it."""
 
+import tomllib
 from importlib.metadata import version
 
 import pytest
+import yaml
 from conftest import ROOT, SHARED
 from packaging.requirements import Requirement
 
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
+import resnet_ft
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LIBRARY = [Requirement(line) for line in PROJECT["dependencies"]]
@@ -45,3 +44,29 @@ def test_colab_meets_every_floor_so_that_nothing_there_is_replaced():
 @pytest.mark.parametrize("requirement", LIBRARY + NOTEBOOKS, ids=str)
 def test_what_is_installed_here_meets_every_floor(requirement):
     assert requirement.specifier.contains(version(requirement.name).split("+")[0])
+
+
+def test_the_version_is_written_once():
+    assert PROJECT["dynamic"] == ["version"]  # pyproject.toml reads resnet_ft.__version__
+    assert version("resnet_ft") == resnet_ft.__version__
+    others = [ROOT / name for name in ("README.md", "CITATION.cff", "docs/conf.py")]
+    assert not any(resnet_ft.__version__ in path.read_text() for path in others)
+
+
+def test_ci_runs_the_tests_on_every_python_that_is_named():
+    prefix = "Programming Language :: Python :: 3."
+    named = [name.removeprefix(prefix) for name in PROJECT["classifiers"] if prefix in name]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    tested = workflow["jobs"]["test"]["strategy"]["matrix"]["python-version"]
+    assert tested == [f"3.{minor}" for minor in named]
+    assert PROJECT["requires-python"] == f">={tested[0]}"
+
+
+def test_ci_runs_the_targets_that_the_script_runs():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+    made = {step.split()[1] for step in steps if step.startswith("make ")}
+    line = next(
+        line for line in (ROOT / ".ci" / "run").read_text().splitlines() if "targets=" in line
+    )
+    assert made == set(line.split("(")[1].split(")")[0].split())

@@ -7,6 +7,8 @@ import sysconfig
 import pytest
 from conftest import ROOT
 
+import resnet_ft
+
 RUN_THE_CELL = """
 import json, re, sys, types
 from IPython.core.interactiveshell import InteractiveShell
@@ -47,7 +49,7 @@ def test_in_colab_the_library_is_installed_and_nothing_else(tmp_path, place):
     new = {path.name for path in packages.iterdir()} - before - {"__pycache__"}
     if place == "colab":
         assert f"imported from {packages}" in run.stdout, run.stdout + run.stderr
-        assert new == {"resnet_ft", "resnet_ft-0.1.0.dist-info"}
+        assert new == {"resnet_ft", f"resnet_ft-{resnet_ft.__version__}.dist-info"}
     else:
         assert "not installed" in run.stdout
         assert new == set()

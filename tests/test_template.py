@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 template = runpy.run_path(str(ROOT / "scripts" / "template.py"))
-FILES = [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "README.md"]
+FILES = template["files"]()
 
 
 def test_badges_links_and_setup_cells_agree():
@@ -29,8 +29,8 @@ def test_every_file_names_the_repository(path):
 def test_one_command_rewrites_them_all(tmp_path, source):
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    shutil.copy(ROOT / "README.md", tmp_path)
-    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in (*template["LINKING"], "Makefile"):
+        shutil.copy(ROOT / name, tmp_path)
     command = ["make", "template", "REPO=ada/flowers", *([f"SOURCE={source}"] if source else [])]
     subprocess.run([*command, f"PYTHON={sys.executable}"], cwd=tmp_path, check=True)
     expected = {"ada/flowers", source or "git+https://github.com/ada/flowers"}

@@ -22,7 +22,7 @@ _LATER_SECONDS = 5.0
 
 
 def measure(data_dir: Path, library: str, configuration: str) -> dict[str, object]:
-    """Images a second in the first epoch, with all that comes before it, and in later ones.
+    """Images per second in the first epoch, with all that comes before it, and in later ones.
 
     Later epochs use the same loader; theirs is the median. Imports are not timed.
     """

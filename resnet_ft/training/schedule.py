@@ -126,7 +126,7 @@ class PerStep:
         self.scheduler.load_state_dict(state)
 
 
-def make_scheduler(optimizer: Optimizer, schedule: Schedule, over: "int | _Clock") -> PerStep:
+def make_scheduler(optimizer: Optimizer, schedule: Schedule, over: int | _Clock) -> PerStep:
     """Lead the learning rates of an optimizer through a run.
 
     `schedule` is "cosine", "linear" (both fall to 0), "constant", each after a warm-up of a tenth

@@ -17,7 +17,7 @@ from resnet_ft import Run, build_model, load_checkpoint, load_run
 pytestmark = pytest.mark.slow
 
 COLUMNS = ["train_loss", "train_accuracy", "val_loss", "val_accuracy"]
-EXAMPLES = ROOT / "examples"
+EXAMPLES = ROOT / "examples" / "distributed"
 TRAIN = ("resnet_ft", "train", "--num_workers=0", "--config")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
@@ -166,7 +166,7 @@ def test_random_weights_are_refused_by_several_processes_without_gpus(photos, tm
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate", "accelerate on two machines"])
 def test_a_shell_command_trains_what_a_config_says(launcher, photos, weights, tmp_path):
-    """The commands of examples/, but for their ports and paths."""
+    """The commands of examples/distributed/, but for their ports and paths."""
     one, config = (configured(tmp_path / name, photos, weights) for name in ("one", "some"))
     alone = start(sys.executable, "-m", *TRAIN, one)
     assert "Best validation accuracy" in alone.communicate(timeout=300)[0]

@@ -1,5 +1,5 @@
 #!/bin/bash
-# sbatch examples/slurm.sh runs/first/config.json
+# sbatch examples/distributed/slurm.sh runs/first/config.json
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --gres=gpu:4
