@@ -18,17 +18,16 @@ from resnet_ft.audit.findings import (
 )
 from resnet_ft.audit.inspect import inspect_files
 from resnet_ft.data.decisions import write_decisions
-from resnet_ft.data.index import SPLITS, DatasetIndex, read_layout
+from resnet_ft.data.index import SPLITS, read_layout
 from resnet_ft.errors import ParameterError
 from resnet_ft.files import default_cache_dir
 
-_MEASURES = ["brightness", "darkest", "brightest", "contrast", "colour", "sharpness"]
-_FACTS = {
-    **dict.fromkeys(
-        ["format", "mode", "content", "perceptual_hash", "problem", "reason"], "object"
-    ),
+_FACTS = {  # facts of `inspect_file`, with the types of their columns
+    **dict.fromkeys(["format", "mode", "content"], "object"),
+    **dict.fromkeys(["perceptual_hash", "problem", "reason", "thumbnail"], "object"),
     **dict.fromkeys(["width", "height", "orientation", "bytes"], "Int64"),
-    **dict.fromkeys(_MEASURES, "float64"),
+    **dict.fromkeys(["brightness", "darkest", "brightest", "contrast"], "float64"),
+    **dict.fromkeys(["colour", "sharpness"], "float64"),
     **dict.fromkeys(["animated", "transparent"], "boolean"),
 }
 
@@ -113,7 +112,14 @@ def audit_dataset(
             f"image_size={image_size} must be positive, num_workers={num_workers} not negative."
         )
     index, problems = read_layout(data_dir)
-    images = _inspect(index, num_workers, cache_dir)
+    table = index.table.sort_values("split", kind="stable", ignore_index=True)  # training first
+    facts = inspect_files(
+        [index.root / path for path in table["path"]],
+        num_workers=num_workers,
+        cache_dir=cache_dir or default_cache_dir(),
+    )
+    columns = pd.DataFrame(facts, table.index, [*_FACTS], dtype=object).astype(_FACTS)
+    images = pd.concat([table, columns], axis=1)
     pairs = find_duplicates(images[images["problem"].isna()])
     refused = [(path.relative_to(index.root).as_posix(), "refused", why) for path, why in problems]
     findings = [
@@ -125,17 +131,3 @@ def audit_dataset(
     ]
     images = images.drop(columns=["thumbnail", "perceptual_hash"])
     return Audit(index.root, issue_table(findings), images, pairs)
-
-
-def _inspect(
-    index: DatasetIndex, num_workers: int | None, cache_dir: str | Path | None
-) -> pd.DataFrame:
-    """The index's table, training images first, with the facts of every file."""
-    table = index.table.sort_values("split", kind="stable", ignore_index=True)
-    found = inspect_files(
-        [index.root / path for path in table["path"]],
-        num_workers=num_workers,
-        cache_dir=cache_dir or default_cache_dir(),
-    )
-    facts = pd.DataFrame(found, index=table.index, columns=[*_FACTS, "thumbnail"], dtype=object)
-    return pd.concat([table, facts.astype(_FACTS)], axis=1)

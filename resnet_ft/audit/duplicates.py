@@ -49,7 +49,9 @@ def find_duplicates(images: pd.DataFrame) -> pd.DataFrame:
 
 def _near(images: pd.DataFrame) -> Iterator[tuple[int, int, float]]:
     """(first, later, distance) of images in a table: each later one once, with its first match."""
-    signs, thumbnails = _signs(images["perceptual_hash"]), _Thumbnails(images["thumbnail"])
+    bits = [imagehash.hex_to_hash(text).hash.ravel() for text in images["perceptual_hash"]]
+    signs = np.where(np.array(bits, bool).reshape(-1, 64), 1, -1).astype(np.float32)
+    thumbnails = _Thumbnails(images["thumbnail"])
     done = thumbnails.empty.copy()
     for start in range(0, len(signs), _ROWS):
         # A product of signs counts the bits that agree less those that differ.
@@ -65,12 +67,6 @@ def _near(images: pd.DataFrame) -> Iterator[tuple[int, int, float]]:
                 if distance <= _MOST_DIFFERENCE:
                     done[copy] = True
                     yield start + row, copy, distance
-
-
-def _signs(hashes: pd.Series) -> np.ndarray:
-    """Perceptual hashes in hexadecimal as rows of 64 numbers, -1 or 1."""
-    bits = [imagehash.hex_to_hash(text).hash.ravel() for text in hashes]
-    return np.where(np.array(bits, bool).reshape(-1, 64), 1, -1).astype(np.float32)
 
 
 _SIDE = 16  # pixels: thumbnails are compared at this size, since a crop rarely ends at a pixel

@@ -56,8 +56,10 @@ def issue_table(findings: list[Finding]) -> pd.DataFrame:
     """Findings as a table `path`, `issue`, `severity`, `detail`, the serious ones first."""
     table = pd.DataFrame(findings, columns=["path", "issue", "detail"], dtype=object)
     table.insert(2, "severity", [MEANINGS[issue][0] for issue in table["issue"]])
-    place = table["issue"].map(list(MEANINGS).index)
-    return table.iloc[place.argsort(kind="stable")].reset_index(drop=True)
+    order = list(MEANINGS).index
+    return table.sort_values(
+        "issue", key=lambda issues: issues.map(order), kind="stable", ignore_index=True
+    )
 
 
 _UNREAD_FORMATS = frozenset(
@@ -77,17 +79,16 @@ def stray_findings(root: Path, images: Iterable[str]) -> Iterator[Finding]:
     for parent, names in walk_folders(root):
         for name in names:
             path = (parent / name).relative_to(root).as_posix()
-            if path not in images:
-                yield path, _kind(name), ""
-
-
-def _kind(name: str) -> str:
-    extension = os.path.splitext(name)[1].lower()
-    if is_hidden(name):
-        return "junk"
-    if extension in IMAGE_EXTENSIONS:
-        return "outside of a class"
-    return "unread format" if extension in _UNREAD_FORMATS else "other file"
+            extension = os.path.splitext(name)[1].lower()
+            if path in images:
+                continue
+            if is_hidden(name):
+                issue = "junk"
+            elif extension in IMAGE_EXTENSIONS:
+                issue = "outside of a class"
+            else:
+                issue = "unread format" if extension in _UNREAD_FORMATS else "other file"
+            yield path, issue, ""
 
 
 _BLANK = 0.03  # contrast, as a share of the way from black to white
@@ -148,7 +149,9 @@ def class_findings(images: pd.DataFrame) -> Iterator[Finding]:
     splits = set(images["split"])
     largest = table["count"].get("train", pd.Series([0])).max()
     for (split, class_name), count, path in table.itertuples():
-        folder = _class_folder(path, class_name)
+        parts = path.split("/")
+        names = [unicodedata.normalize("NFC", part) for part in parts]
+        folder = "/".join(parts[: names.index(class_name) + 1])
         if count == 0:
             yield folder, "no readable image", f"{class_name}: none in {split}"
         elif count < _FEW:
@@ -158,12 +161,6 @@ def class_findings(images: pd.DataFrame) -> Iterator[Finding]:
             yield folder, "class imbalance", detail
         if split == "train" and "val" in splits and ("val", class_name) not in table.index:
             yield folder, "class in one split", f"{class_name}: only in train"
-
-
-def _class_folder(path: str, class_name: str) -> str:
-    parts = path.split("/")
-    names = [unicodedata.normalize("NFC", part) for part in parts]
-    return "/".join(parts[: names.index(class_name) + 1])
 
 
 def pair_findings(pairs: pd.DataFrame, images: pd.DataFrame) -> Iterator[Finding]:
