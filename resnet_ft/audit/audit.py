@@ -7,15 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from resnet_ft.audit.duplicates import find_duplicates
-from resnet_ft.audit.findings import (
-    MEANINGS,
-    class_findings,
-    image_findings,
-    issue_table,
-    pair_findings,
-    propose_decisions,
-    stray_findings,
-)
+from resnet_ft.audit.findings import MEANINGS, find_issues, propose_decisions
 from resnet_ft.audit.inspect import inspect_files
 from resnet_ft.data.decisions import write_decisions
 from resnet_ft.data.index import SPLITS, read_layout
@@ -121,13 +113,6 @@ def audit_dataset(
     columns = pd.DataFrame(facts, table.index, [*_FACTS], dtype=object).astype(_FACTS)
     images = pd.concat([table, columns], axis=1)
     pairs = find_duplicates(images[images["problem"].isna()])
-    refused = [(path.relative_to(index.root).as_posix(), "refused", why) for path, why in problems]
-    findings = [
-        *refused,
-        *stray_findings(index.root, index.images),
-        *image_findings(images, image_size),
-        *class_findings(images),
-        *pair_findings(pairs, images),
-    ]
+    issues = find_issues(index.root, images, pairs, problems, image_size)
     images = images.drop(columns=["thumbnail", "perceptual_hash"])
-    return Audit(index.root, issue_table(findings), images, pairs)
+    return Audit(index.root, issues, images, pairs)
