@@ -1,5 +1,6 @@
 """Browse a data set page by page, and try out augmentation."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,25 +32,19 @@ def browse_dataset(index: DatasetIndex) -> ipywidgets.VBox:
         paths = rows.loc[rows["class_name"] == class_name.value, "path"].tolist()
         page.max = max(1, -(-len(paths) // _PAGE))
         start = (page.value - 1) * _PAGE
-        return _contact_sheet(index.root, paths[start : start + _PAGE], len(paths))
+        shown, titles = [], []
+        for path in paths[start : start + _PAGE]:
+            with suppress(ImageError):  # listed by the audit
+                shown.append(open_resized(index.root / path, 200))
+                titles.append(Path(path).name[-18:])
+        if not shown:
+            return plt.figure(figsize=(4, 1))
+        return show_images(shown, titles, title=f"{len(shown)} of {len(paths)} images")
 
     images = FigureWidget(draw())
     for control in (split, class_name, page):
         control.observe(lambda _: images.draw(draw()), names="value")
     return ipywidgets.VBox([ipywidgets.HBox([split, class_name, page]), images])
-
-
-def _contact_sheet(root: Path, paths: list[str], total: int) -> "Figure":
-    shown, titles = [], []
-    for path in paths:
-        try:
-            shown.append(open_resized(root / path, 200))
-            titles.append(Path(path).name[-18:])
-        except ImageError:
-            continue  # listed by the audit
-    if not shown:
-        return plt.figure(figsize=(4, 1))
-    return show_images(shown, titles, title=f"{len(shown)} of {total} images")
 
 
 def explore_augmentation(
