@@ -124,8 +124,9 @@ def _views(
             transform = sources["val"][1].transform
             dataset = ImageDataset(images.images, images.labels, images.classes, transform)
         for epoch in range(views if augmented else 1):
-            key = _feature_key(weights, dataset, epoch if augmented else None)
-            key = str(distributed.from_main(key))
+            key = distributed.from_main(
+                _feature_key(weights, dataset, epoch if augmented else None)
+            )
             yield _View(split, epoch, loader, dataset, FeatureFile(directory, key, len(dataset)))
 
 
@@ -170,8 +171,7 @@ def _forget_mismatches(views: list[_View], model: nn.Module, head: nn.Module) ->
 
     A key knows weights and layers, not what a model's own code does with them.
     """
-    stored = _stored(views)
-    if not stored:
+    if not (stored := _stored(views)):
         return
     features = torch.from_numpy(np.stack([array[0] for _, array in stored])).float()
     images = torch.cat([view.first_images(1) for view, _ in stored])
@@ -224,7 +224,12 @@ def _run_frozen(
     Each of several processes computes its share, and those with `writes` write all. Raises
     TrainingError for values beyond half precision.
     """
-    done = _rows_done_everywhere(view.file, writes)
+    done = view.file.rows_done()
+    if set(distributed.of_all(done)) != {done}:  # the machines of a run differ in it: start again
+        done = 0
+        if writes:
+            view.file.forget()
+        distributed.wait()
     progress.update(done)
     batch_size = view.loader.batch_sampler.batch_size
     batches = _FromRow(done, len(view.dataset), batch_size, epoch=view.epoch)
@@ -239,10 +244,13 @@ def _run_frozen(
                     "The frozen layers put out values that half precision cannot hold (above "
                     "65,504, or not a number). Train without precompute."
                 )
-            features = _interleaved(distributed.gathered(features))
+            shares = distributed.gathered(features)
+            rows = features.new_empty(sum(map(len, shares)), *shape)
+            for rank, share in enumerate(shares):  # the processes took the rows of a batch in turn
+                rows[rank :: len(shares)] = share
             if writes:
-                view.file.append(features.numpy())
-            progress.update(len(features))
+                view.file.append(rows.numpy())
+            progress.update(len(rows))
     if writes:
         view.file.finish()
     distributed.wait()
@@ -258,23 +266,3 @@ class _FromRow(EpochBatchSampler):
     def _samples(self, epoch: int, generator: torch.Generator) -> Tensor:
         rows = torch.arange(self.num_samples) + self._start
         return torch.stack([torch.full_like(rows, self._of_epoch), rows], dim=1)
-
-
-def _rows_done_everywhere(file: FeatureFile, writes: bool) -> int:
-    """The rows of an interrupted pass; none where the machines of a run differ in them."""
-    done = file.rows_done()
-    if set(distributed.of_all(done)) == {done}:
-        return done
-    distributed.wait()
-    if writes:
-        file.forget()
-    distributed.wait()
-    return 0
-
-
-def _interleaved(shares: list[Tensor]) -> Tensor:
-    """A batch from the shares of its processes, which took its rows in turn."""
-    batch = shares[0].new_empty(sum(map(len, shares)), *shares[0].shape[1:])
-    for rank, share in enumerate(shares):
-        batch[rank :: len(shares)] = share
-    return batch
