@@ -14,14 +14,13 @@ from resnet_ft.data.index import SPLITS, read_layout
 from resnet_ft.errors import ParameterError
 from resnet_ft.files import default_cache_dir
 
-_FACTS = {  # facts of `inspect_file`, with the types of their columns
-    **dict.fromkeys(["format", "mode", "content"], "object"),
-    **dict.fromkeys(["perceptual_hash", "problem", "reason", "thumbnail"], "object"),
-    **dict.fromkeys(["width", "height", "orientation", "bytes"], "Int64"),
-    **dict.fromkeys(["brightness", "darkest", "brightest", "contrast"], "float64"),
-    **dict.fromkeys(["colour", "sharpness"], "float64"),
-    **dict.fromkeys(["animated", "transparent"], "boolean"),
+_TYPES = {  # of the columns that hold the facts of `inspect_file`
+    "object": "format mode content perceptual_hash problem reason thumbnail",
+    "Int64": "width height orientation bytes",
+    "float64": "brightness darkest brightest contrast colour sharpness",
+    "boolean": "animated transparent",
 }
+_FACTS = {name: kind for kind, names in _TYPES.items() for name in names.split()}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,12 +91,12 @@ def audit_dataset(
 ) -> Audit:
     """Look at every file below a folder, at its classes and splits, and for copies of images.
 
-    Finds what `index_dataset` would refuse, files that cannot be read, images that hardly show
-    anything or that the library has to convert, copies within a class, between classes and between
-    splits, small classes, and what does not belong into the folder. `image_size` is that of the
-    training. `num_workers` threads (one per core) read every file once; `cache_dir` (the user's
-    cache folder) keeps the facts for the next time.
-    Raises DatasetError for a missing folder, ParameterError for sizes below one.
+    Finds what `index_dataset` would refuse, files that cannot be read, images that show hardly
+    anything or that the library converts, copies within and between classes and splits, small
+    classes, and what does not belong into the folder. `image_size` is that of the training.
+    `num_workers` threads (one per core) read every file once; `cache_dir` (the user's cache folder)
+    keeps the facts for the next time. Raises DatasetError for a missing folder, ParameterError for
+    sizes below one.
     """
     if image_size < 1 or (num_workers is not None and num_workers < 0):
         raise ParameterError(

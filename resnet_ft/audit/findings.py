@@ -14,8 +14,6 @@ from resnet_ft.data.index import SPLITS, Problems
 
 Finding = tuple[str, str, str]  # path, issue, detail
 
-# Error: left out of training, or the scores cannot be trusted. Warning: worth a look.
-# Info: the library handles it.
 _LEFT_OUT = "Training leaves the file out: replace or remove it."
 _LOOK = "Check that the subject can be recognised, or remove it."
 MEANINGS = {

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,7 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageFilter, UnidentifiedImageError
 
-from resnet_ft.data.images import (
-    orientation,
-    readable_formats,
-    unreadable_because,
-    upright_rgb,
-    upright_size,
-)
+from resnet_ft.data import images
 from resnet_ft.notebook import progress_bar
 
 Facts = dict[str, Any]
@@ -34,6 +29,10 @@ _HASHED_SIDE = 72  # pixels
 _TAIL = 0.02  # share of the pixels that may be darker than `darkest`, or brighter than `brightest`
 _ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})  # others hold pages, previews, depth maps
 _LARGE = 16_000_000  # pixels: larger images are decoded one at a time, to save memory
+_PROBLEMS: dict[type[Exception], str] = {
+    UnidentifiedImageError: "not an image",
+    Image.DecompressionBombError: "decompression bomb",
+}
 _BLUR = ImageFilter.BoxBlur(3)
 _one_at_a_time = threading.Lock()
 
@@ -81,26 +80,27 @@ def inspect_file(path: str | Path) -> Facts:
             return {"problem": "unreadable", "reason": "not a file but a folder, pipe or device"}
         facts |= {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
         with open(path, "rb") as file:
-            facts["content"] = hashlib.file_digest(
-                file, lambda: hashlib.blake2b(digest_size=16)
-            ).hexdigest()
+            digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16))
+            facts["content"] = digest.hexdigest()
             file.seek(0)
-            with Image.open(file, formats=readable_formats()) as image:
-                width, height = upright_size(image)
+            with Image.open(file, formats=images.readable_formats()) as image:
+                width, height = images.upright_size(image)
                 facts |= {
                     "format": image.format,
                     "mode": image.mode,
                     "width": width,
                     "height": height,
-                    "orientation": orientation(image),
+                    "orientation": images.orientation(image),
                     "animated": image.format in _ANIMATED and getattr(image, "is_animated", False),
                 }
                 image.draft(None, (_SIDE, _SIDE))  # a smaller JPEG; every byte is still read
                 with _one_at_a_time if image.width * image.height > _LARGE else nullcontext():
                     facts |= _decoded(image, facts)
     except Exception as error:  # a decoder can fail in any way on a damaged file
-        facts["problem"] = _kind_of_problem(error, facts)
-        facts["reason"] = unreadable_because(path, error)
+        kind = "truncated" if "truncated" in str(error) else "unreadable"
+        kind = _PROBLEMS.get(type(error), kind)
+        facts["problem"] = "empty file" if facts.get("bytes") == 0 else kind
+        facts["reason"] = images.unreadable_because(path, error)
     return facts
 
 
@@ -109,22 +109,12 @@ def _decoded(image: Image.Image, header: Facts) -> Facts:
     image.load()
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     facts: Facts = {"transparent": alpha is not None and bool(np.asarray(alpha).min() < 255)}
-    turn = orientation(image)
+    turn = images.orientation(image)
     if turn != 1 and header["orientation"] == 1:
         facts["orientation"] = turn
         if turn >= 5:
             facts |= {"width": header["height"], "height": header["width"]}
-    return facts | _appearance(upright_rgb(image))
-
-
-def _kind_of_problem(error: Exception, facts: Facts) -> str:
-    if facts.get("bytes") == 0:
-        return "empty file"
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    if isinstance(error, Image.DecompressionBombError):
-        return "decompression bomb"
-    return "truncated" if "truncated" in str(error) else "unreadable"
+    return facts | _appearance(images.upright_rgb(image))
 
 
 def _appearance(image: Image.Image) -> Facts:
@@ -160,14 +150,13 @@ def _appearance(image: Image.Image) -> Facts:
 def _sharpness(grey: Image.Image) -> float:
     """The share of the differences between neighbouring pixels that a blur removes, from 0 to 1.
 
-    A sharp image loses most of them, a blurred one has little to lose: 1 less the measure of Crete
-    et al., "The blur effect: perception and estimation with a new no-reference perceptual blur
-    metric", 2007. It depends on neither light nor contrast; 1 for an image without any edge.
+    1 less the measure of Crete et al., "The blur effect: perception and estimation with a new
+    no-reference perceptual blur metric", 2007; 1 for an image without any edge.
     """
-    images = [np.asarray(one).astype(np.int16) for one in (grey, grey.filter(_BLUR))]
+    pair = [np.asarray(one).astype(np.int16) for one in (grey, grey.filter(_BLUR))]
     total = lost = 0
     for axis in (0, 1):
-        differences, blurred = (np.abs(np.diff(pixels, axis=axis)) for pixels in images)
+        differences, blurred = (np.abs(np.diff(pixels, axis=axis)) for pixels in pair)
         total += int(differences.sum(dtype=np.int64))
         lost += int(np.maximum(differences - blurred, 0).sum(dtype=np.int64))
     return lost / total if total else 1.0
@@ -186,8 +175,8 @@ _ADD = f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?, ?, ?, ?)"
 class _FactStore:
     """Facts by a file's path, size and time of change, in a SQLite file.
 
-    They are written some hundred files at a time: a process that is killed loses its last ones and
-    harms nothing. A store that cannot be used warns once and stays empty.
+    A process that is killed loses the facts of its last files. A store that cannot be used warns
+    once and stays empty.
     """
 
     def __init__(self, cache_dir: str | Path):

@@ -59,8 +59,8 @@ def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
     """What `model` predicts for every image that `dataloader` delivers, in its order.
 
     Batches are (images (N, 3, H, W), integer labels (N,)). The model moves to the device and keeps
-    its training or evaluation mode. Of several processes, all have to call it, and all get the
-    whole table. `path` is known where the dataset has `samples` in that order.
+    its mode. Each of several processes has to call it and gets the complete table. `path` is known
+    where the dataset has `samples` in that order.
     """
     logits, labels = predict_logits(model, dataloader)
     num_logits, names = logits.shape[1], class_names(dataloader)

@@ -50,9 +50,8 @@ class FeatureFile:
 
     def rows_done(self) -> int:
         """How many rows an interrupted process left."""
-        return sum(
-            part.stat().st_size // _row_bytes(_row_shape(part)) for part in self._paths(".part")
-        )
+        parts = self._paths(".part")
+        return sum(part.stat().st_size // _row_bytes(_row_shape(part)) for part in parts)
 
     def append(self, features: np.ndarray) -> None:
         """Add rows in half precision, over the part of a row that a killed process left."""
@@ -116,9 +115,9 @@ def make_room(directory: Path, needed: int, size_gb: float | None, kept: Contain
         room = max(0, budget.limit - budget.used)
         raise TrainingError(
             f"The outputs of the frozen layers need {needed / 2**20:,.1f} MiB in {directory}, but "
-            f"only {room / 2**20:,.1f} MiB may be used. Freeze more (freeze(model, "
-            'until="fc") needs least), take fewer views, a larger cache_size_gb or another '
-            "cache_dir, or train without precompute."
+            f'only {room / 2**20:,.1f} MiB may be used. Freeze more (freeze(model, until="fc") '
+            "needs least), take fewer views, a larger cache_size_gb or another cache_dir, or train "
+            "without precompute."
         )
 
 
@@ -136,8 +135,8 @@ def writing_to(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise TrainingError(
-            f"The outputs of the frozen layers could not be kept in {directory} ({error}). Those "
-            "that are there will be used: make room, or give another cache_dir, and call it again."
+            f"The outputs of the frozen layers cannot be written to {directory} ({error}). Make "
+            "room, or give another cache_dir, and run it again: what is written already is kept."
         ) from error
 
 
