@@ -71,7 +71,6 @@ def precompute(
     with store.writing_to(directory), lock:
         if writes:
             _forget_mismatches(every_view, model, head)
-            store.forget_one_time(directory)
         distributed.wait()
         missing = [view for view in every_view if distributed.any_of_all(view.file.find() is None)]
         if missing:

@@ -56,12 +56,10 @@ class FeatureFile:
     def append(self, features: np.ndarray) -> None:
         """Add rows in half precision, over the part of a row that a killed process left."""
         shape = features.shape[1:]
-        sizes = "x".join(str(size) for size in shape)
-        end = self.rows_done() * _row_bytes(shape)
-        part = self.directory / f"features-{self.key}-{sizes}.part"
-        with part.open("r+b" if part.exists() else "w+b") as file:
-            file.truncate(end)
-            file.seek(end)
+        part = self.directory / f"features-{self.key}-{'x'.join(map(str, shape))}.part"
+        part.touch()
+        os.truncate(part, self.rows_done() * _row_bytes(shape))
+        with part.open("ab") as file:
             file.write(features.tobytes())
 
     def finish(self) -> None:
@@ -69,7 +67,7 @@ class FeatureFile:
         for part in self._paths(".part"):
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(part, part.with_suffix(".f16"))
+            part.replace(part.with_suffix(".f16"))
 
     def bytes_missing(self, shape: tuple[int, ...]) -> int:
         """How much larger the file becomes, with rows of this shape."""
@@ -107,8 +105,12 @@ def writable(directory: Path) -> Path:
 def make_room(directory: Path, needed: int, size_gb: float | None, kept: Container[str]) -> None:
     """Delete the least recently used features, none with the keys `kept`, until `needed` bytes fit.
 
-    By default, features take half of what the disk has. Raises TrainingError if they do not fit.
+    Those with random keys, which nobody finds again, go first. By default, features take half of
+    what the disk has. Raises TrainingError if they do not fit.
     """
+    for path in directory.glob(f"features-{ONE_TIME}*"):
+        with suppress(OSError):  # Windows does not delete a file that is being read
+            path.unlink()
     budget = DiskBudget(directory, "features-*", size_gb, share=0.5)
     in_use = [path for path in budget.sizes if path.stem.split("-")[1] in kept]
     if not budget.make_room(needed, in_use=in_use):
@@ -119,13 +121,6 @@ def make_room(directory: Path, needed: int, size_gb: float | None, kept: Contain
             "needs least), take fewer views, a larger cache_size_gb or another cache_dir, or train "
             "without precompute."
         )
-
-
-def forget_one_time(directory: Path) -> None:
-    """Delete features with random keys, which nobody can ever find again."""
-    for path in directory.glob(f"features-{ONE_TIME}*"):
-        with suppress(OSError):  # Windows does not delete a file that is being read
-            path.unlink()
 
 
 @contextmanager
@@ -165,8 +160,8 @@ class FeatureDataset(Dataset):
         rows = [self.views[key.epoch % len(self.views)][key.index] for key in keys]
         return torch.from_numpy(np.stack(rows)).float(), self.labels[[key.index for key in keys]]
 
-    def whole(self) -> tuple[Tensor, Tensor]:
-        """All features of the first view, (N, ...) floats, and labels (N,)."""
+    def first_view(self) -> tuple[Tensor, Tensor]:
+        """The features of the first view, (N, ...) floats, and labels (N,)."""
         return torch.from_numpy(np.array(self.views[0])).float(), self.labels
 
 

@@ -57,10 +57,9 @@ class Predictor:
     def predict_batch(self, images: Sequence[AnyFile], top_k: int = 5) -> list[pd.DataFrame]:
         """`predict` for several images at once."""
         top = self._top([self._tensor(self._pixels(image)) for image in images], top_k)
-        names = np.array(self.classes, dtype=object)
         return [
-            pd.DataFrame({"class_name": names[labels], "probability": probabilities})
-            for probabilities, labels in zip(*top, strict=True)
+            pd.DataFrame({"class_name": names, "probability": probabilities})
+            for names, probabilities in zip(*top, strict=True)
         ]
 
     def predict_folder(
@@ -98,11 +97,9 @@ class Predictor:
                         tensors[row] = self._tensor(images[row])
                 except ImageError as error:
                     errors[row] = error.reason
-            if tensors:
-                confidences, labels = self._top(list(tensors.values()), top_k=1)
-                names = [self.classes[label] for label in labels[:, 0]]
-                found = zip(names, confidences[:, 0].tolist(), strict=True)
-                answers |= zip(tensors, found, strict=True)
+            names, probabilities = self._top(list(tensors.values()), top_k=1)
+            found = zip(names[:, 0], probabilities[:, 0].tolist(), strict=True)
+            answers |= zip(tensors, found, strict=True)
         if not answers:
             raise DatasetError(f"No image in {folder} can be read: {errors[0]}.")
         table = pd.DataFrame.from_dict(answers, "index", columns=["predicted", "confidence"])
@@ -124,9 +121,11 @@ class Predictor:
         return torch.as_tensor(prepare(pixels, self.transform))
 
     def _top(self, images: Sequence[Tensor], top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The highest probabilities and their labels, each (N, k)."""
+        """The most probable classes and their probabilities, each (N, k)."""
+        if not images:
+            return np.empty((0, 1), object), np.empty((0, 1))
         batch = torch.stack(list(images)).to(engine.device())
         with torch.inference_mode(), engine.accelerator().autocast():
             probabilities = self.model(batch).float().softmax(dim=1).cpu()
         values, labels = probabilities.topk(min(top_k, len(self.classes)))
-        return values.numpy(), labels.numpy()
+        return np.array(self.classes, dtype=object)[labels.numpy()], values.numpy()

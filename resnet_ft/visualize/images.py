@@ -132,7 +132,7 @@ def _readable(
 ) -> Iterator[Image.Image]:
     """The images of a class that can be read, shrunk to `side`; the audit lists the others.
 
-    With `most`, about so many from all over the class.
+    With `most`, about that many from all over the class.
     """
     rows = index.split(split)
     paths = rows.loc[rows["class_name"] == class_name, "path"]
