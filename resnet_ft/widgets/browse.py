@@ -2,10 +2,10 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ipywidgets
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.data.images import open_resized
@@ -14,9 +14,6 @@ from resnet_ft.data.transforms import STRENGTHS, train_transform
 from resnet_ft.errors import ImageError
 from resnet_ft.visualize.images import show_images
 from resnet_ft.widgets.figure import FigureWidget
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PAGE = 12
 
@@ -27,7 +24,7 @@ def browse_dataset(index: DatasetIndex) -> ipywidgets.VBox:
     class_name = ipywidgets.Dropdown(options=index.classes, description="Class")
     page = ipywidgets.BoundedIntText(value=1, min=1, max=1, description="Page")
 
-    def draw() -> "Figure":
+    def draw() -> Figure:
         rows = index.split(split.value)
         paths = rows.loc[rows["class_name"] == class_name.value, "path"].tolist()
         page.max = max(1, -(-len(paths) // _PAGE))
@@ -53,7 +50,7 @@ def explore_augmentation(
     """A widget that shows an image as six epochs see it, for the chosen strength."""
     chosen = ipywidgets.ToggleButtons(options=STRENGTHS, value=strength, description="Strength")
 
-    def draw() -> "Figure":
+    def draw() -> Figure:
         transform = train_transform(image_size, strength=chosen.value)
         dataset = ImageDataset([path], [0], [""], transform)
         views = [dataset[epoch, 0][0] for epoch in range(6)]

@@ -3,17 +3,14 @@
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ipywidgets
 import pandas as pd
 
+from resnet_ft.audit.audit import Audit
 from resnet_ft.data.decisions import DecisionLog
 from resnet_ft.errors import ImageError
 from resnet_ft.visualize.images import jpeg_thumbnail
-
-if TYPE_CHECKING:
-    from resnet_ft.audit.audit import Audit
 
 _SIDE = 260
 _ALL = "all findings"
@@ -21,7 +18,7 @@ _ABOUT_COPIES = ("leakage", "label conflict", "duplicate")
 _MENUS = (("Class", "class_name", "relabel"), ("Split", "split", "move"))
 
 
-def review_dataset(audit: "Audit", file: str | Path) -> ipywidgets.VBox:
+def review_dataset(audit: Audit, file: str | Path) -> ipywidgets.VBox:
     """A widget that shows the findings of an audit one by one, copies as pairs.
 
     Each image can be kept, excluded, given to another class or moved to another split. Every
@@ -32,7 +29,7 @@ def review_dataset(audit: "Audit", file: str | Path) -> ipywidgets.VBox:
 
 
 class _Review:
-    def __init__(self, audit: "Audit", log: DecisionLog):
+    def __init__(self, audit: Audit, log: DecisionLog):
         self.audit, self.log = audit, log
         # Only what is about an image can be decided; copies are shown as pairs.
         originals = audit.pairs.set_index("path")["other"]
