@@ -64,6 +64,7 @@ def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
     """
     logits, labels = predict_logits(model, dataloader)
     num_logits, names = logits.shape[1], class_names(dataloader)
+    # What the outputs mean: the model's own classes, else those of the data set, else numbers.
     classes = getattr(model, "classes", None) or names or [str(i) for i in range(num_logits)]
     if len(classes) != num_logits:
         raise ParameterError(
