@@ -76,9 +76,8 @@ def precompute(
         if missing:
             folded, shape = _folded_copy(frozen, head, model, missing[0].first_images(2))
             if writes:
-                needed = sum(view.file.bytes_missing(shape) for view in missing)
                 in_use = {view.file.key for view in every_view}
-                store.make_room(directory, needed, cache_size_gb, in_use)
+                store.make_room([view.file for view in missing], shape, cache_size_gb, in_use)
             total = sum(len(view.dataset) for view in missing)
             with progress_bar(None, "Running the frozen layers", total) as progress:
                 for view in missing:

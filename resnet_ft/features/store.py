@@ -69,10 +69,6 @@ class FeatureFile:
                 os.fsync(file.fileno())
             part.replace(part.with_suffix(".f16"))
 
-    def bytes_missing(self, shape: tuple[int, ...]) -> int:
-        """How much larger the file becomes, with rows of this shape."""
-        return (self.rows - self.rows_done()) * _row_bytes(shape)
-
     def _paths(self, suffix: str) -> list[Path]:
         return list(self.directory.glob(f"features-{self.key}-*{suffix}"))
 
@@ -102,12 +98,16 @@ def writable(directory: Path) -> Path:
         return temporary
 
 
-def make_room(directory: Path, needed: int, size_gb: float | None, kept: Container[str]) -> None:
-    """Delete the least recently used features, none with the keys `kept`, until `needed` bytes fit.
+def make_room(
+    files: list[FeatureFile], shape: tuple[int, ...], size_gb: float | None, kept: Container[str]
+) -> None:
+    """Delete other features, none with the keys `kept`, until `files` with rows of a shape fit.
 
-    Those with random keys, which nobody finds again, go first. By default, features take half of
-    what the disk has. Raises TrainingError if they do not fit.
+    Those with random keys, which nobody finds again, go first, then the least recently used. By
+    default, features take half of what the disk has. Raises TrainingError if they do not fit.
     """
+    directory = files[0].directory
+    needed = sum((file.rows - file.rows_done()) * _row_bytes(shape) for file in files)
     for path in directory.glob(f"features-{ONE_TIME}*"):
         with suppress(OSError):  # Windows does not delete a file that is being read
             path.unlink()
