@@ -7,30 +7,20 @@ from pathlib import Path
 import pandas as pd
 
 from resnet_ft.audit.duplicates import find_duplicates
-from resnet_ft.audit.findings import (
-    MEANINGS,
-    class_findings,
-    image_findings,
-    issue_table,
-    pair_findings,
-    propose_decisions,
-    stray_findings,
-)
+from resnet_ft.audit.findings import MEANINGS, find_issues, propose_decisions
 from resnet_ft.audit.inspect import inspect_files
 from resnet_ft.data.decisions import write_decisions
-from resnet_ft.data.index import SPLITS, DatasetIndex, read_layout
+from resnet_ft.data.index import SPLITS, read_layout
 from resnet_ft.errors import ParameterError
 from resnet_ft.files import default_cache_dir
 
-_MEASURES = ["brightness", "darkest", "brightest", "contrast", "colour", "sharpness"]
-_FACTS = {
-    **dict.fromkeys(
-        ["format", "mode", "content", "perceptual_hash", "problem", "reason"], "object"
-    ),
-    **dict.fromkeys(["width", "height", "orientation", "bytes"], "Int64"),
-    **dict.fromkeys(_MEASURES, "float64"),
-    **dict.fromkeys(["animated", "transparent"], "boolean"),
+_TYPES = {  # of the columns that hold the facts of `inspect_file`
+    "object": "format mode content perceptual_hash problem reason thumbnail",
+    "Int64": "width height orientation bytes",
+    "float64": "brightness darkest brightest contrast colour sharpness",
+    "boolean": "animated transparent",
 }
+_FACTS = {name: kind for kind, names in _TYPES.items() for name in names.split()}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -101,41 +91,27 @@ def audit_dataset(
 ) -> Audit:
     """Look at every file below a folder, at its classes and splits, and for copies of images.
 
-    Finds what `index_dataset` would refuse, files that cannot be read, images that hardly show
-    anything or that the library has to convert, copies within a class, between classes and between
-    splits, small classes, and what does not belong into the folder. `image_size` is that of the
-    training. `num_workers` threads (one per core) read every file once; `cache_dir` (the user's
-    cache folder) keeps the facts for the next time.
-    Raises DatasetError for a missing folder, ParameterError for sizes below one.
+    Finds what `index_dataset` would refuse, files that cannot be read, images that show hardly
+    anything or that the library converts, copies within and between classes and splits, small
+    classes, and what does not belong into the folder. `image_size` is that of the training.
+    `num_workers` threads (one per core) read every file once; `cache_dir` (the user's cache folder)
+    keeps the facts for the next time. Raises DatasetError for a missing folder, ParameterError for
+    sizes below one.
     """
     if image_size < 1 or (num_workers is not None and num_workers < 0):
         raise ParameterError(
             f"image_size={image_size} must be positive, num_workers={num_workers} not negative."
         )
     index, problems = read_layout(data_dir)
-    images = _inspect(index, num_workers, cache_dir)
-    pairs = find_duplicates(images[images["problem"].isna()])
-    refused = [(path.relative_to(index.root).as_posix(), "refused", why) for path, why in problems]
-    findings = [
-        *refused,
-        *stray_findings(index.root, index.images),
-        *image_findings(images, image_size),
-        *class_findings(images),
-        *pair_findings(pairs, images),
-    ]
-    images = images.drop(columns=["thumbnail", "perceptual_hash"])
-    return Audit(index.root, issue_table(findings), images, pairs)
-
-
-def _inspect(
-    index: DatasetIndex, num_workers: int | None, cache_dir: str | Path | None
-) -> pd.DataFrame:
-    """The index's table, training images first, with the facts of every file."""
-    table = index.table.sort_values("split", kind="stable", ignore_index=True)
-    found = inspect_files(
+    table = index.table.sort_values("split", kind="stable", ignore_index=True)  # training first
+    facts = inspect_files(
         [index.root / path for path in table["path"]],
         num_workers=num_workers,
         cache_dir=cache_dir or default_cache_dir(),
     )
-    facts = pd.DataFrame(found, index=table.index, columns=[*_FACTS, "thumbnail"], dtype=object)
-    return pd.concat([table, facts.astype(_FACTS)], axis=1)
+    columns = pd.DataFrame(facts, table.index, [*_FACTS], dtype=object).astype(_FACTS)
+    images = pd.concat([table, columns], axis=1)
+    pairs = find_duplicates(images[images["problem"].isna()])
+    issues = find_issues(index.root, images, pairs, problems, image_size)
+    images = images.drop(columns=["thumbnail", "perceptual_hash"])
+    return Audit(index.root, issues, images, pairs)

@@ -18,25 +18,21 @@ _ROWS = 256  # images that are compared with all others at a time
 def find_duplicates(images: pd.DataFrame) -> pd.DataFrame:
     """Pairs of files that show the same image.
 
-    `images` has the columns `path`, `split`, `class_name`, `content` (a hash), `perceptual_hash`
-    and `thumbnail` of `inspect_file`; the earlier of two images counts as the original. Returns
-    `path`, `other` (its original), `kind` ("exact" or "near"), `distance` (0 to 0.15) and
-    `relation` ("between classes" if the classes differ, else "between splits" or "same class").
-    However many copies an image has, each has one row, with the first image that it equals.
+    `images` has the columns `path`, `split`, `class_name` and the facts of `inspect_file`; the
+    earlier of two images counts as the original. Returns a row per copy: `path`, `other` (its
+    original), `kind` ("exact" or "near"), `distance` (0 to 0.15) and `relation` ("between classes"
+    if the classes differ, else "between splits" or "same class").
 
     Near copies are candidates whose perceptual hashes differ in at most 10 of 64 bits (Zauner,
     "Implementation and benchmarking of perceptual image hash functions", 2010) and whose
-    thumbnails differ by at most 0.15 (root mean square, without light and contrast, see
-    `_Thumbnails`): resized, recompressed, slightly edited or cropped copies. Similar images are
-    further apart. Copies that were turned, mirrored or cropped by more than 6% are not found.
+    thumbnails differ by at most 0.15 (see `_Thumbnails`): resized, recompressed, slightly edited
+    or cropped copies. Those that were turned, mirrored or cropped by more than 6% are not found.
     """
     images = images.dropna(subset=["content", "thumbnail"]).reset_index(drop=True)
     original = images.groupby("content", sort=False)["path"].transform("first")
     copies = (images["path"] != original).to_numpy()
-    exact = [
-        (path, first, "exact", 0.0)
-        for path, first in zip(images["path"][copies], original[copies], strict=True)
-    ]
+    originals = zip(images["path"][copies], original[copies], strict=True)
+    exact = [(path, first, "exact", 0.0) for path, first in originals]
     distinct = images[~copies]
     paths = distinct["path"].to_numpy()
     near = [(paths[later], paths[first], "near", gap) for first, later, gap in _near(distinct)]
@@ -49,7 +45,9 @@ def find_duplicates(images: pd.DataFrame) -> pd.DataFrame:
 
 def _near(images: pd.DataFrame) -> Iterator[tuple[int, int, float]]:
     """(first, later, distance) of images in a table: each later one once, with its first match."""
-    signs, thumbnails = _signs(images["perceptual_hash"]), _Thumbnails(images["thumbnail"])
+    bits = [imagehash.hex_to_hash(text).hash.ravel() for text in images["perceptual_hash"]]
+    signs = np.where(np.array(bits, bool).reshape(-1, 64), 1, -1).astype(np.float32)
+    thumbnails = _Thumbnails(images["thumbnail"])
     done = thumbnails.empty.copy()
     for start in range(0, len(signs), _ROWS):
         # A product of signs counts the bits that agree less those that differ.
@@ -65,12 +63,6 @@ def _near(images: pd.DataFrame) -> Iterator[tuple[int, int, float]]:
                 if distance <= _MOST_DIFFERENCE:
                     done[copy] = True
                     yield start + row, copy, distance
-
-
-def _signs(hashes: pd.Series) -> np.ndarray:
-    """Perceptual hashes in hexadecimal as rows of 64 numbers, -1 or 1."""
-    bits = [imagehash.hex_to_hash(text).hash.ravel() for text in hashes]
-    return np.where(np.array(bits, bool).reshape(-1, 64), 1, -1).astype(np.float32)
 
 
 _SIDE = 16  # pixels: thumbnails are compared at this size, since a crop rarely ends at a pixel

@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -10,12 +10,10 @@ from PIL import Image
 
 from resnet_ft.data.folders import is_hidden, walk_folders
 from resnet_ft.data.images import IMAGE_EXTENSIONS
-from resnet_ft.data.index import SPLITS
+from resnet_ft.data.index import SPLITS, Problems
 
 Finding = tuple[str, str, str]  # path, issue, detail
 
-# Error: left out of training, or the scores cannot be trusted. Warning: worth a look.
-# Info: the library handles it.
 _LEFT_OUT = "Training leaves the file out: replace or remove it."
 _LOOK = "Check that the subject can be recognised, or remove it."
 MEANINGS = {
@@ -52,8 +50,21 @@ MEANINGS = {
 }
 
 
-def issue_table(findings: list[Finding]) -> pd.DataFrame:
-    """Findings as a table `path`, `issue`, `severity`, `detail`, the serious ones first."""
+def find_issues(
+    root: Path, images: pd.DataFrame, pairs: pd.DataFrame, problems: Problems, image_size: int
+) -> pd.DataFrame:
+    """Every finding as a table `path`, `issue`, `severity`, `detail`, the serious ones first.
+
+    `images` has the columns of `DatasetIndex.table` and of `inspect_file`, `pairs` is what
+    `find_duplicates` makes of them, and `problems` are those of `read_layout`.
+    """
+    findings = [
+        *((path.relative_to(root).as_posix(), "refused", reason) for path, reason in problems),
+        *_stray_findings(root, set(images["path"])),
+        *_image_findings(images, image_size),
+        *_class_findings(images),
+        *_pair_findings(pairs, images),
+    ]
     table = pd.DataFrame(findings, columns=["path", "issue", "detail"], dtype=object)
     table.insert(2, "severity", [MEANINGS[issue][0] for issue in table["issue"]])
     place = table["issue"].map(list(MEANINGS).index)
@@ -66,80 +77,67 @@ _UNREAD_FORMATS = frozenset(
 )
 
 
-def stray_findings(root: Path, images: Iterable[str]) -> Iterator[Finding]:
-    """Every entry below `root` that is neither one of `images` nor a folder.
-
-    Paths, also those of `images`, are relative to `root`. The issue is "junk" (hidden files and
-    folders, leftovers of systems; a folder counts once), "outside of a class" (images),
-    "unread format" (images of a kind that the library does not read) or "other file".
-    """
-    images = set(images)
+def _stray_findings(root: Path, images: Container[str]) -> Iterator[Finding]:
+    """Every entry below `root` that is neither an image of a class nor a visible folder."""
     for parent, names in walk_folders(root):
         for name in names:
             path = (parent / name).relative_to(root).as_posix()
-            if path not in images:
-                yield path, _kind(name), ""
+            extension = os.path.splitext(name)[1].lower()
+            if path in images:
+                continue
+            if is_hidden(name):
+                issue = "junk"
+            elif extension in IMAGE_EXTENSIONS:
+                issue = "outside of a class"
+            else:
+                issue = "unread format" if extension in _UNREAD_FORMATS else "other file"
+            yield path, issue, ""
 
 
-def _kind(name: str) -> str:
-    extension = os.path.splitext(name)[1].lower()
-    if is_hidden(name):
-        return "junk"
-    if extension in IMAGE_EXTENSIONS:
-        return "outside of a class"
-    return "unread format" if extension in _UNREAD_FORMATS else "other file"
-
-
-_BLANK = 0.03  # contrast, as a share of the way from black to white
-_GREY = 0.03  # colour, likewise
 _FEW = 10  # images: with fewer of them for validation, one image is more than 10% of the score
 _IMBALANCE = 5  # times as many images in the largest class
 
 # Of single images: the issue, which rows of the facts have it, and its detail.
-_RULES: list[tuple[str, Callable[[pd.DataFrame], pd.Series], str]] = [
-    ("blank", lambda i: i["contrast"] < _BLANK, "contrast {contrast:.0%}"),
-    ("very dark", lambda i: i["brightest"] < 0.25, "98% is darker than {brightest:.0%} of white"),
-    ("very bright", lambda i: i["darkest"] > 0.75, "98% is brighter than {darkest:.0%} of white"),
-    (
-        "blurred",
-        lambda i: (i["sharpness"] < 0.3) & (i["contrast"] >= _BLANK),
-        "sharpness {sharpness:.2f}",
-    ),
-    ("tiny", lambda i: 4 * i["short"] < i["image_size"], "{width} x {height}"),
-    ("extreme aspect ratio", lambda i: i["long"] > 3 * i["short"], "{width} x {height}"),
-    ("wrong extension", lambda i: i["format"] != i["named"], "{format}"),
-    ("rotated by EXIF", lambda i: i["orientation"] > 1, "orientation {orientation}"),
-    ("animated", lambda i: i["animated"].eq(True), "{format}"),
-    ("transparent", lambda i: i["transparent"].eq(True), "mode {mode}"),
-    ("CMYK", lambda i: i["mode"] == "CMYK", "{format}"),
-    ("more than 8 bits", lambda i: i["mode"].str.startswith(("I", "F")), "mode {mode}"),
-    (
-        "grey among colour",  # where most images are grey, that is no issue
-        lambda i: (i["colour"] < _GREY) & ((i["colour"] < _GREY).mean() < 0.5),
-        "mode {mode}",
-    ),
+_RULES = [
+    ("blank", "contrast < 0.03", "contrast {contrast:.0%}"),
+    ("very dark", "brightest < 0.25", "98% is darker than {brightest:.0%} of white"),
+    ("very bright", "darkest > 0.75", "98% is brighter than {darkest:.0%} of white"),
+    ("blurred", "sharpness < 0.3 and contrast >= 0.03", "sharpness {sharpness:.2f}"),
+    ("tiny", "4 * short < image_size", "{width} x {height}"),
+    ("extreme aspect ratio", "long > 3 * short", "{width} x {height}"),
+    ("wrong extension", "format != named", "{format}"),
+    ("rotated by EXIF", "orientation > 1", "orientation {orientation}"),
+    ("animated", "animated", "{format}"),
+    ("transparent", "transparent", "mode {mode}"),
+    ("CMYK", "mode == 'CMYK'", "{format}"),
+    ("more than 8 bits", "deep", "mode {mode}"),
+    ("grey among colour", "grey and grey_share < 0.5", "mode {mode}"),
 ]
 
 
-def image_findings(images: pd.DataFrame, image_size: int) -> Iterator[Finding]:
-    """What the facts of single files say; `images` has a row per file, as of `inspect_file`."""
+def _image_findings(images: pd.DataFrame, image_size: int) -> Iterator[Finding]:
+    """What the facts of single files say."""
     for row in images.dropna(subset="problem").itertuples():
         yield row.path, row.problem, row.reason
     seen = images[images["problem"].isna()]
+    grey = seen["colour"] < 0.03
     extensions = seen["path"].str.extract(r"(\.[^./]*)$", expand=False).str.lower()
     seen = seen.assign(
         short=seen[["width", "height"]].min(axis=1),
         long=seen[["width", "height"]].max(axis=1),
         image_size=image_size,
+        deep=seen["mode"].str.startswith(("I", "F")).astype(bool),
+        grey=grey,
+        grey_share=grey.mean(),  # where most images are grey, that is no issue
         format=seen["format"].replace("MPO", "JPEG"),  # a JPEG with a second image behind it
         named=extensions.map(Image.registered_extensions()).fillna(seen["format"]),
     )
-    for issue, applies, detail in _RULES:
-        for facts in seen[applies(seen).astype(bool)].to_dict("records"):
+    for issue, rule, detail in _RULES:
+        for facts in seen.query(rule, engine="python").to_dict("records"):
             yield facts["path"], issue, detail.format(**facts)
 
 
-def class_findings(images: pd.DataFrame) -> Iterator[Finding]:
+def _class_findings(images: pd.DataFrame) -> Iterator[Finding]:
     """What is wrong with the numbers of readable images in classes and splits."""
     groups = images.assign(readable=images["problem"].isna()).groupby(
         ["split", "class_name"], observed=True
@@ -148,7 +146,9 @@ def class_findings(images: pd.DataFrame) -> Iterator[Finding]:
     splits = set(images["split"])
     largest = table["count"].get("train", pd.Series([0])).max()
     for (split, class_name), count, path in table.itertuples():
-        folder = _class_folder(path, class_name)
+        parts = path.split("/")
+        names = [unicodedata.normalize("NFC", part) for part in parts]
+        folder = "/".join(parts[: names.index(class_name) + 1])
         if count == 0:
             yield folder, "no readable image", f"{class_name}: none in {split}"
         elif count < _FEW:
@@ -160,13 +160,7 @@ def class_findings(images: pd.DataFrame) -> Iterator[Finding]:
             yield folder, "class in one split", f"{class_name}: only in train"
 
 
-def _class_folder(path: str, class_name: str) -> str:
-    parts = path.split("/")
-    names = [unicodedata.normalize("NFC", part) for part in parts]
-    return "/".join(parts[: names.index(class_name) + 1])
-
-
-def pair_findings(pairs: pd.DataFrame, images: pd.DataFrame) -> Iterator[Finding]:
+def _pair_findings(pairs: pd.DataFrame, images: pd.DataFrame) -> Iterator[Finding]:
     """What pairs of copies mean: leakage between splits, label conflicts, or just a copy."""
     places = images.set_index("path")[["split", "class_name"]].astype(str)
     for pair in pairs.itertuples():

@@ -7,23 +7,18 @@ import sqlite3
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import imagehash
 import numpy as np
 from PIL import Image, ImageFilter, UnidentifiedImageError
 
-from resnet_ft.data.images import (
-    orientation,
-    readable_formats,
-    unreadable_because,
-    upright_rgb,
-    upright_size,
-)
+from resnet_ft.data import images
 from resnet_ft.notebook import progress_bar
 
 Facts = dict[str, Any]
@@ -34,6 +29,11 @@ _HASHED_SIDE = 72  # pixels
 _TAIL = 0.02  # share of the pixels that may be darker than `darkest`, or brighter than `brightest`
 _ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})  # others hold pages, previews, depth maps
 _LARGE = 16_000_000  # pixels: larger images are decoded one at a time, to save memory
+_PROBLEMS: dict[type[Exception], str] = {
+    UnidentifiedImageError: "not an image",
+    Image.DecompressionBombError: "decompression bomb",
+}
+_BLUR = ImageFilter.BoxBlur(3)
 _one_at_a_time = threading.Lock()
 
 
@@ -49,26 +49,20 @@ def inspect_files(
     store = _FactStore(cache_dir)
     facts = store.find(paths)
     missing = [path for path in paths if path not in facts]
-    try:
-        for path, found in _in_parallel(missing, num_workers):
-            facts[path] = found
-            if "problem" not in found:
-                store.add(path, found)
-    finally:
-        store.write()
-    return [facts[path] for path in paths]
-
-
-def _in_parallel(paths: list[Path], num_workers: int | None) -> Iterator[tuple[Path, Facts]]:
     pool = ThreadPoolExecutor(os.cpu_count() if num_workers is None else max(1, num_workers))
     try:
         with warnings.catch_warnings():
             # The facts hold what the decoders warn of.
             warnings.filterwarnings("ignore", module="PIL|pillow_heif")
-            found = zip(paths, pool.map(inspect_file, paths), strict=True)
-            yield from progress_bar(found, "Inspecting images", len(paths))
+            inspected = zip(missing, pool.map(inspect_file, missing), strict=True)
+            for path, found in progress_bar(inspected, "Inspecting images", len(missing)):
+                facts[path] = found
+                if "problem" not in found:
+                    store.add(path, found)
     finally:
         pool.shutdown(cancel_futures=True)
+        store.write()
+    return [facts[path] for path in paths]
 
 
 def inspect_file(path: str | Path) -> Facts:
@@ -86,31 +80,28 @@ def inspect_file(path: str | Path) -> Facts:
             return {"problem": "unreadable", "reason": "not a file but a folder, pipe or device"}
         facts |= {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
         with open(path, "rb") as file:
-            facts["content"] = hashlib.file_digest(
-                file, lambda: hashlib.blake2b(digest_size=16)
-            ).hexdigest()
+            digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16))
+            facts["content"] = digest.hexdigest()
             file.seek(0)
-            with Image.open(file, formats=readable_formats()) as image:
-                facts |= _header(image)
+            with Image.open(file, formats=images.readable_formats()) as image:
+                width, height = images.upright_size(image)
+                facts |= {
+                    "format": image.format,
+                    "mode": image.mode,
+                    "width": width,
+                    "height": height,
+                    "orientation": images.orientation(image),
+                    "animated": image.format in _ANIMATED and getattr(image, "is_animated", False),
+                }
                 image.draft(None, (_SIDE, _SIDE))  # a smaller JPEG; every byte is still read
                 with _one_at_a_time if image.width * image.height > _LARGE else nullcontext():
                     facts |= _decoded(image, facts)
     except Exception as error:  # a decoder can fail in any way on a damaged file
-        facts["problem"] = _kind_of_problem(error, facts)
-        facts["reason"] = unreadable_because(path, error)
+        kind = "truncated" if "truncated" in str(error) else "unreadable"
+        kind = _PROBLEMS.get(type(error), kind)
+        facts["problem"] = "empty file" if facts.get("bytes") == 0 else kind
+        facts["reason"] = images.unreadable_because(path, error)
     return facts
-
-
-def _header(image: Image.Image) -> Facts:
-    width, height = upright_size(image)
-    return {
-        "format": image.format,
-        "mode": image.mode,
-        "width": width,
-        "height": height,
-        "orientation": orientation(image),
-        "animated": image.format in _ANIMATED and bool(getattr(image, "is_animated", False)),
-    }
 
 
 def _decoded(image: Image.Image, header: Facts) -> Facts:
@@ -118,22 +109,12 @@ def _decoded(image: Image.Image, header: Facts) -> Facts:
     image.load()
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     facts: Facts = {"transparent": alpha is not None and bool(np.asarray(alpha).min() < 255)}
-    turn = orientation(image)
+    turn = images.orientation(image)
     if turn != 1 and header["orientation"] == 1:
         facts["orientation"] = turn
         if turn >= 5:
             facts |= {"width": header["height"], "height": header["width"]}
-    return facts | _appearance(upright_rgb(image))
-
-
-def _kind_of_problem(error: Exception, facts: Facts) -> str:
-    if facts.get("bytes") == 0:
-        return "empty file"
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    if isinstance(error, Image.DecompressionBombError):
-        return "decompression bomb"
-    return "truncated" if "truncated" in str(error) else "unreadable"
+    return facts | _appearance(images.upright_rgb(image))
 
 
 def _appearance(image: Image.Image) -> Facts:
@@ -169,19 +150,16 @@ def _appearance(image: Image.Image) -> Facts:
 def _sharpness(grey: Image.Image) -> float:
     """The share of the differences between neighbouring pixels that a blur removes, from 0 to 1.
 
-    A sharp image loses most of them, a blurred one has little to lose: 1 less the measure of Crete
-    et al., "The blur effect: perception and estimation with a new no-reference perceptual blur
-    metric", 2007. It depends on neither light nor contrast; 1 for an image without any edge.
+    1 less the measure of Crete et al., "The blur effect: perception and estimation with a new
+    no-reference perceptual blur metric", 2007; 1 for an image without any edge.
     """
-    differences, blurred = _differences(grey), _differences(grey.filter(ImageFilter.BoxBlur(3)))
-    total = differences.sum(dtype=np.int64)
-    lost = np.maximum(differences - blurred, 0).sum(dtype=np.int64)
-    return float(lost / total) if total else 1.0
-
-
-def _differences(grey: Image.Image) -> np.ndarray:
-    pixels = np.asarray(grey).astype(np.int16)
-    return np.concatenate([np.abs(np.diff(pixels, axis=axis)).ravel() for axis in (0, 1)])
+    pair = [np.asarray(one).astype(np.int16) for one in (grey, grey.filter(_BLUR))]
+    total = lost = 0
+    for axis in (0, 1):
+        differences, blurred = (np.abs(np.diff(pixels, axis=axis)) for pixels in pair)
+        total += int(differences.sum(dtype=np.int64))
+        lost += int(np.maximum(differences - blurred, 0).sum(dtype=np.int64))
+    return lost / total if total else 1.0
 
 
 _BATCH = 256  # files whose facts are written together
@@ -193,14 +171,12 @@ _CREATE = f"""CREATE TABLE IF NOT EXISTS {_TABLE}
 _FIND = f"SELECT facts, thumbnail FROM {_TABLE} WHERE path = ? AND bytes = ? AND changed_ns = ?"
 _ADD = f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?, ?, ?, ?)"
 
-_Result = TypeVar("_Result")
-
 
 class _FactStore:
     """Facts by a file's path, size and time of change, in a SQLite file.
 
-    Facts are written in transactions of some hundred files: a process that is killed loses its last
-    ones and harms nothing. A store that cannot be used warns once and stays empty.
+    A process that is killed loses the facts of its last files. A store that cannot be used warns
+    once and stays empty.
     """
 
     def __init__(self, cache_dir: str | Path):
@@ -210,7 +186,18 @@ class _FactStore:
 
     def find(self, paths: Iterable[Path]) -> dict[Path, Facts]:
         """The facts of those files that are known and have not changed."""
-        return self._attempt(lambda database: dict(_known(database, paths))) or {}
+        found: dict[Path, Facts] = {}
+
+        def look_up(database: sqlite3.Connection) -> None:
+            for path in paths:
+                with suppress(OSError):  # nothing is known of a missing file
+                    status = os.stat(path)
+                    identity = (_key(path), status.st_size, status.st_mtime_ns)
+                    if row := database.execute(_FIND, identity).fetchone():
+                        found[path] = json.loads(row[0]) | {"thumbnail": row[1]}
+
+        self._attempt(look_up)
+        return found
 
     def add(self, path: Path, facts: Facts) -> None:
         """Remember the facts of a file; `write` writes the last ones."""
@@ -224,15 +211,15 @@ class _FactStore:
         waiting, self._waiting = self._waiting, []
         self._attempt(lambda database: database.executemany(_ADD, waiting))
 
-    def _attempt(self, action: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
+    def _attempt(self, action: Callable[[sqlite3.Connection], object]) -> None:
         """Run an action in one transaction; after a failure, warn and never try again."""
         if not self._usable:
-            return None
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=_PATIENCE_S)) as database, database:
                 database.execute(_CREATE)
-                return action(database)
+                action(database)
         except (OSError, ValueError, sqlite3.Error) as error:
             self._usable = False
             warnings.warn(
@@ -240,16 +227,6 @@ class _FactStore:
                 "Delete that file, or give another cache_dir.",
                 stacklevel=3,
             )
-        return None
-
-
-def _known(database: sqlite3.Connection, paths: Iterable[Path]) -> Iterator[tuple[Path, Facts]]:
-    for path in paths:
-        with suppress(OSError):  # nothing is known of a missing file
-            status = os.stat(path)
-            identity = (_key(path), status.st_size, status.st_mtime_ns)
-            if row := database.execute(_FIND, identity).fetchone():
-                yield path, json.loads(row[0]) | {"thumbnail": row[1]}
 
 
 def _key(path: Path) -> bytes:

@@ -59,13 +59,33 @@ def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
     """What `model` predicts for every image that `dataloader` delivers, in its order.
 
     Batches are (images (N, 3, H, W), integer labels (N,)). The model moves to the device and keeps
-    its training or evaluation mode. Of several processes, all have to call it, and all get the
-    whole table. `path` is known where the dataset has `samples` in that order.
+    its mode. Each of several processes has to call it and gets the complete table. `path` is known
+    where the dataset has `samples` in that order.
     """
     logits, labels = predict_logits(model, dataloader)
-    classes = _model_classes(model, dataloader, logits.shape[1])
-    labels = _by_name(labels, class_names(dataloader) or classes, classes)
-    return tabulate(logits, labels, classes, _paths(dataloader, len(labels)))
+    num_logits, names = logits.shape[1], class_names(dataloader)
+    # What the outputs mean: the model's own classes, else those of the data set, else numbers.
+    classes = getattr(model, "classes", None) or names or [str(i) for i in range(num_logits)]
+    if len(classes) != num_logits:
+        raise ParameterError(
+            f"The model has {num_logits} outputs for {len(classes)} classes. "
+            f"Build it with build_model(arch, num_classes={len(classes)})."
+        )
+    names = names or classes
+    if unknown := sorted(set(names) - set(classes)):
+        raise DatasetError(
+            f"The data set has classes that the model was not trained on: {', '.join(unknown)}. "
+            f"It knows {', '.join(classes)}. Evaluate on data of these classes, or train again."
+        )
+    labels = torch.tensor([classes.index(name) for name in names])[labels]
+    samples, sampler = getattr(dataloader.dataset, "samples", ()), dataloader.batch_sampler
+    if isinstance(sampler, EpochBatchSampler):
+        in_order = not sampler.shuffle
+    else:
+        in_order = isinstance(getattr(sampler, "sampler", None), SequentialSampler)
+    known = in_order and len(samples) == len(labels)
+    paths = [str(path) for path, _ in samples] if known else [None] * len(labels)
+    return tabulate(logits, labels, classes, paths)
 
 
 def predict_logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Tensor]:
@@ -112,37 +132,3 @@ def tabulate(
 def class_names(dataloader: DataLoader) -> list[str] | None:
     """The names of the classes, where the dataset knows them."""
     return getattr(dataloader.dataset, "classes", None)
-
-
-def _model_classes(model: nn.Module, dataloader: DataLoader, num_logits: int) -> list[str]:
-    """What the model's outputs mean: its own classes, else the data set's, else numbers."""
-    numbers = [str(label) for label in range(num_logits)]
-    classes: list[str] = getattr(model, "classes", None) or class_names(dataloader) or numbers
-    if len(classes) != num_logits:
-        raise ParameterError(
-            f"The model has {num_logits} outputs for {len(classes)} classes. "
-            f"Build it with build_model(arch, num_classes={len(classes)})."
-        )
-    return classes
-
-
-def _by_name(labels: Tensor, names: list[str], classes: list[str]) -> Tensor:
-    """The data set's labels as the model numbers them."""
-    unknown = sorted(set(names) - set(classes))
-    if unknown:
-        raise DatasetError(
-            f"The data set has classes that the model was not trained on: {', '.join(unknown)}. "
-            f"It knows {', '.join(classes)}. Evaluate on data of these classes, or train again."
-        )
-    return torch.tensor([classes.index(name) for name in names])[labels]
-
-
-def _paths(dataloader: DataLoader, count: int) -> list[str | None]:
-    samples = getattr(dataloader.dataset, "samples", ())
-    sampler = dataloader.batch_sampler
-    if isinstance(sampler, EpochBatchSampler):
-        in_order = not sampler.shuffle
-    else:
-        in_order = isinstance(getattr(sampler, "sampler", None), SequentialSampler)
-    known = in_order and len(samples) == count
-    return [str(path) for path, _ in samples] if known else [None] * count

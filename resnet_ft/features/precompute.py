@@ -19,15 +19,7 @@ from resnet_ft.data.batches import EpochBatchSampler, ImageLoader
 from resnet_ft.data.cache import file_keys
 from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.errors import ParameterError, TrainingError
-from resnet_ft.features.store import (
-    ONE_TIME,
-    FeatureFile,
-    feature_loader,
-    forget_one_time,
-    make_room,
-    writable,
-    writing_to,
-)
+from resnet_ft.features import store
 from resnet_ft.files import default_cache_dir, fingerprint
 from resnet_ft.models.cutting import cut_frozen, fold_batchnorm
 from resnet_ft.models.freezing import evaluation_mode
@@ -53,12 +45,11 @@ def precompute(
     `views=1`: training images are seen as in evaluation. With more, they are augmented, and epoch e
     sees view e modulo `views`, where view v is what `dataloaders["train"]` delivers in epoch v.
 
-    Features are kept in half precision in `cache_dir` (default: the user's cache folder) for the
-    next run and the next head, under a key of weights, transform and files. They take at most
-    `cache_size_gb` GiB (default: half of what the disk has); the least recently used are deleted
-    first. Each of several processes computes its share. The model is left in the mode it was in.
-    Raises ParameterError for a model that cannot be cut where it is frozen, TrainingError without
-    enough room.
+    `cache_dir` (default: the user's cache folder) keeps features in half precision, under a key of
+    weights, transform and files. They take at most `cache_size_gb` GiB (default: half of what the
+    disk has); the least recently used are deleted first. Each of several processes computes its
+    share. Raises ParameterError for a model that cannot be cut where it is frozen, TrainingError
+    without enough room.
     """
     if views < 1:
         raise ParameterError(f"views={views} should be 1, the evaluation view, or more.")
@@ -69,35 +60,34 @@ def precompute(
     }
     if len(sources) < len(dataloaders):
         raise ParameterError(
-            "precompute keeps features by image file, so it needs the loaders that "
-            "make_dataloaders makes of image files. With others, also of shards, train the model "
-            "with train_model."
+            "precompute keeps features by image file, so it needs loaders that make_dataloaders "
+            "makes of image files. With others, also of shards, train the model with train_model."
         )
     frozen, head = cut_frozen(model)
-    directory = writable(Path(cache_dir or default_cache_dir() / "features"))
+    directory = store.writable(Path(cache_dir or default_cache_dir() / "features"))
     every_view = list(_views(sources, views, _weights_digest(frozen), directory))
     writes = distributed.is_first_in(directory)
     lock = FileLock(directory / "features.lock") if writes else nullcontext()
-    with writing_to(directory), lock:
+    with store.writing_to(directory), lock:
         if writes:
             _forget_mismatches(every_view, model, head)
-            forget_one_time(directory)
         distributed.wait()
         missing = [view for view in every_view if distributed.any_of_all(view.file.find() is None)]
         if missing:
             folded, shape = _folded_copy(frozen, head, model, missing[0].first_images(2))
             if writes:
-                needed = sum(view.file.bytes_missing(shape) for view in missing)
-                make_room(directory, needed, cache_size_gb, {view.file.key for view in every_view})
+                in_use = {view.file.key for view in every_view}
+                store.make_room([view.file for view in missing], shape, cache_size_gb, in_use)
             total = sum(len(view.dataset) for view in missing)
             with progress_bar(None, "Running the frozen layers", total) as progress:
                 for view in missing:
                     _run_frozen(folded, view, shape, writes=writes, progress=progress)
         stored = _stored(every_view)
-    return head, {
-        split: feature_loader(*source, [array for view, array in stored if view.split == split])
-        for split, source in sources.items()
-    }
+    loaders = {}
+    for split, source in sources.items():
+        arrays = [array for view, array in stored if view.split == split]
+        loaders[split] = store.feature_loader(*source, arrays)
+    return head, loaders
 
 
 @dataclass(frozen=True)
@@ -108,7 +98,7 @@ class _View:
     epoch: int
     loader: ImageLoader
     dataset: ImageDataset
-    file: FeatureFile
+    file: store.FeatureFile
 
     def first_images(self, count: int) -> Tensor:
         rows = range(min(count, len(self.dataset)))
@@ -125,8 +115,8 @@ def _views(
             dataset = ImageDataset(images.images, images.labels, images.classes, transform)
         for epoch in range(views if augmented else 1):
             key = _feature_key(weights, dataset, epoch if augmented else None)
-            key = str(distributed.from_main(key))
-            yield _View(split, epoch, loader, dataset, FeatureFile(directory, key, len(dataset)))
+            file = store.FeatureFile(directory, distributed.from_main(key), len(dataset))
+            yield _View(split, epoch, loader, dataset, file)
 
 
 def _stored(views: list[_View]) -> list[tuple[_View, np.ndarray]]:
@@ -142,7 +132,7 @@ def _feature_key(weights: str, dataset: ImageDataset, epoch: int | None) -> str:
     steps = list(_steps(dataset.transform))
     known = all(type(step).__module__.startswith(_DESCRIBED) for step in steps)
     if not known or any(type(step).__name__ == "Lambda" for step in steps):
-        return f"{ONE_TIME}{secrets.token_hex(8)}"
+        return f"{store.ONE_TIME}{secrets.token_hex(8)}"
     files = file_keys(dataset.images.paths, dataset.images.side or 0).tobytes()
     seed = None if epoch is None else (dataset.seed, epoch)
     return fingerprint([_FORMAT, weights, repr(dataset.transform), files, seed])
@@ -168,10 +158,9 @@ def _weights_digest(frozen: nn.Module) -> str:
 def _forget_mismatches(views: list[_View], model: nn.Module, head: nn.Module) -> None:
     """Delete stored features that do not lead to the model's own logits for a first image.
 
-    A key knows weights and layers, not what a model's own code does with them.
+    A key describes weights and layers, not what a model's own code does with them.
     """
-    stored = _stored(views)
-    if not stored:
+    if not (stored := _stored(views)):
         return
     features = torch.from_numpy(np.stack([array[0] for _, array in stored])).float()
     images = torch.cat([view.first_images(1) for view, _ in stored])
@@ -224,7 +213,12 @@ def _run_frozen(
     Each of several processes computes its share, and those with `writes` write all. Raises
     TrainingError for values beyond half precision.
     """
-    done = _rows_done_everywhere(view.file, writes)
+    done = view.file.rows_done()
+    if set(distributed.of_all(done)) != {done}:  # the machines of a run differ in it: start again
+        done = 0
+        if writes:
+            view.file.forget()
+        distributed.wait()
     progress.update(done)
     batch_size = view.loader.batch_sampler.batch_size
     batches = _FromRow(done, len(view.dataset), batch_size, epoch=view.epoch)
@@ -239,10 +233,13 @@ def _run_frozen(
                     "The frozen layers put out values that half precision cannot hold (above "
                     "65,504, or not a number). Train without precompute."
                 )
-            features = _interleaved(distributed.gathered(features))
+            shares = distributed.gathered(features)
+            rows = features.new_empty(sum(map(len, shares)), *shape)
+            for rank, share in enumerate(shares):  # the processes took the rows of a batch in turn
+                rows[rank :: len(shares)] = share
             if writes:
-                view.file.append(features.numpy())
-            progress.update(len(features))
+                view.file.append(rows.numpy())
+            progress.update(len(rows))
     if writes:
         view.file.finish()
     distributed.wait()
@@ -258,23 +255,3 @@ class _FromRow(EpochBatchSampler):
     def _samples(self, epoch: int, generator: torch.Generator) -> Tensor:
         rows = torch.arange(self.num_samples) + self._start
         return torch.stack([torch.full_like(rows, self._of_epoch), rows], dim=1)
-
-
-def _rows_done_everywhere(file: FeatureFile, writes: bool) -> int:
-    """The rows of an interrupted pass; none where the machines of a run differ in them."""
-    done = file.rows_done()
-    if set(distributed.of_all(done)) == {done}:
-        return done
-    distributed.wait()
-    if writes:
-        file.forget()
-    distributed.wait()
-    return 0
-
-
-def _interleaved(shares: list[Tensor]) -> Tensor:
-    """A batch from the shares of its processes, which took its rows in turn."""
-    batch = shares[0].new_empty(sum(map(len, shares)), *shares[0].shape[1:])
-    for rank, share in enumerate(shares):
-        batch[rank :: len(shares)] = share
-    return batch

@@ -50,19 +50,16 @@ class FeatureFile:
 
     def rows_done(self) -> int:
         """How many rows an interrupted process left."""
-        return sum(
-            part.stat().st_size // _row_bytes(_row_shape(part)) for part in self._paths(".part")
-        )
+        parts = self._paths(".part")
+        return sum(part.stat().st_size // _row_bytes(_row_shape(part)) for part in parts)
 
     def append(self, features: np.ndarray) -> None:
         """Add rows in half precision, over the part of a row that a killed process left."""
         shape = features.shape[1:]
-        sizes = "x".join(str(size) for size in shape)
-        end = self.rows_done() * _row_bytes(shape)
-        part = self.directory / f"features-{self.key}-{sizes}.part"
-        with part.open("r+b" if part.exists() else "w+b") as file:
-            file.truncate(end)
-            file.seek(end)
+        part = self.directory / f"features-{self.key}-{'x'.join(map(str, shape))}.part"
+        part.touch()
+        os.truncate(part, self.rows_done() * _row_bytes(shape))
+        with part.open("ab") as file:
             file.write(features.tobytes())
 
     def finish(self) -> None:
@@ -70,11 +67,7 @@ class FeatureFile:
         for part in self._paths(".part"):
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(part, part.with_suffix(".f16"))
-
-    def bytes_missing(self, shape: tuple[int, ...]) -> int:
-        """How much larger the file becomes, with rows of this shape."""
-        return (self.rows - self.rows_done()) * _row_bytes(shape)
+            part.replace(part.with_suffix(".f16"))
 
     def _paths(self, suffix: str) -> list[Path]:
         return list(self.directory.glob(f"features-{self.key}-*{suffix}"))
@@ -105,28 +98,29 @@ def writable(directory: Path) -> Path:
         return temporary
 
 
-def make_room(directory: Path, needed: int, size_gb: float | None, kept: Container[str]) -> None:
-    """Delete the least recently used features, none with the keys `kept`, until `needed` bytes fit.
+def make_room(
+    files: list[FeatureFile], shape: tuple[int, ...], size_gb: float | None, kept: Container[str]
+) -> None:
+    """Delete other features, none with the keys `kept`, until `files` with rows of a shape fit.
 
-    By default, features take half of what the disk has. Raises TrainingError if they do not fit.
+    Those with random keys, which nobody finds again, go first, then the least recently used. By
+    default, features take half of what the disk has. Raises TrainingError if they do not fit.
     """
+    directory = files[0].directory
+    needed = sum((file.rows - file.rows_done()) * _row_bytes(shape) for file in files)
+    for path in directory.glob(f"features-{ONE_TIME}*"):
+        with suppress(OSError):  # Windows does not delete a file that is being read
+            path.unlink()
     budget = DiskBudget(directory, "features-*", size_gb, share=0.5)
     in_use = [path for path in budget.sizes if path.stem.split("-")[1] in kept]
     if not budget.make_room(needed, in_use=in_use):
         room = max(0, budget.limit - budget.used)
         raise TrainingError(
             f"The outputs of the frozen layers need {needed / 2**20:,.1f} MiB in {directory}, but "
-            f"only {room / 2**20:,.1f} MiB may be used. Freeze more (freeze(model, "
-            'until="fc") needs least), take fewer views, a larger cache_size_gb or another '
-            "cache_dir, or train without precompute."
+            f'only {room / 2**20:,.1f} MiB may be used. Freeze more (freeze(model, until="fc") '
+            "needs least), take fewer views, a larger cache_size_gb or another cache_dir, or train "
+            "without precompute."
         )
-
-
-def forget_one_time(directory: Path) -> None:
-    """Delete features with random keys, which nobody can ever find again."""
-    for path in directory.glob(f"features-{ONE_TIME}*"):
-        with suppress(OSError):  # Windows does not delete a file that is being read
-            path.unlink()
 
 
 @contextmanager
@@ -136,8 +130,8 @@ def writing_to(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise TrainingError(
-            f"The outputs of the frozen layers could not be kept in {directory} ({error}). Those "
-            "that are there will be used: make room, or give another cache_dir, and call it again."
+            f"The outputs of the frozen layers cannot be written to {directory} ({error}). Make "
+            "room, or give another cache_dir, and run it again: what is written already is kept."
         ) from error
 
 
@@ -166,8 +160,8 @@ class FeatureDataset(Dataset):
         rows = [self.views[key.epoch % len(self.views)][key.index] for key in keys]
         return torch.from_numpy(np.stack(rows)).float(), self.labels[[key.index for key in keys]]
 
-    def whole(self) -> tuple[Tensor, Tensor]:
-        """All features of the first view, (N, ...) floats, and labels (N,)."""
+    def first_view(self) -> tuple[Tensor, Tensor]:
+        """The features of the first view, (N, ...) floats, and labels (N,)."""
         return torch.from_numpy(np.array(self.views[0])).float(), self.labels
 
 

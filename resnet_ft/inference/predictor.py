@@ -57,10 +57,9 @@ class Predictor:
     def predict_batch(self, images: Sequence[AnyFile], top_k: int = 5) -> list[pd.DataFrame]:
         """`predict` for several images at once."""
         top = self._top([self._tensor(self._pixels(image)) for image in images], top_k)
-        names = np.array(self.classes, dtype=object)
         return [
-            pd.DataFrame({"class_name": names[labels], "probability": probabilities})
-            for probabilities, labels in zip(*top, strict=True)
+            pd.DataFrame({"class_name": names, "probability": probabilities})
+            for names, probabilities in zip(*top, strict=True)
         ]
 
     def predict_folder(
@@ -88,35 +87,28 @@ class Predictor:
             images, errors = decode_once(
                 paths, self._side, cache_dir=cache_dir, num_workers=workers
             )
-        rows = range(len(paths))
-        batches = [rows[start : start + batch_size] for start in rows[::batch_size]]
         answers: dict[int, tuple[str, float]] = {}
-        for batch in progress_bar(batches, "Predicting", unit="batch"):
-            answers |= self._answers(images, batch, errors)
+        starts = range(0, len(paths), batch_size)
+        for start in progress_bar(starts, "Predicting", unit="batch"):
+            tensors = {}
+            for row in range(start, min(start + batch_size, len(paths))):
+                try:
+                    if row not in errors:
+                        tensors[row] = self._tensor(images[row])
+                except ImageError as error:
+                    errors[row] = error.reason
+            names, probabilities = self._top(list(tensors.values()), top_k=1)
+            found = zip(names[:, 0], probabilities[:, 0].tolist(), strict=True)
+            answers |= zip(tensors, found, strict=True)
         if not answers:
             raise DatasetError(f"No image in {folder} can be read: {errors[0]}.")
         table = pd.DataFrame.from_dict(answers, "index", columns=["predicted", "confidence"])
-        table = table.reindex(rows).assign(error=pd.Series(errors, dtype=object))
+        table = table.reindex(range(len(paths))).assign(error=pd.Series(errors, dtype=object))
         table.insert(0, "path", [str(path) for path in paths])
         if csv is not None:
             with atomic_write(csv) as temporary:
                 table.to_csv(temporary, index=False)
         return table
-
-    def _answers(
-        self, images: DecodedImages, rows: Sequence[int], errors: dict[int, str]
-    ) -> dict[int, tuple[str, float]]:
-        """Class and probability of those rows that can be read; the others get an error."""
-        tensors = {}
-        for row in rows:
-            try:
-                if row not in errors:
-                    tensors[row] = self._tensor(images[row])
-            except ImageError as error:
-                errors[row] = error.reason
-        confidences, labels = self._top(list(tensors.values()), top_k=1)
-        names = [self.classes[label] for label in labels[:, 0]]
-        return dict(zip(tensors, zip(names, confidences[:, 0].tolist(), strict=True), strict=True))
 
     def _pixels(self, image: AnyFile) -> np.ndarray:
         """One image as the data loaders read it: (H, W, 3), uint8."""
@@ -129,11 +121,11 @@ class Predictor:
         return torch.as_tensor(prepare(pixels, self.transform))
 
     def _top(self, images: Sequence[Tensor], top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The highest probabilities and their labels, each (N, k)."""
+        """The most probable classes and their probabilities, each (N, k)."""
         if not images:
-            return np.empty((0, 1)), np.empty((0, 1), int)
+            return np.empty((0, 1), object), np.empty((0, 1))
         batch = torch.stack(list(images)).to(engine.device())
         with torch.inference_mode(), engine.accelerator().autocast():
             probabilities = self.model(batch).float().softmax(dim=1).cpu()
         values, labels = probabilities.topk(min(top_k, len(self.classes)))
-        return values.numpy(), labels.numpy()
+        return np.array(self.classes, dtype=object)[labels.numpy()], values.numpy()

@@ -122,7 +122,7 @@ def _solve_layer(
 ) -> Predictions:
     """Fill the layer; return what heads that were fitted to other images say of each image."""
     dataset: Any = loader.dataset
-    features, labels = (tensor.to(engine.device()) for tensor in dataset.whole())
+    features, labels = (tensor.to(engine.device()) for tensor in dataset.first_view())
     solved = solve_head(features, labels, layer.out_features, weights=class_weights, seed=seed)
     with torch.no_grad():
         layer.weight.copy_(solved.weight)

@@ -1,7 +1,8 @@
 """Images as figures: one, a grid of them, those of a data set, and what a model predicts."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,23 +44,19 @@ def imshow(
     A float tensor (3, H, W) is taken as normalised with `mean` and `std`, as the data loaders
     deliver it; a uint8 tensor, a PIL image and an array (H, W, 3) are shown as they are.
     """
+    if isinstance(image, Tensor):
+        image = image.detach().cpu()
+        if image.is_floating_point():
+            image = image * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+            image = image.clamp(0, 1)
+        image = image.permute(1, 2, 0).numpy()
     with style() as plt:
         axes: Axes = ax or plt.subplots()[1]
-        axes.imshow(_pixels(image, mean, std), cmap="gray")
+        axes.imshow(image, cmap="gray")
         axes.axis("off")
         if title is not None:
             axes.set_title(title, loc="center", fontsize=10, fontweight="normal")
     return axes
-
-
-def _pixels(image: AnyImage, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    if not isinstance(image, Tensor):
-        return np.asarray(image)
-    image = image.detach().cpu()
-    if image.is_floating_point():
-        image = image * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
-        image = image.clamp(0, 1)
-    return image.permute(1, 2, 0).numpy()
 
 
 def show_images(
@@ -80,23 +77,20 @@ def show_images(
         figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
         for ax in axes.flat:
             ax.axis("off")
-        for i, image in enumerate(map(_small, images)):
-            imshow(image, titles[i] if titles else None, ax=axes.flat[i], mean=mean, std=std)
+        for i, image in enumerate(images):
+            shown = image
+            if isinstance(image, Image.Image) and max(image.size) > _CELL:
+                shown = ImageOps.contain(image, (_CELL, _CELL))
+            imshow(shown, titles[i] if titles else None, ax=axes.flat[i], mean=mean, std=std)
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
     return figure
 
 
-def _small(image: AnyImage) -> AnyImage:
-    if isinstance(image, Image.Image) and max(image.size) > _CELL:
-        return ImageOps.contain(image, (_CELL, _CELL))
-    return image
-
-
 def show_classes(index: DatasetIndex, *, split: str = "train", num_classes: int = 12) -> "Figure":
     """One image of each class; of the first classes where there are many."""
     names = index.classes[:num_classes]
-    first = {name: next(_readable(_paths(index, name, split)), None) for name in names}
+    first = {name: next(_readable(index, name, split), None) for name in names}
     images = {name: image for name, image in first.items() if image is not None}
     if not images:
         raise ParameterError(f"No image of split {split!r} can be read. Choose another split.")
@@ -107,7 +101,7 @@ def show_class(
     index: DatasetIndex, class_name: str, *, split: str = "train", num_images: int = 12
 ) -> "Figure":
     """A contact sheet of the first images of a class; files that cannot be read are left out."""
-    images = list(islice(_readable(_paths(index, class_name, split)), num_images))
+    images = list(islice(_readable(index, class_name, split), num_images))
     if not images:
         raise ParameterError(f"No image of class {class_name!r} in {split!r} can be read.")
     return show_images(images, title=class_name)
@@ -123,8 +117,7 @@ def plot_class_means(
     """
     means, titles = [], []
     for class_name in index.classes:
-        paths = _paths(index, class_name, split)
-        images = islice(_readable(paths[:: max(1, len(paths) // num_images)], side), num_images)
+        images = islice(_readable(index, class_name, split, side, num_images), num_images)
         squares = [np.asarray(ImageOps.fit(image, (side, side))) for image in images]
         if squares:
             means.append(np.mean(squares, axis=0).round().astype(np.uint8))
@@ -134,16 +127,18 @@ def plot_class_means(
     return show_images(means, titles, title="The mean image of each class")
 
 
-def _paths(index: DatasetIndex, class_name: str, split: str) -> list[Path]:
+def _readable(
+    index: DatasetIndex, class_name: str, split: str, side: int = _SIDE, most: int | None = None
+) -> Iterator[Image.Image]:
+    """The images of a class that can be read, shrunk to `side`; the audit lists the others.
+
+    With `most`, about that many from all over the class.
+    """
     rows = index.split(split)
-    return [index.root / path for path in rows.loc[rows["class_name"] == class_name, "path"]]
-
-
-def _readable(paths: Iterable[Path], side: int = _SIDE) -> Iterator[Image.Image]:
-    """The images that can be read, shrunk to `side`; the audit lists the others."""
-    for path in paths:
+    paths = rows.loc[rows["class_name"] == class_name, "path"]
+    for path in paths[:: max(1, len(paths) // most) if most else 1]:
         with suppress(ImageError):
-            yield open_resized(path, side)
+            yield open_resized(index.root / path, side)
 
 
 def show_pairs(root: str | Path, pairs: pd.DataFrame, *, num_pairs: int = 12) -> "Figure":
@@ -169,6 +164,15 @@ def _framed(path: str | Path) -> Image.Image:
     return ImageOps.pad(open_resized(path, _SIDE), (_SIDE, _SIDE), color="white")
 
 
+def jpeg_thumbnail(path: Path, size: tuple[int, int]) -> bytes:
+    """An image as a JPEG file for a web page, of at most this width and height in pixels."""
+    image = open_resized(path, min(size))
+    image.thumbnail(size)
+    file = BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
 def show_label_errors(errors: pd.DataFrame, *, num_images: int = 12) -> "Figure":
     """The first images of `find_label_errors`, with their label and the suggested one."""
     if errors.empty:
@@ -180,7 +184,7 @@ def show_label_errors(errors: pd.DataFrame, *, num_images: int = 12) -> "Figure"
 
 
 def visualize_model(model: nn.Module, dataloader: DataLoader, *, num_images: int = 6) -> "Figure":
-    """Images from all over a data set, with predicted and true class, in orange where wrong."""
+    """Images from all over a data set, with predicted and true class, in red where wrong."""
     dataset: Any = dataloader.dataset
     chosen = torch.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).long().tolist()
     subset: Any = Subset(dataset, chosen)

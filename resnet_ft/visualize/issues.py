@@ -1,14 +1,15 @@
 """The findings of an audit as a table with thumbnails; a click on a column's name sorts it."""
 
 import base64
+from dataclasses import dataclass
 from html import escape
-from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
 
-from resnet_ft.data.images import IMAGE_EXTENSIONS, open_resized
+from resnet_ft.data.images import IMAGE_EXTENSIONS
 from resnet_ft.errors import ImageError
+from resnet_ft.visualize.images import jpeg_thumbnail
 
 _SIDE = 72
 _LONGEST_PATH = 48  # characters
@@ -30,14 +31,14 @@ _SORT = """
 """
 
 
+@dataclass(frozen=True)
 class _IssueTable:
     """HTML that a notebook displays."""
 
-    def __init__(self, html: str):
-        self._html = html
+    html: str
 
     def _repr_html_(self) -> str:
-        return self._html
+        return self.html
 
 
 def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60) -> _IssueTable:
@@ -51,7 +52,19 @@ def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60)
         f"title='sort by {name}'>{name} ⇅</th>"
         for name in _COLUMNS
     )
-    rows = "".join(_row(Path(root), issue) for issue in shown.to_dict("records"))
+    rows = ""
+    for issue in shown.to_dict("records"):
+        path, severity = issue["path"], issue["severity"]
+        short = path if len(path) <= _LONGEST_PATH else f"…{path[-_LONGEST_PATH:]}"
+        cells = [
+            f"<td style='width:{_SIDE}px;text-align:left'>{_thumbnail(Path(root, path))}",
+            f"{_CELL} data-order='{list(_COLOURS).index(severity)}'>"
+            f"<b style='color:{_COLOURS[severity]}'>{severity}</b>",
+            f"{_CELL}>{escape(issue['issue'])}",
+            f"{_CELL}><code style='white-space:nowrap'>{escape(short)}</code>",
+            f"{_CELL}>{escape(issue['detail'])}",
+        ]
+        rows += f"<tr>{'</td>'.join(cells)}</td></tr>"
     note = "" if len(shown) == len(issues) else f"<p>{len(shown)} of {len(issues)} findings.</p>"
     return _IssueTable(
         f"<table style='font-size:13px'><thead><tr><th></th>{heads}</tr></thead>"
@@ -59,32 +72,11 @@ def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60)
     )
 
 
-def _row(root: Path, issue: dict) -> str:
-    severity = issue["severity"]
-    cells = [
-        f"<td style='width:{_SIDE}px;text-align:left'>{_thumbnail(root / issue['path'])}",
-        f"{_CELL} data-order='{list(_COLOURS).index(severity)}'>"
-        f"<b style='color:{_COLOURS[severity]}'>{severity}</b>",
-        f"{_CELL}>{escape(issue['issue'])}",
-        f"{_CELL}><code style='white-space:nowrap'>{escape(_short(issue['path']))}</code>",
-        f"{_CELL}>{escape(issue['detail'])}",
-    ]
-    return f"<tr>{'</td>'.join(cells)}</td></tr>"
-
-
-def _short(path: str) -> str:
-    return path if len(path) <= _LONGEST_PATH else f"…{path[-_LONGEST_PATH:]}"
-
-
 def _thumbnail(path: Path) -> str:
     if path.suffix.lower() not in IMAGE_EXTENSIONS:
         return ""
     try:
-        image = open_resized(path, _SIDE)
+        data = base64.b64encode(jpeg_thumbnail(path, (_SIDE, _SIDE))).decode()
     except ImageError:
         return "<span style='color:#6B7280'>cannot be shown</span>"
-    image.thumbnail((_SIDE, _SIDE))
-    file = BytesIO()
-    image.save(file, "JPEG", quality=80)
-    data = base64.b64encode(file.getvalue()).decode()
     return f"<img alt='' src='data:image/jpeg;base64,{data}'>"

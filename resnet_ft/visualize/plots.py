@@ -58,18 +58,36 @@ def plot_history(history: pd.DataFrame) -> "Figure":
     Epoch 0, the head alone, is a diamond with a dashed line at its height; the average of the
     weights, where there is one (`ema_` columns), is a thin line.
     """
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    candidates = _candidates(history)
-    best = candidates.iloc[0]
+    averages = history.filter(like="ema_").rename(columns=lambda name: name.removeprefix("ema_"))
+    averages = averages.assign(epoch=history["epoch"], averaged=True)
+    scored = pd.concat([history.assign(averaged=False), averages]).sort_index(kind="stable")
+    scored = scored[["epoch", "val_loss", "val_accuracy", "averaged"]].dropna()
+    # The row whose weights are kept comes first.
+    by = ["val_accuracy", "val_loss"]
+    best = scored.sort_values(by, ascending=[False, True], kind="stable").iloc[0]
     which = "average after " if best["averaged"] else "after " if best["epoch"] else ""
     when = f"epoch {best['epoch']:.0f}" if best["epoch"] else "the head alone"
+    head, epochs = history[history["epoch"] == 0], history[history["epoch"] > 0]
+    limits = history["epoch"].min() - 0.5, history["epoch"].max() + 0.5
     with style() as plt:
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6))
-        _plot_curves(left, history, "loss", best["epoch"])
-        _plot_curves(right, history, "accuracy", best["epoch"])
+        for ax, measure in ((left, "loss"), (right, "accuracy")):
+            for phase, colour in (("train", BLUE), ("val", ORANGE)):
+                column = f"{phase}_{measure}"
+                ax.plot("epoch", column, "o-", data=epochs, ms=4, color=colour, label=phase)
+                ax.plot(head["epoch"], head[column], "D", ms=6, color=colour)
+            if (column := f"ema_val_{measure}") in history:
+                label = "val, averaged weights"
+                ax.plot("epoch", column, ".-", data=epochs, lw=1, color=RED, label=label)
+            for height in head[f"val_{measure}"]:
+                ax.axhline(height, color=ORANGE, ls="--", lw=1, label="val, head alone")
+            ax.axvline(best["epoch"], color=GREY, ls=":", lw=1.5, zorder=0)
+            ax.set(xlabel="epoch", xlim=limits)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         left.set(ylabel="cross-entropy in nats", ylim=0)
-        left.set_title(f"Lowest validation loss: {candidates['val_loss'].min():.3f}")
+        left.set_title(f"Lowest validation loss: {scored['val_loss'].min():.3f}")
         names = left.get_legend_handles_labels()
         figure.legend(*names, loc="outside lower center", ncols=len(names[0]))
         lowest = history.filter(like="accuracy").min(axis=None)
@@ -77,34 +95,6 @@ def plot_history(history: pd.DataFrame) -> "Figure":
         right.set_title(f"Best: {best['val_accuracy']:.1%}, {which}{when}")
         right.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
-
-
-def _plot_curves(ax: "Axes", history: pd.DataFrame, measure: str, best: float) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    head, epochs = history[history["epoch"] == 0], history[history["epoch"] > 0]
-    for phase, colour in (("train", BLUE), ("val", ORANGE)):
-        column = f"{phase}_{measure}"
-        ax.plot(epochs["epoch"], epochs[column], "o-", markersize=4, color=colour, label=phase)
-        ax.plot(head["epoch"], head[column], "D", markersize=6, color=colour)
-    if f"ema_val_{measure}" in history:
-        averages = epochs[f"ema_val_{measure}"]
-        label = "val, averaged weights"
-        ax.plot(epochs["epoch"], averages, ".-", linewidth=1, color=RED, label=label)
-    for height in head[f"val_{measure}"]:
-        ax.axhline(height, color=ORANGE, linestyle="--", linewidth=1, label="val, head alone")
-    ax.axvline(best, color=GREY, linestyle=":", linewidth=1.5, zorder=0)
-    ax.set(xlabel="epoch", xlim=(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
-def _candidates(history: pd.DataFrame) -> pd.DataFrame:
-    """Everything scored on validation; the row whose weights are kept comes first."""
-    averages = history.filter(like="ema_").rename(columns=lambda name: name.removeprefix("ema_"))
-    averages = averages.assign(epoch=history["epoch"], averaged=True)
-    scored = pd.concat([history.assign(averaged=False), averages]).sort_index(kind="stable")
-    scored = scored[["epoch", "val_loss", "val_accuracy", "averaged"]].dropna()
-    return scored.sort_values(["val_accuracy", "val_loss"], ascending=[False, True], kind="stable")
 
 
 def plot_confusion_matrix(predictions: Predictions) -> "Axes":

@@ -1,25 +1,21 @@
 """A matplotlib figure as an ipywidget: the same in Jupyter, Colab and a saved notebook."""
 
 from io import BytesIO
-from typing import TYPE_CHECKING
 
 import ipywidgets
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 
 class FigureWidget(ipywidgets.Image):
     """A widget that shows a figure; `draw` replaces it."""
 
-    def __init__(self, figure: "Figure"):
+    def __init__(self, figure: Figure):
         super().__init__(format="png", layout={"max_width": "100%"})
         self.draw(figure)
 
-    def draw(self, figure: "Figure") -> None:
+    def draw(self, figure: Figure) -> None:
         """Show this figure, and close it, so that no notebook shows it a second time."""
-        import matplotlib.pyplot as plt
-
         file = BytesIO()
         figure.savefig(file, format="png")
         plt.close(figure)

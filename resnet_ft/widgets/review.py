@@ -1,28 +1,24 @@
 """Go through the findings of an audit image by image, and decide; every decision is saved."""
 
 from collections.abc import Callable
-from functools import partial
 from html import escape
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ipywidgets
 import pandas as pd
 
+from resnet_ft.audit.audit import Audit
 from resnet_ft.data.decisions import DecisionLog
-from resnet_ft.data.images import open_resized
 from resnet_ft.errors import ImageError
-
-if TYPE_CHECKING:
-    from resnet_ft.audit.audit import Audit
+from resnet_ft.visualize.images import jpeg_thumbnail
 
 _SIDE = 260
 _ALL = "all findings"
+_ABOUT_COPIES = ("leakage", "label conflict", "duplicate")
 _MENUS = (("Class", "class_name", "relabel"), ("Split", "split", "move"))
 
 
-def review_dataset(audit: "Audit", file: str | Path) -> ipywidgets.VBox:
+def review_dataset(audit: Audit, file: str | Path) -> ipywidgets.VBox:
     """A widget that shows the findings of an audit one by one, copies as pairs.
 
     Each image can be kept, excluded, given to another class or moved to another split. Every
@@ -33,9 +29,16 @@ def review_dataset(audit: "Audit", file: str | Path) -> ipywidgets.VBox:
 
 
 class _Review:
-    def __init__(self, audit: "Audit", log: DecisionLog):
+    def __init__(self, audit: Audit, log: DecisionLog):
         self.audit, self.log = audit, log
-        self.items = _items(audit)
+        # Only what is about an image can be decided; copies are shown as pairs.
+        originals = audit.pairs.set_index("path")["other"]
+        issues = audit.issues[audit.issues["path"].isin(audit.images["path"])]
+        paths = [
+            [path, originals[path]] if issue in _ABOUT_COPIES else [path]
+            for path, issue in zip(issues["path"], issues["issue"], strict=True)
+        ]
+        self.items = issues[["issue", "detail"]].assign(paths=paths)
         counts = self.items["issue"].value_counts(sort=False)
         names = [(f"{name} ({count})", name) for name, count in counts.items()]
         self.issue = ipywidgets.Dropdown(options=[(f"{_ALL} ({len(self.items)})", _ALL), *names])
@@ -107,42 +110,20 @@ class _Review:
             options, chosen = sorted(images[column].unique()), images.at[path, column]
             if decision == choice and value in options:
                 chosen = value
-            menus.append(_menu(name, options, chosen, partial(decide, choice)))
+            menu = ipywidgets.Dropdown(options=options, value=chosen, description=name)
+            menu.observe(lambda change, choice=choice: decide(choice, change["new"]), names="value")
+            menus.append(menu)
         caption = f"<code>{escape(path)}</code><br>decision: <b>{escape(now)}</b>"
         image, text = _image(self.audit.root / path), ipywidgets.HTML(caption)
         parts = [image, text, ipywidgets.HBox(buttons), *menus]
         return ipywidgets.VBox(parts, layout={"margin": "0 16px 0 0"})
 
 
-def _items(audit: "Audit") -> pd.DataFrame:
-    """What is to be decided: `issue`, `detail`, and the one or two `paths` that it is about."""
-    originals = audit.pairs.set_index("path")["other"]
-    known = set(audit.images["path"])
-    issues = audit.issues[audit.issues["path"].isin(known)]
-    paths = [
-        [path, originals[path]] if issue in ("leakage", "label conflict", "duplicate") else [path]
-        for path, issue in zip(issues["path"], issues["issue"], strict=True)
-    ]
-    return issues[["issue", "detail"]].assign(paths=paths)
-
-
-def _menu(
-    name: str, options: list[str], chosen: str, choose: Callable[[str], None]
-) -> ipywidgets.Dropdown:
-    menu = ipywidgets.Dropdown(options=options, value=chosen, description=name)
-    menu.observe(lambda change: choose(change["new"]), names="value")
-    return menu
-
-
 def _image(path: Path) -> ipywidgets.Widget:
     try:
-        image = open_resized(path, _SIDE)
+        return ipywidgets.Image(value=jpeg_thumbnail(path, (2 * _SIDE, _SIDE)), format="jpeg")
     except ImageError as error:
         return ipywidgets.HTML(f"<i>cannot be shown: {escape(error.reason)}</i>")
-    image.thumbnail((2 * _SIDE, _SIDE))
-    file = BytesIO()
-    image.save(file, "JPEG", quality=85)
-    return ipywidgets.Image(value=file.getvalue(), format="jpeg")
 
 
 def _close(widget: ipywidgets.Widget) -> None:
