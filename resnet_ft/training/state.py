@@ -181,8 +181,7 @@ class TrainingState(Progress):
             )
         means = {name: value / self.samples for name, value in self.sums.items()}
         means |= {name: float(one.compute()) for name, one in self.accumulating.items()}
-        for name in ("loss", "accuracy", *self.metrics):
-            self.row[f"{self.phase}_{name}"] = means[name]
+        self.row |= {f"{self.phase}_{name}": mean for name, mean in means.items()}
 
     @property
     def learning_rate(self) -> float:
