@@ -57,14 +57,11 @@ def apply_decisions(index: DatasetIndex, decisions: str | Path | pd.DataFrame) -
     excluded = [row_of[path] for path in table.index[table["decision"] == "exclude"]]
     changed = DatasetIndex(index.root, index.classes, labels, index.images)
     decided = changed.take(labels.index.drop(excluded))
-    for split, before in index.counts().items():
-        after = decided.counts().get(split, 0 * before)
-        lost = before.index[(before > 0) & (after == 0)]
-        if len(lost):
-            raise DatasetError(
-                f"{name}: no image of class {lost[0]} is left in {split}. Change those decisions "
-                "to keep at least one of them."
-            )
+    for split, class_name in decided.lost_since(index):
+        raise DatasetError(
+            f"{name}: no image of class {class_name} is left in {split}. Change those decisions to "
+            "keep at least one of them."
+        )
     return decided
 
 

@@ -10,16 +10,15 @@ import pandas as pd
 from torch.utils.data import DataLoader
 
 from resnet_ft.data.batches import EpochBatchSampler, ImageLoader, fitting_workers
-from resnet_ft.data.cache import DecodedImages, decode_once
+from resnet_ft.data.cache import decode_once
 from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.data.decisions import apply_decisions
 from resnet_ft.data.index import DatasetIndex, index_dataset
-from resnet_ft.data.shards import holds_shards, shard_loaders
+from resnet_ft.data.shards import ShardBatchSampler, ShardDataset, ShardFiles, holds_shards
 from resnet_ft.data.transforms import (
     describe_preprocessing,
     eval_transform,
     side_before_crop,
-    side_for,
     train_transform,
 )
 from resnet_ft.errors import DatasetError, ParameterError
@@ -70,21 +69,24 @@ def make_dataloaders(
         )
     val = val or eval_transform(image_size)
     transforms = {"train": train or train_transform(image_size), "val": val, "test": val}
-    side = side_for(val) or side_before_crop(image_size)
+    preprocessing = describe_preprocessing(val)
+    side = side_before_crop(preprocessing["image_size"] if preprocessing else image_size)
     workers = fitting_workers(num_workers, batch_bytes=batch_size * 3 * image_size**2 * 4)
+    loaders: dict[str, DataLoader] = {}
     if holds_shards(data_dir):
         if decisions is not None:
             raise ParameterError("decisions are about files: give them to pack_dataset instead.")
-        return shard_loaders(
-            data_dir,
-            transforms,
-            side=side,
-            batch_size=batch_size,
-            num_workers=workers,
-            cache_dir=cache_dir,
-            cache_size_gb=cache_size_gb,
-            seed=seed,
-        )
+        shards = ShardFiles(data_dir, cache_dir=cache_dir, cache_size_gb=cache_size_gb)
+        for split, transform in transforms.items():
+            if split in shards.index.splits:
+                counts = [shard.samples for shard in shards.index.splits[split]]
+                order = ShardBatchSampler(counts, batch_size, shuffle=split == "train", seed=seed)
+                samples = ShardDataset(
+                    shards, split, transform, order, side=side, preprocessing=preprocessing
+                )
+                loaders[split] = ImageLoader(samples, order, workers)
+        return loaders
+
     index = index_dataset(data_dir)
     if decisions is not None:
         index = apply_decisions(index, decisions)
@@ -95,33 +97,17 @@ def make_dataloaders(
         cache_size_gb=cache_size_gb,
         num_workers=workers,
     )
-    loaders: dict[str, DataLoader] = {}
-    for split, dataset in _datasets(index, images, reasons, transforms, seed).items():
-        batches = EpochBatchSampler(len(dataset), batch_size, shuffle=split == "train", seed=seed)
-        loaders[split] = ImageLoader(dataset, batches, workers)
-    return loaders
-
-
-def _datasets(
-    index: DatasetIndex,
-    images: DecodedImages,
-    reasons: dict[int, str],
-    transforms: dict[str, Callable],
-    seed: int,
-) -> dict[str, ImageDataset]:
-    """A data set for each split, of the images that can be read."""
     listed = [(images.paths[row], reason) for row, reason in sorted(reasons.items())]
     unreadable = pd.DataFrame(listed, columns=["path", "reason"])
-    readable = index.without(unreadable["path"]) if reasons else index
     if reasons:
-        _report_unreadable(index, readable, unreadable)
-    fingerprint, preprocessing = readable.fingerprint(), describe_preprocessing(transforms["val"])
+        readable = np.delete(np.arange(len(images)), list(reasons))
+        _report_unreadable(index, index.take(readable), unreadable)
+        index, images = index.take(readable), images.take(readable)
+    fingerprint = index.fingerprint()
     labels = pd.Categorical(index.labels["class_name"], index.classes).codes
-    is_readable = ~np.isin(np.arange(len(images)), list(reasons))
-    datasets = {}
     for split in index.counts():
-        rows = np.flatnonzero((index.labels["split"] == split) & is_readable)
-        datasets[split] = ImageDataset(
+        rows = np.flatnonzero(index.labels["split"] == split)
+        dataset = ImageDataset(
             images.take(rows),
             labels[rows],
             index.classes,
@@ -131,25 +117,24 @@ def _datasets(
             preprocessing=preprocessing,
             fingerprint=fingerprint,
         )
-    return datasets
+        batches = EpochBatchSampler(len(rows), batch_size, shuffle=split == "train", seed=seed)
+        loaders[split] = ImageLoader(dataset, batches, workers)
+    return loaders
 
 
 def _report_unreadable(
     index: DatasetIndex, readable: DatasetIndex, unreadable: pd.DataFrame
 ) -> None:
     """Warn of the files that are left out; refuse a split that has lost all images of a class."""
-    left = readable.counts().reindex(columns=list(index.counts()), fill_value=0)
-    for split, before in index.counts().items():
-        empty = [name for name in index.classes if before[name] and not left[split][name]]
-        if empty:
-            raise DatasetError(
-                f"{index.root}: not one image of class {empty[0]} in {split} can be read: "
-                f"{unreadable['path'].iloc[0]}: {unreadable['reason'].iloc[0]}. Replace them."
-            )
+    for split, class_name in readable.lost_since(index):
+        raise DatasetError(
+            f"{index.root}: not one image of class {class_name} in {split} can be read: "
+            f"{unreadable['path'].iloc[0]}: {unreadable['reason'].iloc[0]}. Replace them."
+        )
     listing = "\n".join(f"  {path}: {reason}" for path, reason in unreadable.head(10).values)
     more = f"\n  and {len(unreadable) - 10} more" if len(unreadable) > 10 else ""
     warnings.warn(
         f"{len(unreadable)} of {len(index.images)} files cannot be read and are left out "
         f"(all of them in loader.dataset.unreadable):\n{listing}{more}",
-        stacklevel=4,
+        stacklevel=3,
     )

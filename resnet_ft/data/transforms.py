@@ -107,15 +107,6 @@ def describe_preprocessing(transform: object) -> Preprocessing | None:
     return None
 
 
-def side_for(transform: object) -> int | None:
-    """The short side that images for this evaluation transform are decoded to.
-
-    None for a transform that is not made by `eval_transform`, whose size is unknown.
-    """
-    described = describe_preprocessing(transform)
-    return side_before_crop(described["image_size"]) if described else None
-
-
 def prepare(pixels: np.ndarray, transform: Callable) -> object:
     """What a transform makes of an RGB image, a uint8 array of shape (H, W, 3).
 
