@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +119,11 @@ class ImageLoader(DataLoader):
         collate = self.collate_fn
         if self.num_workers and collate.slots is None and self._iterator is None:
             image, *_ = self.dataset[SampleKey(0, 0, slot=0)]
-            collate.make_slots(image, self.batch_sampler)
+            if isinstance(image, Tensor):
+                # Batches of such images; a last single image joins the batch before it.
+                shape = self.batch_sampler.slots, self.batch_sampler.batch_size + 1, *image.shape
+                with suppress(RuntimeError):  # little shared memory, as in many containers
+                    collate.slots = torch.empty(shape, dtype=image.dtype).share_memory_()
         for images, labels, slot in super().__iter__():
             slots = collate.slots if isinstance(images, int) else None
             batch = images if slots is None else slots[slot, :images]
@@ -150,26 +155,15 @@ class _Collate:
 
     slots: Tensor | None = None  # (slots, batch_size + 1, *image)
 
-    def make_slots(self, image: object, batches: EpochBatchSampler) -> None:
-        """Allocate shared memory for batches of such images, if they are tensors and it is free."""
-        if isinstance(image, Tensor):
-            most = batches.batch_size + 1  # a last single image joins the batch before it
-            with suppress(RuntimeError):  # little shared memory, as in many containers
-                slots = torch.empty(batches.slots, most, *image.shape, dtype=image.dtype)
-                self.slots = slots.share_memory_()
-
-    def __call__(self, samples: list[tuple[object, int, int]]) -> tuple[object, Tensor, int]:
+    def __call__(self, samples: list[tuple[Any, int, int]]) -> tuple[object, Tensor, int]:
         images = [image for image, *_ in samples]
         labels, slot = torch.tensor([label for _, label, _ in samples]), samples[0][2]
-        tensors = [image for image in images if isinstance(image, Tensor) and self._fits(image)]
-        if self.slots is None or len(tensors) < len(images):
-            return default_collate(images), labels, slot
-        torch.stack(tensors, out=self.slots[slot, : len(tensors)])
-        return len(tensors), labels, slot
-
-    def _fits(self, image: Tensor) -> bool:
         slots = self.slots
-        return slots is not None and (image.shape, image.dtype) == (slots.shape[2:], slots.dtype)
+        kinds = {isinstance(image, Tensor) and (image.shape, image.dtype) for image in images}
+        if slots is None or kinds != {(slots.shape[2:], slots.dtype)}:
+            return default_collate(images), labels, slot
+        torch.stack(images, out=slots[slot, : len(images)])
+        return len(images), labels, slot
 
 
 def _references(arrays: list[np.ndarray]) -> list[int]:

@@ -127,21 +127,18 @@ def unreadable_because(file: ImageSource, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, UnidentifiedImageError):
-        head = _head(file)
+        if isinstance(file, str | Path):
+            with open(file, "rb") as opened:
+                head = opened.read(12)
+        else:
+            file.seek(0)
+            head = file.read(12)
         if not head:
             return "the file is empty"
         if not _READS_HEIC and head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
             return "HEIC needs pillow-heif (pip install pillow-heif); or save it as JPEG"
         return "not an image in a format that can be read"
     return str(error) or f"it cannot be decoded ({type(error).__name__})"
-
-
-def _head(file: ImageSource) -> bytes:
-    if isinstance(file, str | Path):
-        with open(file, "rb") as opened:
-            return opened.read(12)
-    file.seek(0)
-    return file.read(12)
 
 
 @contextmanager
