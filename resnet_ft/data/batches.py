@@ -21,17 +21,14 @@ from resnet_ft.data.dataset import ImageDataset, SampleKey, SeededDataset, seed_
 class EpochBatchSampler(Sampler[list[SampleKey]]):
     """Batches of sample keys: in order, as epoch 0 sees them, or with `shuffle` for training.
 
-    With `shuffle`, each epoch has an order of its own, which depends on (seed, epoch) alone. Each
-    pass is the next epoch, or the one given to `set_epoch`; `start_at` starts one mid-epoch. A last
-    batch of one joins the batch before it, since batch normalisation cannot learn from one sample.
-
-    Each of several processes gets its share of every batch, the samples rank, rank + count, ...;
-    with `shuffle`, the last batch has at least one sample per process.
+    With `shuffle`, the order of an epoch depends on (seed, epoch) alone. Each pass is the next
+    epoch, or the one given to `set_epoch`; `start_at` starts one mid-epoch. A last batch of one
+    joins the batch before it, since batch normalisation cannot learn from one sample. Each of
+    several processes gets its share of every batch, the samples rank, rank + count, ...; with
+    `shuffle`, the last batch has at least one sample per process.
     """
 
-    def __init__(
-        self, num_samples: int, batch_size: int, *, shuffle: bool = False, seed: int = 0
-    ) -> None:
+    def __init__(self, num_samples: int, batch_size: int, *, shuffle: bool = False, seed: int = 0):
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -88,17 +85,15 @@ _SHARED_MEMORY = Path("/dev/shm")
 class ImageLoader(DataLoader):
     """A DataLoader whose workers write images into shared memory; this process finishes the batch.
 
-    `dataset.finish` takes a whole batch at a time. Code that builds another loader from the parts
-    of this one, as accelerate's `prepare` does, gets unfinished batches.
+    Code that builds another loader from the parts of this one, as accelerate's `prepare` does, gets
+    unfinished batches: `dataset.finish` takes a batch at a time.
     """
 
     dataset: SeededDataset
     batch_sampler: EpochBatchSampler
     collate_fn: "_Collate"
 
-    def __init__(
-        self, dataset: SeededDataset, batch_sampler: EpochBatchSampler, num_workers: int
-    ) -> None:
+    def __init__(self, dataset: SeededDataset, batch_sampler: EpochBatchSampler, num_workers: int):
         # Those that the workers prepare, and the one that this process uses.
         batch_sampler.slots = _PREFETCH * num_workers + 1
         super().__init__(
@@ -139,11 +134,7 @@ class ImageLoader(DataLoader):
 
 
 def _keep_shared(_worker: int) -> None:
-    """Leave the memory that a worker shares with its parent alone.
-
-    A full garbage collection, after some thousand batches, would write to every object that the
-    imports made, and so copy 90 MB of them into each worker.
-    """
+    """Keep garbage collections from writing to, and so copying, what a worker shares: 90 MB."""
     gc.freeze()
 
 
@@ -167,7 +158,6 @@ class _Collate:
 
 
 def _references(arrays: list[np.ndarray]) -> list[int]:
-    """How many references each array of a list has."""
     return [sys.getrefcount(array) for array in arrays]
 
 
@@ -181,7 +171,6 @@ class _Memory:
         self._arrays: list[np.ndarray] = []  # at most three
 
     def empty(self, *shape: int) -> Tensor:
-        """Like `torch.empty`."""
         # A tensor, and every view of it, holds a reference to its array.
         for array, references in zip(self._arrays, _references(self._arrays), strict=True):
             if array.shape == shape and references == _UNUSED:

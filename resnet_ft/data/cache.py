@@ -1,9 +1,9 @@
 """The decode-once cache: every image is decoded once, in parallel, and shared by all workers.
 
 A cache is two files. The index holds the number of its pixel file and a record for each image; the
-pixel file only ever grows, and a record is written after its pixels. So whenever a process is
-killed, all that the index names is complete; and a cache that is reset gets another pixel file,
-so that no reader takes new pixels for old ones.
+pixel file only grows, and a record is written after its pixels: whenever a process is killed, all
+that the index names is complete. A cache that is reset gets another pixel file, so that no reader
+takes new pixels for old ones.
 """
 
 import os
@@ -38,8 +38,8 @@ class DecodedImages:
     """Upright RGB images as uint8 arrays of shape (H, W, 3), copies that the caller may change.
 
     With `side`, the short side has that many pixels (see `open_resized`). What `decode_once` stored
-    is read from memory that all processes share; any other image is decoded when it is asked for,
-    to the same pixels, and raises ImageError if it cannot be.
+    is read from memory that all processes share; any other image is decoded to the same pixels when
+    it is asked for, and raises ImageError if it cannot be.
     """
 
     def __init__(
@@ -94,10 +94,9 @@ def decode_once(
 ) -> tuple[DecodedImages, dict[int, str]]:
     """Decode every file that is not in the cache; returns the images and why some cannot be read.
 
-    The images are in the order of `paths`, the reasons by row. Workers decode and store, under a
-    progress bar. The cache is in `cache_dir` (default: the user's cache folder) and takes up to
-    `cache_size_gb` GiB (default: what the disk has, less one; 0 stores nothing). A second process
-    that wants the same cache waits for the first and finds the work done.
+    The images are in the order of `paths`, the reasons by row. The cache is in `cache_dir`
+    (default: the user's cache folder) and takes up to `cache_size_gb` GiB (default: what the disk
+    has, less one; 0 stores nothing). A second process waits and finds the work done.
     """
     paths = PathArray(paths)
     file = CacheFile(Path(cache_dir or default_cache_dir()) / "images", side)

@@ -79,7 +79,7 @@ def decisions_file(runs_dir: str | Path, data_dir: str) -> Path:
 def read_decisions(file: str | Path) -> pd.DataFrame:
     """The decisions in a CSV file, one per path (the last one counts).
 
-    Raises DatasetError, naming the line, for a file that does not hold decisions.
+    Raises DatasetError, naming the line, for anything else.
     """
     options = {"keep_default_na": False, "index_col": False, "encoding_errors": "surrogateescape"}
     try:

@@ -38,9 +38,8 @@ class DatasetIndex:
     """What `index_dataset` found.
 
     `images` are the paths of the images, relative to `root`, and `labels` has one row for each:
-    `split` ("train", "val" or "test") and `class_name`, as categories. `table` is both in one
-    DataFrame, made when it is asked for, since it holds one object per path. `classes` are the
-    class names of the training split, sorted.
+    `split` ("train", "val" or "test") and `class_name`, as categories. `table` has both, and is
+    made when asked for. `classes` are the sorted class names of the training split.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class DatasetIndex:
         return DatasetIndex(self.root, self.classes, self.labels.iloc[rows], self.images.take(rows))
 
     def without(self, paths: Iterable[str | Path]) -> "DatasetIndex":
-        """The index without these files, for example those that cannot be read."""
+        """The index without these files."""
         out = {os.path.relpath(path, self.root).replace(os.sep, "/") for path in paths}
         return self.take(np.fromiter((path not in out for path in self.images), bool))
 
@@ -165,8 +164,7 @@ def _read_split(
     """Each image of a split, relative to `root`; adds to `groups` and `problems` on the way."""
     class_folders = subfolders(folder)
     if not class_folders:
-        message = f"{folder} has no class folders. Make one per class, named after it."
-        problems.append((folder, message))
+        problems.append((folder, f"{folder} has no class folders. Make one for each class."))
     for class_folder in class_folders:
         count = 0
         for parent, names in walk_images(class_folder):

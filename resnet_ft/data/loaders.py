@@ -42,26 +42,22 @@ def make_dataloaders(
     Each yields batches of images (N, 3, image_size, image_size), float and normalised, and labels
     (N,). `train` and `val` are your own transforms instead of `train_transform(image_size)` and
     `eval_transform(image_size)`: give the `image_size` that they are made for, since images are
-    decoded to a short side of 256/224 of it. `num_workers=None` takes one worker per core, as far
-    as shared memory allows. The same `seed` gives the same batches, whatever the number of workers.
+    decoded to a short side of 256/224 of it. `decisions` are about single images: see
+    `apply_decisions`. `num_workers=None` takes one worker per core, as far as shared memory allows.
+    The same `seed` gives the same batches, whatever the number of workers. In a script on Windows
+    or macOS, call this below `if __name__ == "__main__":`, or with `num_workers=0`.
 
-    `decisions` is a table or a CSV file of what to do with single images: see `apply_decisions`.
-
-    In a script on Windows or macOS, where workers start as new processes, call this below
-    `if __name__ == "__main__":`, or with `num_workers=0`.
-
-    Every file is decoded once first, at the size that is needed, and kept in `cache_dir` (default:
-    the user's cache folder) for all epochs and for the next time, up to `cache_size_gb` GiB
-    (default: what the disk has, less one; 0 keeps nothing). Files that cannot be read are left out,
-    counted in a warning and listed in `loader.dataset.unreadable`. Raises DatasetError for a data
-    set that cannot be trained on.
+    Every file is decoded once first and kept in `cache_dir` (default: the user's cache folder), up
+    to `cache_size_gb` GiB (default: what the disk has, less one; 0 keeps nothing). Files that
+    cannot be read are left out, counted in a warning and listed in `loader.dataset.unreadable`.
+    Raises DatasetError for a data set that cannot be trained on.
 
     `data_dir` may also be a folder of tar shards that `pack_dataset` wrote, or the address of one
     (http(s), what `webdataset` opens, or "pipe:" and a command; "{}" stands for the file's name).
     Then nothing is decoded beforehand; of remote shards, `cache_dir` keeps those that fit, and at
     least the eight in use. In training, samples of about five shards are mixed. Each of several
-    processes reads its part, and `batch_size` is that of all together. Reading is retried; then
-    DatasetError or ImageError names the shard and the sample.
+    processes reads its part of `batch_size`. Raises DatasetError or ImageError, naming shard and
+    sample, if one still cannot be read after retries.
     """
     if image_size < 1 or batch_size < 1:
         raise ParameterError(
@@ -76,15 +72,13 @@ def make_dataloaders(
     if holds_shards(data_dir):
         if decisions is not None:
             raise ParameterError("decisions are about files: give them to pack_dataset instead.")
-        shards = ShardFiles(data_dir, cache_dir=cache_dir, cache_size_gb=cache_size_gb)
-        for split, transform in transforms.items():
-            if split in shards.index.splits:
-                counts = [shard.samples for shard in shards.index.splits[split]]
-                order = ShardBatchSampler(counts, batch_size, shuffle=split == "train", seed=seed)
-                samples = ShardDataset(
-                    shards, split, transform, order, side=side, preprocessing=preprocessing
-                )
-                loaders[split] = ImageLoader(samples, order, workers)
+        shards = ShardFiles(data_dir, cache_dir, cache_size_gb)
+        for split, listed in shards.index.splits.items():
+            counts = [shard.samples for shard in listed]
+            order = ShardBatchSampler(counts, batch_size, shuffle=split == "train", seed=seed)
+            samples = ShardDataset(shards, split, transforms[split], order, side=side)
+            samples.preprocessing = preprocessing
+            loaders[split] = ImageLoader(samples, order, workers)
         return loaders
 
     index = index_dataset(data_dir)
@@ -97,8 +91,8 @@ def make_dataloaders(
         cache_size_gb=cache_size_gb,
         num_workers=workers,
     )
-    listed = [(images.paths[row], reason) for row, reason in sorted(reasons.items())]
-    unreadable = pd.DataFrame(listed, columns=["path", "reason"])
+    failed = [(images.paths[row], reason) for row, reason in sorted(reasons.items())]
+    unreadable = pd.DataFrame(failed, columns=["path", "reason"])
     if reasons:
         readable = np.delete(np.arange(len(images)), list(reasons))
         _report_unreadable(index, index.take(readable), unreadable)
@@ -108,15 +102,10 @@ def make_dataloaders(
     for split in index.counts():
         rows = np.flatnonzero(index.labels["split"] == split)
         dataset = ImageDataset(
-            images.take(rows),
-            labels[rows],
-            index.classes,
-            transforms[split],
-            unreadable=unreadable,
-            seed=seed,
-            preprocessing=preprocessing,
-            fingerprint=fingerprint,
+            images.take(rows), labels[rows], index.classes, transforms[split], seed=seed
         )
+        dataset.unreadable, dataset.fingerprint = unreadable, fingerprint
+        dataset.preprocessing = preprocessing
         batches = EpochBatchSampler(len(rows), batch_size, shuffle=split == "train", seed=seed)
         loaders[split] = ImageLoader(dataset, batches, workers)
     return loaders

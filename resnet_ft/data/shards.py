@@ -1,8 +1,7 @@
 """Tar shards, which may be remote and larger than the disk: described, fetched and read.
 
-The shards have the layout of the webdataset library: members whose names are alike up to the first
-dot are a sample, `<key>.jpg` (or another image) and `<key>.cls`, its label as text. `dataset.json`
-beside them says what they hold.
+They have the layout of the webdataset library: a sample is `<key>.jpg` (or another image) and
+`<key>.cls`, its label as text. `dataset.json` beside them says what they hold.
 """
 
 import json
@@ -14,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import accumulate, pairwise
 from pathlib import Path
 from threading import Thread
 from typing import IO, Any
@@ -30,7 +28,6 @@ from resnet_ft.data.batches import EpochBatchSampler
 from resnet_ft.data.dataset import SeededDataset, seed_of
 from resnet_ft.data.images import IMAGE_EXTENSIONS, open_resized
 from resnet_ft.data.index import SPLITS
-from resnet_ft.data.transforms import Preprocessing
 from resnet_ft.errors import DatasetError, ImageError
 from resnet_ft.files import DiskBudget, default_cache_dir, fingerprint
 from resnet_ft.remote import fetch, is_address
@@ -41,7 +38,7 @@ _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
 _ENTRY = np.dtype([("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
 _MIXED = 4  # shards whose samples are mixed: each sample comes up to this many shards later
 _AHEAD = 2  # shards that are fetched before they are needed
-_IN_USE = 8  # shards that a process may therefore need at about the same time
+_IN_USE = 8  # shards that a process may need at about the same time
 
 
 @dataclass(frozen=True)
@@ -110,8 +107,7 @@ def read_shard_index(location: str | Path) -> ShardIndex:
 def list_samples(file: IO[bytes], place: str) -> tuple[list[str], np.ndarray]:
     """Keys of the samples of a shard, and a record of each: offset and size of its image, label.
 
-    `place` is what an error calls the shard. Raises DatasetError for a file that is no tar archive,
-    and for a sample without an image or a label.
+    Raises DatasetError, which calls the shard `place`, for a broken archive or sample.
     """
     found: dict[str, dict[str, Any]] = {}
     try:
@@ -146,12 +142,8 @@ class ShardFiles:
     """
 
     def __init__(
-        self,
-        location: str | Path,
-        *,
-        cache_dir: str | Path | None = None,
-        cache_size_gb: float | None = None,
-    ) -> None:
+        self, location: str | Path, cache_dir: str | Path | None, cache_size_gb: float | None
+    ):
         self.index = read_shard_index(location)
         self._location = location
         self._is_remote = is_address(location)
@@ -251,10 +243,10 @@ class ShardFiles:
 class ShardBatchSampler(EpochBatchSampler):
     """Batches of samples that are counted through the shards; `counts` says how many each has.
 
-    The shards come one after the other, with `shuffle` in an order of (seed, epoch), and are cut
-    into an equal part for each process. With `shuffle`, the samples of a part come as from a
-    shuffle buffer: each is delayed by a random number of places, up to those of four shards. Where
-    `batch_size` is a multiple of the number of processes, each reads only the shards of its part.
+    The shards, with `shuffle` in an order of (seed, epoch), are cut into an equal part per process.
+    With `shuffle`, the samples of a part come as from a shuffle buffer: each is delayed by up to
+    four shards. Where `batch_size` is a multiple of the number of processes, each reads only the
+    shards of its part.
     """
 
     def __init__(
@@ -264,8 +256,9 @@ class ShardBatchSampler(EpochBatchSampler):
         self._counts = torch.tensor(counts, dtype=torch.long)
 
     def shards(self, epoch: int) -> list[int]:
-        """The shards that the part of this process lies in, in order."""
-        shards, (start, end) = self._shards(epoch), self._parts()[distributed.rank()]
+        """The shards of the part of this process, in order."""
+        shards, sizes, rank = self._shards(epoch), self._parts(), distributed.rank()
+        start, end = sum(sizes[:rank]), sum(sizes[: rank + 1])
         ends = self._counts[shards].cumsum(0)
         return shards[(ends > start) & (ends - self._counts[shards] < end)].tolist()
 
@@ -274,14 +267,13 @@ class ShardBatchSampler(EpochBatchSampler):
         of_shard = torch.arange(self.num_samples).split(self._counts.tolist())
         in_order = torch.cat([of_shard[i] for i in self._shards(epoch).tolist()])
         samples = torch.empty_like(in_order)
-        for rank, (start, end) in enumerate(self._parts()):
-            part = in_order[start:end]
+        for rank, part in enumerate(in_order.split(self._parts())):
+            places = torch.arange(len(part), dtype=torch.float64)
             if self.shuffle:
                 generator.manual_seed(seed_of(self.seed, epoch, rank))
                 delays = torch.rand(len(part), generator=generator, dtype=torch.float64)
-                delays = _MIXED * self.num_samples / len(self._counts) * delays
-                part = part[(torch.arange(len(part)) + delays).argsort()]
-            samples[rank :: distributed.count()] = part
+                places += _MIXED * self.num_samples / len(self._counts) * delays
+            samples[rank :: distributed.count()] = part[places.argsort()]
         return torch.stack([torch.full_like(samples, epoch), samples], dim=1)
 
     def _shards(self, epoch: int) -> Tensor:
@@ -290,11 +282,10 @@ class ShardBatchSampler(EpochBatchSampler):
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
         return torch.randperm(len(self._counts), generator=generator)
 
-    def _parts(self) -> list[tuple[int, int]]:
-        """Where the part of each process begins and ends."""
+    def _parts(self) -> list[int]:
+        """How many samples each process has."""
         count = distributed.count()
-        sizes = [len(range(rank, self.num_samples, count)) for rank in range(count)]
-        return list(pairwise(accumulate(sizes, initial=0)))
+        return [len(range(rank, self.num_samples, count)) for rank in range(count)]
 
 
 class ShardDataset(SeededDataset):
@@ -310,17 +301,10 @@ class ShardDataset(SeededDataset):
         split: str,
         transform: Callable,
         batches: ShardBatchSampler,
-        *,
         side: int,
-        preprocessing: Preprocessing | None,
-    ) -> None:
-        super().__init__(
-            files.index.classes,
-            transform,
-            seed=batches.seed,
-            preprocessing=preprocessing,
-            fingerprint=files.index.fingerprint,
-        )
+    ):
+        super().__init__(files.index.classes, transform, seed=batches.seed)
+        self.fingerprint = files.index.fingerprint
         self._files, self._shards = files, files.index.splits[split]
         self._batches, self._side = batches, side
         self._starts = np.cumsum([0] + [shard.samples for shard in self._shards])
@@ -330,10 +314,7 @@ class ShardDataset(SeededDataset):
         return int(self._starts[-1])
 
     def read(self, epoch: int, index: int) -> tuple[np.ndarray, int]:
-        """Sample `index` as in `SeededDataset`.
-
-        Raises DatasetError for a shard that cannot be read, ImageError for such an image.
-        """
+        """See `SeededDataset`. Raises DatasetError for a broken shard, ImageError for an image."""
         if self._upcoming[0] != epoch:
             order = self._batches.shards(epoch)
             shards = [self._shards[i] for i in order]

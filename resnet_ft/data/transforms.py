@@ -65,10 +65,7 @@ def eval_transform(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> v2.Compose:
-    """Resize and centre crop: an RGB image to a normalised (3, size, size) float tensor.
-
-    The short side becomes `side_before_crop(image_size)` pixels first.
-    """
+    """Resize and centre crop: an RGB image to a normalised (3, size, size) float tensor."""
     resize = v2.Resize(side_before_crop(image_size), antialias=True)
     return _compose(resize, v2.CenterCrop(image_size), mean=mean, std=std)
 
