@@ -181,7 +181,7 @@ class _Memory:
 
 
 def reads_files(loader: object) -> bool:
-    """Whether a loader is one of `make_dataloaders` whose every image is a file of its own."""
+    """Whether a loader of `make_dataloaders` reads each image from its own file."""
     return isinstance(loader, ImageLoader) and isinstance(loader.dataset, ImageDataset)
 
 

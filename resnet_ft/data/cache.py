@@ -258,7 +258,7 @@ class CacheFile:
 
 
 def _sizes(records: np.ndarray) -> np.ndarray:
-    """How many bytes of pixels each record stands for."""
+    """How many bytes of pixels the image of each record has."""
     sizes = records["height"].astype(np.int64) * records["width"] * 3
     return np.where(records["offset"] < 0, 0, sizes)
 

@@ -52,32 +52,26 @@ def make_sample_dataset(destination: str | Path, *, flawed: bool = False, seed: 
 def _draw(class_name: str, rng: np.random.Generator) -> Image.Image:
     """A subject before a background, with the grain of a camera."""
     width, height = rng.integers(160, 257, 2).tolist()
-    large = (_SUPERSAMPLE * width, _SUPERSAMPLE * height)
     pen = _Pen()
     top, bottom = _SUBJECTS[class_name](rng, pen)
-    image = _background((width, height), top, bottom, rng).resize(large, Image.Resampling.BILINEAR)
+    rows = np.linspace(0, 1, height)[:, None, None]
+    gradient = np.array(top) * (1 - rows) + np.array(bottom) * rows
+    image = Image.fromarray(np.repeat(gradient, width, axis=1).astype(np.uint8))
+    for _ in range(rng.integers(6, 14)):  # soft spots of light
+        x, y, shine = rng.random() * width, rng.random(), rng.uniform(0, 0.3)
+        colour = np.array(top if y < 0.5 else bottom) * (1 - shine) + 255 * shine
+        radius = min(width, height) * rng.uniform(0.02, 0.1)
+        box = [x - radius, y * height - radius, x + radius, y * height + radius]
+        ImageDraw.Draw(image).ellipse(box, tuple(colour.astype(int).tolist()))
+    image = image.filter(ImageFilter.GaussianBlur(0.02 * min(width, height)))
+
+    large = (_SUPERSAMPLE * width, _SUPERSAMPLE * height)
+    image = image.resize(large, Image.Resampling.BILINEAR)
     centre = (large[0] * rng.uniform(0.35, 0.65), large[1] * rng.uniform(0.35, 0.55))
     pen.paint(image, centre, min(large) * rng.uniform(0.2, 0.36))
     image = image.resize((width, height), Image.Resampling.LANCZOS)
     grain = rng.normal(0, rng.uniform(2, 7), (height, width, 1))
     return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
-
-
-def _background(
-    size: tuple[int, int], top: _Colour, bottom: _Colour, rng: np.random.Generator
-) -> Image.Image:
-    """A vertical gradient with soft spots of light."""
-    width, height = size
-    rows = np.linspace(0, 1, height)[:, None, None]
-    gradient = np.array(top) * (1 - rows) + np.array(bottom) * rows
-    image = Image.fromarray(np.repeat(gradient, width, axis=1).astype(np.uint8))
-    for _ in range(rng.integers(6, 14)):
-        x, y, shine = rng.random() * width, rng.random(), rng.uniform(0, 0.3)
-        colour = np.array(top if y < 0.5 else bottom) * (1 - shine) + 255 * shine
-        radius = min(size) * rng.uniform(0.02, 0.1)
-        box = [x - radius, y * height - radius, x + radius, y * height + radius]
-        ImageDraw.Draw(image).ellipse(box, tuple(colour.astype(int).tolist()))
-    return image.filter(ImageFilter.GaussianBlur(0.02 * min(size)))
 
 
 class _Pen:

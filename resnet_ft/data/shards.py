@@ -61,10 +61,8 @@ class ShardIndex:
 
 def holds_shards(location: str | Path) -> bool:
     """Whether this is an address, or a folder of shards, rather than a folder of images."""
-    if is_address(location):
-        return True
     folder = Path(location)
-    return (folder / INDEX).is_file() and any(folder.glob("*.tar"))
+    return is_address(location) or ((folder / INDEX).is_file() and any(folder.glob("*.tar")))
 
 
 def _place_of(location: str | Path, name: str) -> str:
