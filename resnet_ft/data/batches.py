@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +21,14 @@ from resnet_ft.data.dataset import ImageDataset, SampleKey, SeededDataset, seed_
 class EpochBatchSampler(Sampler[list[SampleKey]]):
     """Batches of sample keys: in order, as epoch 0 sees them, or with `shuffle` for training.
 
-    With `shuffle`, each epoch has an order of its own, which depends on (seed, epoch) alone. Each
-    pass is the next epoch, or the one given to `set_epoch`; `start_at` starts one mid-epoch. A last
-    batch of one joins the batch before it, since batch normalisation cannot learn from one sample.
-
-    Each of several processes gets its share of every batch, the samples rank, rank + count, ...;
-    with `shuffle`, the last batch has at least one sample per process.
+    With `shuffle`, the order of an epoch depends on (seed, epoch) alone. Each pass is the next
+    epoch, or the one given to `set_epoch`; `start_at` starts one mid-epoch. A last batch of one
+    joins the batch before it, since batch normalisation cannot learn from one sample. Each of
+    several processes gets its share of every batch, the samples rank, rank + count, ...; with
+    `shuffle`, the last batch has at least one sample per process.
     """
 
-    def __init__(
-        self, num_samples: int, batch_size: int, *, shuffle: bool = False, seed: int = 0
-    ) -> None:
+    def __init__(self, num_samples: int, batch_size: int, *, shuffle: bool = False, seed: int = 0):
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -87,17 +85,15 @@ _SHARED_MEMORY = Path("/dev/shm")
 class ImageLoader(DataLoader):
     """A DataLoader whose workers write images into shared memory; this process finishes the batch.
 
-    `dataset.finish` takes a whole batch at a time. Code that builds another loader from the parts
-    of this one, as accelerate's `prepare` does, gets unfinished batches.
+    Code that builds another loader from the parts of this one, as accelerate's `prepare` does, gets
+    unfinished batches: `dataset.finish` takes a batch at a time.
     """
 
     dataset: SeededDataset
     batch_sampler: EpochBatchSampler
     collate_fn: "_Collate"
 
-    def __init__(
-        self, dataset: SeededDataset, batch_sampler: EpochBatchSampler, num_workers: int
-    ) -> None:
+    def __init__(self, dataset: SeededDataset, batch_sampler: EpochBatchSampler, num_workers: int):
         # Those that the workers prepare, and the one that this process uses.
         batch_sampler.slots = _PREFETCH * num_workers + 1
         super().__init__(
@@ -118,7 +114,11 @@ class ImageLoader(DataLoader):
         collate = self.collate_fn
         if self.num_workers and collate.slots is None and self._iterator is None:
             image, *_ = self.dataset[SampleKey(0, 0, slot=0)]
-            collate.make_slots(image, self.batch_sampler)
+            if isinstance(image, Tensor):
+                # Batches of such images; a last single image joins the batch before it.
+                shape = self.batch_sampler.slots, self.batch_sampler.batch_size + 1, *image.shape
+                with suppress(RuntimeError):  # little shared memory, as in many containers
+                    collate.slots = torch.empty(shape, dtype=image.dtype).share_memory_()
         for images, labels, slot in super().__iter__():
             slots = collate.slots if isinstance(images, int) else None
             batch = images if slots is None else slots[slot, :images]
@@ -134,11 +134,7 @@ class ImageLoader(DataLoader):
 
 
 def _keep_shared(_worker: int) -> None:
-    """Leave the memory that a worker shares with its parent alone.
-
-    A full garbage collection, after some thousand batches, would write to every object that the
-    imports made, and so copy 90 MB of them into each worker.
-    """
+    """Keep garbage collections from writing to, and so copying, what a worker shares: 90 MB."""
     gc.freeze()
 
 
@@ -150,30 +146,18 @@ class _Collate:
 
     slots: Tensor | None = None  # (slots, batch_size + 1, *image)
 
-    def make_slots(self, image: object, batches: EpochBatchSampler) -> None:
-        """Allocate shared memory for batches of such images, if they are tensors and it is free."""
-        if isinstance(image, Tensor):
-            most = batches.batch_size + 1  # a last single image joins the batch before it
-            with suppress(RuntimeError):  # little shared memory, as in many containers
-                slots = torch.empty(batches.slots, most, *image.shape, dtype=image.dtype)
-                self.slots = slots.share_memory_()
-
-    def __call__(self, samples: list[tuple[object, int, int]]) -> tuple[object, Tensor, int]:
+    def __call__(self, samples: list[tuple[Any, int, int]]) -> tuple[object, Tensor, int]:
         images = [image for image, *_ in samples]
         labels, slot = torch.tensor([label for _, label, _ in samples]), samples[0][2]
-        tensors = [image for image in images if isinstance(image, Tensor) and self._fits(image)]
-        if self.slots is None or len(tensors) < len(images):
-            return default_collate(images), labels, slot
-        torch.stack(tensors, out=self.slots[slot, : len(tensors)])
-        return len(tensors), labels, slot
-
-    def _fits(self, image: Tensor) -> bool:
         slots = self.slots
-        return slots is not None and (image.shape, image.dtype) == (slots.shape[2:], slots.dtype)
+        kinds = {isinstance(image, Tensor) and (image.shape, image.dtype) for image in images}
+        if slots is None or kinds != {(slots.shape[2:], slots.dtype)}:
+            return default_collate(images), labels, slot
+        torch.stack(images, out=slots[slot, : len(images)])
+        return len(images), labels, slot
 
 
 def _references(arrays: list[np.ndarray]) -> list[int]:
-    """How many references each array of a list has."""
     return [sys.getrefcount(array) for array in arrays]
 
 
@@ -187,7 +171,6 @@ class _Memory:
         self._arrays: list[np.ndarray] = []  # at most three
 
     def empty(self, *shape: int) -> Tensor:
-        """Like `torch.empty`."""
         # A tensor, and every view of it, holds a reference to its array.
         for array, references in zip(self._arrays, _references(self._arrays), strict=True):
             if array.shape == shape and references == _UNUSED:
@@ -198,7 +181,7 @@ class _Memory:
 
 
 def reads_files(loader: object) -> bool:
-    """Whether a loader is one of `make_dataloaders` whose every image is a file of its own."""
+    """Whether a loader of `make_dataloaders` reads each image from its own file."""
     return isinstance(loader, ImageLoader) and isinstance(loader.dataset, ImageDataset)
 
 

@@ -1,16 +1,16 @@
 """The decode-once cache: every image is decoded once, in parallel, and shared by all workers.
 
 A cache is two files. The index holds the number of its pixel file and a record for each image; the
-pixel file only ever grows, and a record is written after its pixels. So whenever a process is
-killed, all that the index names is complete; and a cache that is reset gets another pixel file,
-so that no reader takes new pixels for old ones.
+pixel file only grows, and a record is written after its pixels: whenever a process is killed, all
+that the index names is complete. A cache that is reset gets another pixel file, so that no reader
+takes new pixels for old ones.
 """
 
 import os
 import secrets
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ _FORMAT = 1  # increase it with any change to how images are decoded or resized
 _RECORD = np.dtype([("key", "<u8"), ("offset", "<i8"), ("height", "<i4"), ("width", "<i4")])
 # Instead of an offset: never decoded, or found readable when there was no room for it.
 _UNKNOWN, _NOT_STORED = -2, -1
+_NO_RECORD = np.array((0, _UNKNOWN, 0, 0), _RECORD)
 _FEW = 64  # images: too few to start worker processes for
 _CHUNK = 8  # images that a worker decodes at a time
 
@@ -37,8 +38,8 @@ class DecodedImages:
     """Upright RGB images as uint8 arrays of shape (H, W, 3), copies that the caller may change.
 
     With `side`, the short side has that many pixels (see `open_resized`). What `decode_once` stored
-    is read from memory that all processes share; any other image is decoded when it is asked for,
-    to the same pixels, and raises ImageError if it cannot be.
+    is read from memory that all processes share; any other image is decoded to the same pixels when
+    it is asked for, and raises ImageError if it cannot be.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class DecodedImages:
         self.paths = paths if isinstance(paths, PathArray) else PathArray(paths)
         self.side = side
         self._pixels = pixels
-        self._records = _no_records(len(self.paths)) if records is None else records
+        self._records = np.full(len(self.paths), _NO_RECORD) if records is None else records
         self._mapped: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -60,10 +61,13 @@ class DecodedImages:
 
     def __getitem__(self, i: int) -> np.ndarray:
         _, offset, height, width = self._records[i]
-        stored = self._map() if offset >= 0 else None
-        if stored is None:
+        if offset >= 0 and self._mapped is None and self._pixels is not None:
+            with suppress(OSError, ValueError):  # deleted since: images are decoded again
+                self._mapped = np.asarray(np.memmap(self._pixels, np.uint8, mode="r"))
+        if offset < 0 or self._mapped is None:
             return self.decode(i)
-        return stored[offset : offset + height * width * 3].reshape(height, width, 3).copy()
+        stored = self._mapped[offset : offset + height * width * 3]
+        return stored.reshape(height, width, 3).copy()
 
     def decode(self, i: int) -> np.ndarray:
         """The image from its file, whether it is stored or not."""
@@ -75,14 +79,6 @@ class DecodedImages:
         return DecodedImages(
             self.paths.take(rows), self.side, pixels=self._pixels, records=self._records[rows]
         )
-
-    def _map(self) -> np.ndarray | None:
-        if self._mapped is None and self._pixels is not None:
-            try:
-                self._mapped = np.asarray(np.memmap(self._pixels, np.uint8, mode="r"))
-            except (OSError, ValueError):  # deleted since: images are decoded again
-                self._pixels = None
-        return self._mapped
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_mapped": None}  # each process maps the file itself
@@ -98,10 +94,9 @@ def decode_once(
 ) -> tuple[DecodedImages, dict[int, str]]:
     """Decode every file that is not in the cache; returns the images and why some cannot be read.
 
-    The images are in the order of `paths`, the reasons by row. Workers decode and store, under a
-    progress bar. The cache is in `cache_dir` (default: the user's cache folder) and takes up to
-    `cache_size_gb` GiB (default: what the disk has, less one; 0 stores nothing). A second process
-    that wants the same cache waits for the first and finds the work done.
+    The images are in the order of `paths`, the reasons by row. The cache is in `cache_dir`
+    (default: the user's cache folder) and takes up to `cache_size_gb` GiB (default: what the disk
+    has, less one; 0 stores nothing). A second process waits and finds the work done.
     """
     paths = PathArray(paths)
     file = CacheFile(Path(cache_dir or default_cache_dir()) / "images", side)
@@ -182,24 +177,18 @@ class _Decoding(Dataset):
             image = self.images.decode(row)
         except ImageError as error:
             return row, _UNKNOWN, 0, 0, error.reason
-        offset = _append_pixels(self.pixels, image, self.limit) if self.pixels else _NOT_STORED
         height, width, _ = image.shape
-        return row, offset, height, width, None
+        return row, self._append(image), height, width, None
 
-
-def _append_pixels(file: Path, image: np.ndarray, limit: int) -> int:
-    """Store one image at the end of a pixel file: its offset, or _NOT_STORED without room.
-
-    Several processes may do so at once: the system never mixes what they append.
-    """
-    with open(file, "ab", buffering=0) as pixels:
-        if os.fstat(pixels.fileno()).st_size + image.nbytes > limit:
-            return _NOT_STORED
-        try:
-            written = pixels.write(image.tobytes())
-        except OSError:  # the disk is full or has been removed
-            return _NOT_STORED
-        return pixels.tell() - written if written == image.nbytes else _NOT_STORED
+    def _append(self, image: np.ndarray) -> int:
+        """Append to the pixel file, as several processes may at once; the offset if it fits."""
+        if self.pixels is not None:
+            with open(self.pixels, "ab", buffering=0) as pixels:
+                if os.fstat(pixels.fileno()).st_size + image.nbytes <= self.limit:
+                    with suppress(OSError):  # the disk is full or has been removed
+                        if pixels.write(image.tobytes()) == image.nbytes:
+                            return pixels.tell() - image.nbytes
+        return _NOT_STORED
 
 
 class CacheFile:
@@ -212,29 +201,22 @@ class CacheFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from writing, and create the cache if there is none.
-
-        The system releases the lock of a process that is killed.
-        """
+        """Keep other processes from writing, and create the cache if there is none."""
         self.directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._index.with_suffix(".lock"))
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
             print(f"Another process is decoding images into {self.directory}. Waiting for it.")
-            lock.acquire()
-        try:
-            if not self._is_complete():
+            held = lock.acquire()
+        with held:
+            try:
+                is_complete = self.pixels.is_file()
+            except (OSError, IndexError):  # no index, or an empty one
+                is_complete = False
+            if not is_complete:
                 self.reset()
             yield
-        finally:
-            lock.release()
-
-    def _is_complete(self) -> bool:
-        try:
-            return self.pixels.is_file()
-        except (OSError, IndexError):  # no index, or an empty one
-            return False
 
     @property
     def pixels(self) -> Path:
@@ -257,7 +239,7 @@ class CacheFile:
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """A record for each key, with _UNKNOWN for an offset where there is none."""
-        found, records = _no_records(len(keys)), np.fromfile(self._index, _RECORD)[1:]
+        found, records = np.full(len(keys), _NO_RECORD), np.fromfile(self._index, _RECORD)[1:]
         records = records[records["offset"] + _sizes(records) <= self.pixels.stat().st_size]
         if len(records):
             records = records[np.argsort(records["key"], kind="stable")]
@@ -275,27 +257,18 @@ class CacheFile:
             file.write(records.tobytes())
 
 
-def _no_records(count: int) -> np.ndarray:
-    """Records of images of which nothing is known."""
-    records = np.zeros(count, _RECORD)
-    records["offset"] = _UNKNOWN
-    return records
-
-
 def _sizes(records: np.ndarray) -> np.ndarray:
-    """How many bytes of pixels each record stands for."""
+    """How many bytes of pixels the image of each record has."""
     sizes = records["height"].astype(np.int64) * records["width"] * 3
     return np.where(records["offset"] < 0, 0, sizes)
 
 
-def file_keys(paths: Iterable[str], side: int) -> np.ndarray:
+def file_keys(paths: PathArray, side: int) -> np.ndarray:
     """A number for each file from its path, size and time of change; 0 where there is none."""
-    return np.fromiter((_key(path, side) for path in paths), np.uint64)
-
-
-def _key(path: str, side: int) -> int:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0
-    return int(fingerprint([os.path.abspath(path), status.st_size, status.st_mtime_ns, side]), 16)
+    keys = np.zeros(len(paths), np.uint64)
+    for i, path in enumerate(paths):
+        with suppress(OSError):
+            status = os.stat(path)
+            parts = os.path.abspath(path), status.st_size, status.st_mtime_ns, side
+            keys[i] = int(fingerprint(parts), 16)
+    return keys

@@ -24,10 +24,7 @@ def seed_of(*parts: object) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let transforms, which draw from the CPU's default generator, draw by this seed in a block.
-
-    Afterwards the generator is as it was.
-    """
+    """Seed the CPU's default generator, which transforms use, in a block; then restore it."""
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:
@@ -40,8 +37,7 @@ def seeded(seed: int) -> Iterator[None]:
 class SampleKey:
     """Which sample to load: the epoch decides about its augmentation.
 
-    With a `slot`, the sample is part of a batch: it comes without what `SeededDataset.finish` does
-    to the batch, and says which slot of the loader's memory the batch goes to.
+    With a `slot` of the loader's memory, it is part of a batch that `SeededDataset.finish` gets.
     """
 
     epoch: int
@@ -54,23 +50,19 @@ class SeededDataset(Dataset):
 
     `dataset[i]` is sample i as epoch 0 sees it, `dataset[epoch, i]` as another epoch does: its
     augmentation depends on (seed, epoch, i) alone, not on which process asks or in which order.
+
+    `make_dataloaders` sets `preprocessing`, what a checkpoint stores about the evaluation
+    transform, and `fingerprint`, which differs between different data sets.
     """
 
-    def __init__(
-        self,
-        classes: Sequence[str],
-        transform: Callable,
-        *,
-        seed: int = 0,
-        preprocessing: Preprocessing | None = None,
-        fingerprint: str | None = None,
-    ) -> None:
+    preprocessing: Preprocessing | None = None
+    fingerprint: str | None = None
+
+    def __init__(self, classes: Sequence[str], transform: Callable, *, seed: int = 0):
         self.classes = list(classes)
         self._transform = transform
         self._of_image, self._of_batch = split_transform(transform)
         self.seed = seed
-        self.preprocessing = preprocessing
-        self.fingerprint = fingerprint
 
     @property
     def transform(self) -> Callable:
@@ -100,10 +92,11 @@ class ImageDataset(SeededDataset):
     """A `SeededDataset` of image files.
 
     `images` are paths or `DecodedImages`, `labels` their positions in `classes`. `samples` (path
-    and label) and `targets` are as in torchvision's ImageFolder, made when asked for.
-    `preprocessing` describes the evaluation transform for a checkpoint, `unreadable` lists files of
-    the data folder that were left out, `fingerprint` differs between different data sets.
+    and label) and `targets` are as in torchvision's ImageFolder, made when asked for. `unreadable`
+    lists files of the data folder that `make_dataloaders` left out.
     """
+
+    unreadable: pd.DataFrame | None = None
 
     def __init__(
         self,
@@ -112,17 +105,11 @@ class ImageDataset(SeededDataset):
         classes: Sequence[str],
         transform: Callable,
         *,
-        unreadable: pd.DataFrame | None = None,
         seed: int = 0,
-        preprocessing: Preprocessing | None = None,
-        fingerprint: str | None = None,
-    ) -> None:
-        super().__init__(
-            classes, transform, seed=seed, preprocessing=preprocessing, fingerprint=fingerprint
-        )
+    ):
+        super().__init__(classes, transform, seed=seed)
         self.images = images if isinstance(images, DecodedImages) else DecodedImages(images)
         self.labels = np.asarray(labels, dtype=np.int64)
-        self.unreadable = unreadable
 
     @property
     def samples(self) -> list[tuple[str, int]]:

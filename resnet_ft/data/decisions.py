@@ -57,14 +57,11 @@ def apply_decisions(index: DatasetIndex, decisions: str | Path | pd.DataFrame) -
     excluded = [row_of[path] for path in table.index[table["decision"] == "exclude"]]
     changed = DatasetIndex(index.root, index.classes, labels, index.images)
     decided = changed.take(labels.index.drop(excluded))
-    for split, before in index.counts().items():
-        after = decided.counts().get(split, 0 * before)
-        lost = before.index[(before > 0) & (after == 0)]
-        if len(lost):
-            raise DatasetError(
-                f"{name}: no image of class {lost[0]} is left in {split}. Change those decisions "
-                "to keep at least one of them."
-            )
+    for split, class_name in decided.lost_since(index):
+        raise DatasetError(
+            f"{name}: no image of class {class_name} is left in {split}. Change those decisions to "
+            "keep at least one of them."
+        )
     return decided
 
 
@@ -82,7 +79,7 @@ def decisions_file(runs_dir: str | Path, data_dir: str) -> Path:
 def read_decisions(file: str | Path) -> pd.DataFrame:
     """The decisions in a CSV file, one per path (the last one counts).
 
-    Raises DatasetError, naming the line, for a file that does not hold decisions.
+    Raises DatasetError, naming the line, for anything else.
     """
     options = {"keep_default_na": False, "index_col": False, "encoding_errors": "surrogateescape"}
     try:

@@ -10,6 +10,7 @@ import numpy as np
 from resnet_ft.data.images import IMAGE_EXTENSIONS
 
 _SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin"})
+_ENDINGS = tuple(IMAGE_EXTENSIONS)
 
 
 def is_hidden(name: str) -> bool:
@@ -42,16 +43,13 @@ def walk_folders(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 def walk_images(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """Each visible folder with the names of its images (a Path would keep each in memory)."""
     for parent, names in walk_folders(folder):
-        yield parent, [name for name in names if not is_hidden(name) and _is_image(name)]
+        images = [name for name in names if name.lower().endswith(_ENDINGS)]
+        yield parent, [name for name in images if not is_hidden(name)]
 
 
 def find_images(folder: Path) -> Iterator[Path]:
     """Every image file below a folder, in a stable order."""
     return (parent / name for parent, names in walk_images(folder) for name in names)
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 class PathArray:

@@ -61,8 +61,7 @@ def open_resized(file: ImageSource, side: int) -> Image.Image:
     """`open_image` with the short side at `side` pixels, as `resized` makes it, but faster.
 
     A large JPEG is decoded at a half, a quarter or an eighth of its size, with at least twice
-    `side` left. That halves the time for a 12-megapixel image, and the final antialiased resize
-    gives nearly the same pixels. Raises ImageError like `open_image`.
+    `side` left: half the time, and nearly the same pixels. Raises ImageError like `open_image`.
     """
     with _opened(file) as image:
         full_size = image.size
@@ -77,7 +76,7 @@ def resized(image: Image.Image, side: int, full_size: tuple[int, int] | None = N
     """The image with its short side at `side` pixels; a smaller one is not enlarged.
 
     Only the middle is kept of an image more than 16 times as long as wide. `full_size` is the size
-    in the file, where `image` was decoded at a reduced scale.
+    in the file of an image that was decoded at a reduced scale.
     """
     full_size = full_size or image.size
     short = min(full_size)
@@ -127,21 +126,18 @@ def unreadable_because(file: ImageSource, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, UnidentifiedImageError):
-        head = _head(file)
+        if isinstance(file, str | Path):
+            with open(file, "rb") as opened:
+                head = opened.read(12)
+        else:
+            file.seek(0)
+            head = file.read(12)
         if not head:
             return "the file is empty"
         if not _READS_HEIC and head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
             return "HEIC needs pillow-heif (pip install pillow-heif); or save it as JPEG"
         return "not an image in a format that can be read"
     return str(error) or f"it cannot be decoded ({type(error).__name__})"
-
-
-def _head(file: ImageSource) -> bytes:
-    if isinstance(file, str | Path):
-        with open(file, "rb") as opened:
-            return opened.read(12)
-    file.seek(0)
-    return file.read(12)
 
 
 @contextmanager

@@ -15,11 +15,8 @@ from resnet_ft.errors import DatasetError
 from resnet_ft.files import fingerprint
 
 SPLITS = ("train", "val", "test")
-_SPLIT_OF = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+_OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+_SPLIT_OF = {split: split for split in SPLITS} | _OTHER_NAMES
 _VAL_SHARE = 0.2
 
 
@@ -29,8 +26,7 @@ def index_dataset(data_dir: str | Path) -> "DatasetIndex":
     Understands `Train`/`Val`(/`Test`) folders of class folders, in any case and under their usual
     other names, and class folders alone. Without `Val`, `Test` replaces it; without both, about a
     fifth of each class becomes "val", chosen by a hash of the path. Hidden and system files are
-    left out. Raises DatasetError, naming folder and remedy, for a data set that cannot be trained
-    on.
+    left out. Raises DatasetError for a data set that cannot be trained on.
     """
     index, problems = read_layout(data_dir)
     if problems:
@@ -42,9 +38,8 @@ class DatasetIndex:
     """What `index_dataset` found.
 
     `images` are the paths of the images, relative to `root`, and `labels` has one row for each:
-    `split` ("train", "val" or "test") and `class_name`, as categories. `table` is both in one
-    DataFrame, made when it is asked for, since it holds one object per path. `classes` are the
-    class names of the training split, sorted.
+    `split` ("train", "val" or "test") and `class_name`, as categories. `table` has both, and is
+    made when asked for. `classes` are the sorted class names of the training split.
     """
 
     def __init__(
@@ -70,7 +65,7 @@ class DatasetIndex:
         return DatasetIndex(self.root, self.classes, self.labels.iloc[rows], self.images.take(rows))
 
     def without(self, paths: Iterable[str | Path]) -> "DatasetIndex":
-        """The index without these files, for example those that cannot be read."""
+        """The index without these files."""
         out = {os.path.relpath(path, self.root).replace(os.sep, "/") for path in paths}
         return self.take(np.fromiter((path not in out for path in self.images), bool))
 
@@ -89,13 +84,17 @@ class DatasetIndex:
         counts = counts.reindex(index=self.classes, columns=splits, fill_value=0)
         return counts.rename_axis(index=None, columns=None)
 
+    def lost_since(self, before: "DatasetIndex") -> list[tuple[str, str]]:
+        """Each split and class that had images in an earlier index and has none in this one."""
+        counts = before.counts()
+        lost = (counts > 0) & ~(self.counts().reindex_like(counts) > 0)
+        return [(split, name) for split in lost for name in lost.index[lost[split]]]
+
     def fingerprint(self) -> str:
         """A digest of every file's path, split, class and size: equal for equal data sets."""
         rows = zip(self.images, self.labels["split"], self.labels["class_name"], strict=True)
         return fingerprint(
-            part
-            for row in rows
-            for part in (*row, os.path.getsize(os.path.join(self.root, row[0])))
+            part for row in rows for part in (*row, os.path.getsize(f"{self.root}/{row[0]}"))
         )
 
 
@@ -107,33 +106,38 @@ def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Problems]:
 
     Raises DatasetError only for a folder that does not exist.
     """
-    root = _unwrap(Path(data_dir))
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise DatasetError(f"There is no folder {root}. Check data_dir, or stage the data first.")
+    inside = subfolders(root)
+    while len(inside) == 1 and inside[0].name.lower() not in _SPLIT_OF and subfolders(inside[0]):
+        root, inside = inside[0], subfolders(inside[0])  # an archive often has such a folder
     problems: Problems = []
-    groups: list[tuple[str, str, int]] = []
+    groups: list[tuple[str, str, int]] = []  # split, class and number of images
     folders = _split_folders(root, problems)
     found = (_read_split(root, *folder, groups, problems) for folder in folders)
     paths = PathArray(chain.from_iterable(found))  # one by one, so that no list of them is made
-    labels = _labels(groups)
+
+    table = pd.DataFrame(groups, columns=["split", "class_name", "count"], dtype=object)
+    kinds = {"split": pd.CategoricalDtype(SPLITS), "class_name": "category"}
+    rows = table.index.repeat(table["count"].astype(int))
+    labels = table[list(kinds)].astype(kinds).loc[rows].reset_index(drop=True)
     if {split for split, _ in folders} == {"train"}:
-        try:
-            labels["split"] = _with_val(paths, labels)
-        except DatasetError as error:
-            problems.append((root, str(error)))
-    _compare_splits(root, labels, problems)
-    classes = sorted(labels.loc[labels["split"] == "train", "class_name"].unique())
-    return DatasetIndex(root, classes, labels, paths), problems
+        labels["split"] = _with_val(root, paths, labels, problems)
 
-
-def _unwrap(folder: Path) -> Path:
-    """Step into a folder that only wraps the data set, as archives often do."""
-    if not folder.is_dir():
-        raise DatasetError(
-            f"There is no folder {folder}. Check data_dir, or stage the data set first."
-        )
-    inside = subfolders(folder)
-    while len(inside) == 1 and inside[0].name.lower() not in _SPLIT_OF and subfolders(inside[0]):
-        folder, inside = inside[0], subfolders(inside[0])
-    return folder
+    classes = {split: {name for of, name, _ in groups if of == split} for split in SPLITS}
+    known = classes["train"]
+    if len(known) == 1:
+        message = f"{root} has a single class ({min(known)}). A classifier needs two or more."
+        problems.append((root, message))
+    for split, names in classes.items():
+        if names - known:
+            message = (
+                f"{root}: {split} has classes that Train lacks: {', '.join(sorted(names - known))}"
+                ". Add them to Train, or rename the folders so that both agree."
+            )
+            problems.append((root, message))
+    return DatasetIndex(root, sorted(known), labels, paths), problems
 
 
 def _split_folders(root: Path, problems: Problems) -> list[tuple[str, Path]]:
@@ -160,11 +164,7 @@ def _read_split(
     """Each image of a split, relative to `root`; adds to `groups` and `problems` on the way."""
     class_folders = subfolders(folder)
     if not class_folders:
-        message = (
-            f"{folder} has no class folders. Put the images of each class into one folder, named "
-            "after the class."
-        )
-        problems.append((folder, message))
+        problems.append((folder, f"{folder} has no class folders. Make one for each class."))
     for class_folder in class_folders:
         count = 0
         for parent, names in walk_images(class_folder):
@@ -179,50 +179,23 @@ def _read_split(
             problems.append((class_folder, message))
 
 
-def _labels(groups: list[tuple[str, str, int]]) -> pd.DataFrame:
-    """Split and class of each image, as categories, in the order of the groups."""
-    table = pd.DataFrame(groups, columns=["split", "class_name", "count"], dtype=object)
-    kinds = {"split": pd.CategoricalDtype(SPLITS), "class_name": "category"}
-    rows = table.index.repeat(table["count"].astype(int))
-    return table[list(kinds)].astype(kinds).loc[rows].reset_index(drop=True)
-
-
-def _with_val(paths: PathArray, labels: pd.DataFrame) -> pd.Series:
+def _with_val(root: Path, paths: PathArray, labels: pd.DataFrame, problems: Problems) -> pd.Series:
     """The split of each image, with about a fifth of each class in "val": at least one, never all.
 
     A hash of each path decides, so that an image stays where it is when others are added. Only in
-    a class so small that no hash is low enough, the lowest is taken, and may change. Raises
-    DatasetError for a class of one image.
+    a class so small that no hash is low enough, the lowest is taken, and may change.
     """
-    share = pd.Series(np.fromiter(map(_hash_share, paths), float, len(paths)))
-    of_class = share.groupby(labels["class_name"], observed=True)
+    digests = (sha256(path.encode("utf-8", "surrogateescape")).digest() for path in paths)
+    hashes = pd.Series(np.fromiter((int.from_bytes(d[:4]) for d in digests), float, len(paths)))
+    of_class = hashes.groupby(labels["class_name"], observed=True)
     lowest, highest = of_class.transform("min"), of_class.transform("max")
     alone = labels.loc[lowest == highest, "class_name"].unique()
     if alone.size:
-        raise DatasetError(
+        message = (
             f"Class {alone[0]} has a single image: one is needed for training and one for "
             "validation. Add images, or remove the class."
         )
-    is_val = ((share < _VAL_SHARE) | (share == lowest)) & (share < highest)
-    return labels["split"].mask(is_val, "val")
-
-
-def _hash_share(path: str) -> float:
-    """A number in [0, 1) that depends on the path alone."""
-    return int(sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:8], 16) / 2**32
-
-
-def _compare_splits(root: Path, labels: pd.DataFrame, problems: Problems) -> None:
-    known, *others = (
-        set(labels.loc[labels["split"] == split, "class_name"].unique()) for split in SPLITS
-    )
-    if len(known) == 1:
-        message = f"{root} has a single class ({min(known)}). A classifier needs two or more."
         problems.append((root, message))
-    for split, names in zip(SPLITS[1:], others, strict=True):
-        if names - known:
-            message = (
-                f"{root}: {split} has classes that Train lacks: {', '.join(sorted(names - known))}"
-                ". Add them to Train, or rename the folders so that both agree."
-            )
-            problems.append((root, message))
+        return labels["split"]
+    is_val = ((hashes < _VAL_SHARE * 2**32) | (hashes == lowest)) & (hashes < highest)
+    return labels["split"].mask(is_val, "val")

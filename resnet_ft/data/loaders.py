@@ -10,16 +10,15 @@ import pandas as pd
 from torch.utils.data import DataLoader
 
 from resnet_ft.data.batches import EpochBatchSampler, ImageLoader, fitting_workers
-from resnet_ft.data.cache import DecodedImages, decode_once
+from resnet_ft.data.cache import decode_once
 from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.data.decisions import apply_decisions
 from resnet_ft.data.index import DatasetIndex, index_dataset
-from resnet_ft.data.shards import holds_shards, shard_loaders
+from resnet_ft.data.shards import ShardBatchSampler, ShardDataset, ShardFiles, holds_shards
 from resnet_ft.data.transforms import (
     describe_preprocessing,
     eval_transform,
     side_before_crop,
-    side_for,
     train_transform,
 )
 from resnet_ft.errors import DatasetError, ParameterError
@@ -43,26 +42,22 @@ def make_dataloaders(
     Each yields batches of images (N, 3, image_size, image_size), float and normalised, and labels
     (N,). `train` and `val` are your own transforms instead of `train_transform(image_size)` and
     `eval_transform(image_size)`: give the `image_size` that they are made for, since images are
-    decoded to a short side of 256/224 of it. `num_workers=None` takes one worker per core, as far
-    as shared memory allows. The same `seed` gives the same batches, whatever the number of workers.
+    decoded to a short side of 256/224 of it. `decisions` are about single images: see
+    `apply_decisions`. `num_workers=None` takes one worker per core, as far as shared memory allows.
+    The same `seed` gives the same batches, whatever the number of workers. In a script on Windows
+    or macOS, call this below `if __name__ == "__main__":`, or with `num_workers=0`.
 
-    `decisions` is a table or a CSV file of what to do with single images: see `apply_decisions`.
-
-    In a script on Windows or macOS, where workers start as new processes, call this below
-    `if __name__ == "__main__":`, or with `num_workers=0`.
-
-    Every file is decoded once first, at the size that is needed, and kept in `cache_dir` (default:
-    the user's cache folder) for all epochs and for the next time, up to `cache_size_gb` GiB
-    (default: what the disk has, less one; 0 keeps nothing). Files that cannot be read are left out,
-    counted in a warning and listed in `loader.dataset.unreadable`. Raises DatasetError for a data
-    set that cannot be trained on.
+    Every file is decoded once first and kept in `cache_dir` (default: the user's cache folder), up
+    to `cache_size_gb` GiB (default: what the disk has, less one; 0 keeps nothing). Files that
+    cannot be read are left out, counted in a warning and listed in `loader.dataset.unreadable`.
+    Raises DatasetError for a data set that cannot be trained on.
 
     `data_dir` may also be a folder of tar shards that `pack_dataset` wrote, or the address of one
     (http(s), what `webdataset` opens, or "pipe:" and a command; "{}" stands for the file's name).
     Then nothing is decoded beforehand; of remote shards, `cache_dir` keeps those that fit, and at
     least the eight in use. In training, samples of about five shards are mixed. Each of several
-    processes reads its part, and `batch_size` is that of all together. Reading is retried; then
-    DatasetError or ImageError names the shard and the sample.
+    processes reads its part of `batch_size`. Raises DatasetError or ImageError, naming shard and
+    sample, if one still cannot be read after retries.
     """
     if image_size < 1 or batch_size < 1:
         raise ParameterError(
@@ -70,21 +65,22 @@ def make_dataloaders(
         )
     val = val or eval_transform(image_size)
     transforms = {"train": train or train_transform(image_size), "val": val, "test": val}
-    side = side_for(val) or side_before_crop(image_size)
+    preprocessing = describe_preprocessing(val)
+    side = side_before_crop(preprocessing["image_size"] if preprocessing else image_size)
     workers = fitting_workers(num_workers, batch_bytes=batch_size * 3 * image_size**2 * 4)
+    loaders: dict[str, DataLoader] = {}
     if holds_shards(data_dir):
         if decisions is not None:
             raise ParameterError("decisions are about files: give them to pack_dataset instead.")
-        return shard_loaders(
-            data_dir,
-            transforms,
-            side=side,
-            batch_size=batch_size,
-            num_workers=workers,
-            cache_dir=cache_dir,
-            cache_size_gb=cache_size_gb,
-            seed=seed,
-        )
+        shards = ShardFiles(data_dir, cache_dir, cache_size_gb)
+        for split, listed in shards.index.splits.items():
+            counts = [shard.samples for shard in listed]
+            order = ShardBatchSampler(counts, batch_size, shuffle=split == "train", seed=seed)
+            samples = ShardDataset(shards, split, transforms[split], order, side=side)
+            samples.preprocessing = preprocessing
+            loaders[split] = ImageLoader(samples, order, workers)
+        return loaders
+
     index = index_dataset(data_dir)
     if decisions is not None:
         index = apply_decisions(index, decisions)
@@ -95,61 +91,39 @@ def make_dataloaders(
         cache_size_gb=cache_size_gb,
         num_workers=workers,
     )
-    loaders: dict[str, DataLoader] = {}
-    for split, dataset in _datasets(index, images, reasons, transforms, seed).items():
-        batches = EpochBatchSampler(len(dataset), batch_size, shuffle=split == "train", seed=seed)
+    failed = [(images.paths[row], reason) for row, reason in sorted(reasons.items())]
+    unreadable = pd.DataFrame(failed, columns=["path", "reason"])
+    if reasons:
+        readable = np.delete(np.arange(len(images)), list(reasons))
+        _report_unreadable(index, index.take(readable), unreadable)
+        index, images = index.take(readable), images.take(readable)
+    fingerprint = index.fingerprint()
+    labels = pd.Categorical(index.labels["class_name"], index.classes).codes
+    for split in index.counts():
+        rows = np.flatnonzero(index.labels["split"] == split)
+        dataset = ImageDataset(
+            images.take(rows), labels[rows], index.classes, transforms[split], seed=seed
+        )
+        dataset.unreadable, dataset.fingerprint = unreadable, fingerprint
+        dataset.preprocessing = preprocessing
+        batches = EpochBatchSampler(len(rows), batch_size, shuffle=split == "train", seed=seed)
         loaders[split] = ImageLoader(dataset, batches, workers)
     return loaders
-
-
-def _datasets(
-    index: DatasetIndex,
-    images: DecodedImages,
-    reasons: dict[int, str],
-    transforms: dict[str, Callable],
-    seed: int,
-) -> dict[str, ImageDataset]:
-    """A data set for each split, of the images that can be read."""
-    listed = [(images.paths[row], reason) for row, reason in sorted(reasons.items())]
-    unreadable = pd.DataFrame(listed, columns=["path", "reason"])
-    readable = index.without(unreadable["path"]) if reasons else index
-    if reasons:
-        _report_unreadable(index, readable, unreadable)
-    fingerprint, preprocessing = readable.fingerprint(), describe_preprocessing(transforms["val"])
-    labels = pd.Categorical(index.labels["class_name"], index.classes).codes
-    is_readable = ~np.isin(np.arange(len(images)), list(reasons))
-    datasets = {}
-    for split in index.counts():
-        rows = np.flatnonzero((index.labels["split"] == split) & is_readable)
-        datasets[split] = ImageDataset(
-            images.take(rows),
-            labels[rows],
-            index.classes,
-            transforms[split],
-            unreadable=unreadable,
-            seed=seed,
-            preprocessing=preprocessing,
-            fingerprint=fingerprint,
-        )
-    return datasets
 
 
 def _report_unreadable(
     index: DatasetIndex, readable: DatasetIndex, unreadable: pd.DataFrame
 ) -> None:
     """Warn of the files that are left out; refuse a split that has lost all images of a class."""
-    left = readable.counts().reindex(columns=list(index.counts()), fill_value=0)
-    for split, before in index.counts().items():
-        empty = [name for name in index.classes if before[name] and not left[split][name]]
-        if empty:
-            raise DatasetError(
-                f"{index.root}: not one image of class {empty[0]} in {split} can be read: "
-                f"{unreadable['path'].iloc[0]}: {unreadable['reason'].iloc[0]}. Replace them."
-            )
+    for split, class_name in readable.lost_since(index):
+        raise DatasetError(
+            f"{index.root}: not one image of class {class_name} in {split} can be read: "
+            f"{unreadable['path'].iloc[0]}: {unreadable['reason'].iloc[0]}. Replace them."
+        )
     listing = "\n".join(f"  {path}: {reason}" for path, reason in unreadable.head(10).values)
     more = f"\n  and {len(unreadable) - 10} more" if len(unreadable) > 10 else ""
     warnings.warn(
         f"{len(unreadable)} of {len(index.images)} files cannot be read and are left out "
         f"(all of them in loader.dataset.unreadable):\n{listing}{more}",
-        stacklevel=4,
+        stacklevel=3,
     )

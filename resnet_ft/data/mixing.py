@@ -20,10 +20,9 @@ class MixedLoader:
     """A training loader whose batches are mixed: images (N, 3, H, W), labels (N, num_classes).
 
     "mixup" adds two images, weighted (Zhang et al., ICLR 2018); "cutmix" puts a rectangle of one
-    into the other (Yun et al., ICCV 2019); "both" does either, batch by batch. An image's label, a
-    row of probabilities, is mixed in the same shares, which come from Beta(alpha, alpha): by
-    default alpha is 0.2 for MixUp and 1 for CutMix, as in the papers. Each image is mixed with its
-    neighbour in the batch, so `loader` should shuffle.
+    into the other (Yun et al., ICCV 2019); "both" does either, batch by batch. Labels, rows of
+    probabilities, are mixed in the same shares, drawn from Beta(alpha, alpha): by default alpha is
+    0.2 for MixUp and 1 for CutMix. Neighbours in a batch are mixed, so `loader` should shuffle.
 
     The random draws depend on (seed, epoch, batch) alone. The epoch is that of the loader's
     samplers if they count epochs; otherwise each pass is the next one, or the one given to
@@ -66,8 +65,7 @@ class MixedLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        epochs = [getattr(one, "epoch", None) for one in (self.batch_sampler, self.sampler)]
-        epoch = next((one for one in epochs if one is not None), self.epoch)
+        epoch = getattr(self.batch_sampler, "epoch", getattr(self.sampler, "epoch", self.epoch))
         self.epoch = epoch + 1
         first_batch = getattr(self.batch_sampler, "first_batch", 0)
         for step, (images, labels) in enumerate(self.loader, first_batch):
@@ -96,9 +94,8 @@ def class_weights(labels: Sequence[int] | np.ndarray | Tensor, num_classes: int)
 def balanced_loader(loader: DataLoader) -> DataLoader:
     """The training loader of `make_dataloaders`, but with each class equally often in an epoch.
 
-    An epoch has as many images as before, so images of small classes come several times, each time
-    augmented differently, and some of large classes are left out. Raises ParameterError for another
-    loader.
+    An epoch has as many images as before: those of small classes come several times, augmented
+    differently, and some of large classes are left out. Raises ParameterError for other loaders.
     """
     if (
         isinstance(loader, ImageLoader)

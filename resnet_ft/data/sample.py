@@ -1,6 +1,6 @@
 """A small data set that the library draws itself, so that everything runs offline.
 
-To add a class, write its function and name it in `_SUBJECTS`, after those that are there.
+To add a class, write its function and name it in `_SUBJECTS`, after the others.
 """
 
 import colorsys
@@ -10,7 +10,6 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -46,40 +45,33 @@ def make_sample_dataset(destination: str | Path, *, flawed: bool = False, seed: 
                 rng = np.random.default_rng([seed, class_number, split_number, i])
                 _draw(class_name, rng).save(folder / f"{class_name}_{i:03d}.jpg", quality=90)
     if flawed:
-        rng = np.random.default_rng([seed, len(_SUBJECTS)])
-        _add_flaws(destination, partial(_draw, rng=rng))
+        _add_flaws(destination, np.random.default_rng([seed, len(_SUBJECTS)]))
     return destination
 
 
 def _draw(class_name: str, rng: np.random.Generator) -> Image.Image:
-    """A subject before a background of two colours, with the grain of a camera."""
+    """A subject before a background, with the grain of a camera."""
     width, height = rng.integers(160, 257, 2).tolist()
-    large = (_SUPERSAMPLE * width, _SUPERSAMPLE * height)
     pen = _Pen()
     top, bottom = _SUBJECTS[class_name](rng, pen)
-    image = _background((width, height), top, bottom, rng).resize(large, Image.Resampling.BILINEAR)
+    rows = np.linspace(0, 1, height)[:, None, None]
+    gradient = np.array(top) * (1 - rows) + np.array(bottom) * rows
+    image = Image.fromarray(np.repeat(gradient, width, axis=1).astype(np.uint8))
+    for _ in range(rng.integers(6, 14)):  # soft spots of light
+        x, y, shine = rng.random() * width, rng.random(), rng.uniform(0, 0.3)
+        colour = np.array(top if y < 0.5 else bottom) * (1 - shine) + 255 * shine
+        radius = min(width, height) * rng.uniform(0.02, 0.1)
+        box = [x - radius, y * height - radius, x + radius, y * height + radius]
+        ImageDraw.Draw(image).ellipse(box, tuple(colour.astype(int).tolist()))
+    image = image.filter(ImageFilter.GaussianBlur(0.02 * min(width, height)))
+
+    large = (_SUPERSAMPLE * width, _SUPERSAMPLE * height)
+    image = image.resize(large, Image.Resampling.BILINEAR)
     centre = (large[0] * rng.uniform(0.35, 0.65), large[1] * rng.uniform(0.35, 0.55))
     pen.paint(image, centre, min(large) * rng.uniform(0.2, 0.36))
     image = image.resize((width, height), Image.Resampling.LANCZOS)
     grain = rng.normal(0, rng.uniform(2, 7), (height, width, 1))
     return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
-
-
-def _background(
-    size: tuple[int, int], top: _Colour, bottom: _Colour, rng: np.random.Generator
-) -> Image.Image:
-    """A vertical gradient with soft spots of light."""
-    width, height = size
-    rows = np.linspace(0, 1, height)[:, None, None]
-    gradient = np.array(top) * (1 - rows) + np.array(bottom) * rows
-    image = Image.fromarray(np.repeat(gradient, width, axis=1).astype(np.uint8))
-    for _ in range(rng.integers(6, 14)):
-        x, y, shine = rng.random() * width, rng.random(), rng.uniform(0, 0.3)
-        colour = np.array(top if y < 0.5 else bottom) * (1 - shine) + 255 * shine
-        radius = min(size) * rng.uniform(0.02, 0.1)
-        box = [x - radius, y * height - radius, x + radius, y * height + radius]
-        ImageDraw.Draw(image).ellipse(box, tuple(colour.astype(int).tolist()))
-    return image.filter(ImageFilter.GaussianBlur(0.02 * min(size)))
 
 
 class _Pen:
@@ -103,13 +95,10 @@ class _Pen:
         draw = ImageDraw.Draw(image)
         for kind, points, colour, width in self._shapes:
             pixels = [(x, y) for x, y in np.array(centre) + points * radius]
-            match kind:
-                case "polygon":
-                    draw.polygon(pixels, colour)
-                case "line":
-                    draw.line(pixels, colour, max(1, round(width * radius)), "curve")
-                case "ellipse":
-                    draw.ellipse(pixels, colour)
+            if kind == "line":
+                draw.line(pixels, colour, max(1, round(width * radius)), "curve")
+            else:
+                getattr(draw, kind)(pixels, colour)
 
 
 _Colours = tuple[_Colour, _Colour]  # of the background, at the top and at the bottom
@@ -148,20 +137,17 @@ def _flower(rng: np.random.Generator, pen: _Pen) -> _Colours:
     count, turn = int(rng.integers(5, 11)), rng.random()
     pen.line([(0, 0), (0.1, 1.2), (0, 3)], (58, 112, 48), 0.1)
     pen.polygon([(0.05, 1.7), (0.8, 1.1), (0.5, 1.7)], (72, 138, 60))
+    arc = np.linspace(0, 2 * math.pi, 24)
     for length, colour in ((1.0, shade), (0.9, petal)):
-        for i in range(count):
-            pen.polygon(_petal(2 * math.pi * (i + turn) / count, length), colour)
+        for i in range(count):  # a narrow ellipse from the centre outwards
+            along, across = length * (0.55 + 0.45 * np.cos(arc)), 0.26 * np.sin(arc)
+            angle = 2 * math.pi * (i + turn) / count
+            cosine, sine = math.cos(angle), math.sin(angle)
+            turned = along * cosine - across * sine, along * sine + across * cosine
+            pen.polygon(np.stack(turned, axis=1), colour)
     pen.ellipse(0, 0, 0.32, 0.32, (247, 197, 58))
     pen.ellipse(0, 0, 0.18, 0.18, (214, 140, 40))
     return _colour(rng, (0.2, 0.36), 0.35, 0.8), _colour(rng, (0.24, 0.38), 0.6, 0.4)
-
-
-def _petal(angle: float, length: float) -> np.ndarray:
-    """A narrow ellipse from the centre outwards, turned by `angle`: points of shape (24, 2)."""
-    t = np.linspace(0, 2 * math.pi, 24)
-    along, across = length * (0.55 + 0.45 * np.cos(t)), 0.26 * np.sin(t)
-    cosine, sine = math.cos(angle), math.sin(angle)
-    return np.stack([along * cosine - across * sine, along * sine + across * cosine], axis=1)
 
 
 def _mushroom(rng: np.random.Generator, pen: _Pen) -> _Colours:
@@ -189,27 +175,24 @@ def _colour(
     return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, value))
 
 
-def _add_flaws(data_dir: Path, draw: Callable[[str], Image.Image]) -> None:
-    """Add flawed images to a drawn data set, each named after its flaw, and what systems leave.
-
-    `draw` takes the name of a class and returns another image of it at every call.
-    """
+def _add_flaws(data_dir: Path, rng: np.random.Generator) -> None:
+    """Add flawed images to a drawn data set, each named after its flaw, and what systems leave."""
     train, val = data_dir / "Train", data_dir / "Val"
     classes = cycle(["balloon", "fish", "flower"])
     for (name, flaw), class_name in zip(_FLAWS.items(), classes, strict=False):
-        path, flawed = train / class_name / name, flaw(draw(class_name))
+        path, flawed = train / class_name / name, flaw(_draw(class_name, rng))
         if isinstance(flawed, bytes):
             path.write_bytes(flawed)
         else:
             flawed.save(path, quality=90)
 
-    draw("fish").save(train / "flower/flaw_mislabelled.jpg")
-    draw("fish").save(train / "flaw_outside_of_any_class.jpg")
-    draw("balloon").save(train / "balloon/flaw_duplicate.jpg")
+    _draw("fish", rng).save(train / "flower/flaw_mislabelled.jpg")
+    _draw("fish", rng).save(train / "flaw_outside_of_any_class.jpg")
+    _draw("balloon", rng).save(train / "balloon/flaw_duplicate.jpg")
     shutil.copy(train / "balloon/flaw_duplicate.jpg", train / "balloon/flaw_duplicate_copy.jpg")
-    draw("fish").save(train / "fish/flaw_in_two_classes.jpg")
+    _draw("fish", rng).save(train / "fish/flaw_in_two_classes.jpg")
     shutil.copy(train / "fish/flaw_in_two_classes.jpg", train / "balloon/flaw_in_two_classes.jpg")
-    leaked = draw("flower")
+    leaked = _draw("flower", rng)
     leaked.save(train / "flower/flaw_also_in_val.jpg", quality=90)
     smaller = leaked.resize([round(0.93 * side) for side in leaked.size])
     smaller.save(val / "flower/flaw_also_in_train.jpg", quality=60)
@@ -221,7 +204,6 @@ def _add_flaws(data_dir: Path, draw: Callable[[str], Image.Image]) -> None:
 
 
 def _cut_out(image: Image.Image) -> Image.Image:
-    """An ellipse of the image on a transparent ground."""
     mask = Image.new("L", image.size)
     ImageDraw.Draw(mask).ellipse([0, 0, *image.size], fill=255)
     image.putalpha(mask)

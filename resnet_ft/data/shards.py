@@ -1,8 +1,7 @@
-"""Tar shards, which may be remote and larger than the disk: described, fetched, read and loaded.
+"""Tar shards, which may be remote and larger than the disk: described, fetched and read.
 
-The shards have the layout of the webdataset library: members whose names are alike up to the first
-dot are a sample, `<key>.jpg` (or another image) and `<key>.cls`, its label as text. `dataset.json`
-beside them says what they hold.
+They have the layout of the webdataset library: a sample is `<key>.jpg` (or another image) and
+`<key>.cls`, its label as text. `dataset.json` beside them says what they hold.
 """
 
 import json
@@ -14,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import accumulate, pairwise
 from pathlib import Path
 from threading import Thread
 from typing import IO, Any
@@ -23,14 +21,13 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import get_worker_info
 
 from resnet_ft import distributed
-from resnet_ft.data.batches import EpochBatchSampler, ImageLoader
+from resnet_ft.data.batches import EpochBatchSampler
 from resnet_ft.data.dataset import SeededDataset, seed_of
 from resnet_ft.data.images import IMAGE_EXTENSIONS, open_resized
 from resnet_ft.data.index import SPLITS
-from resnet_ft.data.transforms import Preprocessing, describe_preprocessing
 from resnet_ft.errors import DatasetError, ImageError
 from resnet_ft.files import DiskBudget, default_cache_dir, fingerprint
 from resnet_ft.remote import fetch, is_address
@@ -41,7 +38,7 @@ _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
 _ENTRY = np.dtype([("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
 _MIXED = 4  # shards whose samples are mixed: each sample comes up to this many shards later
 _AHEAD = 2  # shards that are fetched before they are needed
-_IN_USE = 8  # shards that a process may therefore need at about the same time
+_IN_USE = 8  # shards that a process may need at about the same time
 
 
 @dataclass(frozen=True)
@@ -64,10 +61,8 @@ class ShardIndex:
 
 def holds_shards(location: str | Path) -> bool:
     """Whether this is an address, or a folder of shards, rather than a folder of images."""
-    if is_address(location):
-        return True
     folder = Path(location)
-    return (folder / INDEX).is_file() and any(folder.glob("*.tar"))
+    return is_address(location) or ((folder / INDEX).is_file() and any(folder.glob("*.tar")))
 
 
 def _place_of(location: str | Path, name: str) -> str:
@@ -110,8 +105,7 @@ def read_shard_index(location: str | Path) -> ShardIndex:
 def list_samples(file: IO[bytes], place: str) -> tuple[list[str], np.ndarray]:
     """Keys of the samples of a shard, and a record of each: offset and size of its image, label.
 
-    `place` is what an error calls the shard. Raises DatasetError for a file that is no tar archive,
-    and for a sample without an image or a label.
+    Raises DatasetError, which calls the shard `place`, for a broken archive or sample.
     """
     found: dict[str, dict[str, Any]] = {}
     try:
@@ -140,26 +134,21 @@ def list_samples(file: IO[bytes], place: str) -> tuple[list[str], np.ndarray]:
 
 
 class ShardFiles:
-    """Reads samples out of shards; keeps remote shards in a cache.
+    """Reads samples out of the shards at a path or address; keeps remote shards in a cache.
 
     Raises DatasetError for a shard that is missing or broken.
     """
 
     def __init__(
-        self,
-        location: str | Path,
-        index: ShardIndex,
-        *,
-        cache_dir: str | Path | None = None,
-        cache_size_gb: float | None = None,
-    ) -> None:
+        self, location: str | Path, cache_dir: str | Path | None, cache_size_gb: float | None
+    ):
+        self.index = read_shard_index(location)
         self._location = location
-        self._num_classes = len(index.classes)
         self._is_remote = is_address(location)
         self._folder = Path(location)
         if self._is_remote:
             caches = Path(cache_dir or default_cache_dir()) / "shards"
-            self._folder = caches / fingerprint([location, index])
+            self._folder = caches / fingerprint([location, self.index])
         self._size_gb = cache_size_gb
         self._records: dict[str, np.ndarray] = {}
         self._fetching: Thread | None = None
@@ -167,7 +156,8 @@ class ShardFiles:
     def read(self, shard: Shard, number: int, upcoming: Sequence[Shard] = ()) -> tuple[bytes, int]:
         """The image file and the label of a sample; a worker fetches `upcoming` shards too."""
         try:
-            with self._open(shard, upcoming) as file:
+            self._fetch_ahead(upcoming)
+            with self._open(shard) as file:
                 if shard.name not in self._records:
                     self._records[shard.name] = self._list(shard, file)
                 offset, size, label = self._records[shard.name][number].tolist()
@@ -191,44 +181,45 @@ class ShardFiles:
 
     def _list(self, shard: Shard, file: IO[bytes]) -> np.ndarray:
         place, size = self._place(shard), os.fstat(file.fileno()).st_size
+        remedy = "Copy it again, or pack the data set again."
         if size != shard.bytes:
             raise DatasetError(
                 f"{place} has {size:,} bytes, not {shard.bytes:,} as dataset.json says: the copy "
-                "is incomplete, or the file changed. Copy it again, or pack the data set again."
+                f"is incomplete, or the file changed. {remedy}"
             )
         _, records = list_samples(file, place)
-        known = np.isin(records["label"], np.arange(self._num_classes))
-        if len(records) != shard.samples or not known.all():
+        unknown = np.count_nonzero(~np.isin(records["label"], np.arange(len(self.index.classes))))
+        if len(records) != shard.samples or unknown:
             raise DatasetError(
                 f"{place} has {len(records)} samples of {shard.samples} that dataset.json says, "
-                f"{np.count_nonzero(~known)} of them of an unknown class: it is broken, or of "
-                "another data set. Copy it again, or pack the data set again."
+                f"{unknown} of them of an unknown class. {remedy}"
             )
         return records
 
-    def _open(self, shard: Shard, upcoming: Sequence[Shard] = ()) -> IO[bytes]:
+    def _open(self, shard: Shard) -> IO[bytes]:
         path = self._folder / shard.name
         if self._is_remote:
-            self._fetch_ahead(upcoming)
-            try:
+            with suppress(FileNotFoundError):
                 os.utime(path)
                 return path.open("rb")
-            except FileNotFoundError:
-                self._fetch(shard)
+            self._fetch(shard)
         return path.open("rb")
 
     def _fetch_ahead(self, upcoming: Sequence[Shard]) -> None:
-        if get_worker_info() is None or (self._fetching and self._fetching.is_alive()):
+        if not self._is_remote or get_worker_info() is None:
             return  # a process that starts others by forking should have no threads
+        if self._fetching and self._fetching.is_alive():
+            return
         missing = [shard for shard in upcoming if not (self._folder / shard.name).exists()]
-        if missing:
-            self._fetching = Thread(target=self._try_to_fetch, args=(missing,), daemon=True)
-            self._fetching.start()
 
-    def _try_to_fetch(self, shards: Sequence[Shard]) -> None:
-        for shard in shards:
-            with suppress(DatasetError, OSError, Timeout):  # reported when the shard is needed
-                self._fetch(shard, timeout=0)
+        def fetch_all() -> None:
+            for shard in missing:
+                with suppress(DatasetError, OSError, Timeout):  # reported when it is needed
+                    self._fetch(shard, timeout=0)
+
+        if missing:
+            self._fetching = Thread(target=fetch_all, daemon=True)
+            self._fetching.start()
 
     def _fetch(self, shard: Shard, timeout: float = -1) -> None:
         path = self._folder / shard.name
@@ -250,10 +241,10 @@ class ShardFiles:
 class ShardBatchSampler(EpochBatchSampler):
     """Batches of samples that are counted through the shards; `counts` says how many each has.
 
-    The shards come one after the other, with `shuffle` in an order of (seed, epoch), and are cut
-    into an equal part for each process. With `shuffle`, the samples of a part come as from a
-    shuffle buffer: each is delayed by a random number of places, up to those of four shards. Where
-    `batch_size` is a multiple of the number of processes, each reads only the shards of its part.
+    The shards, with `shuffle` in an order of (seed, epoch), are cut into an equal part per process.
+    With `shuffle`, the samples of a part come as from a shuffle buffer: each is delayed by up to
+    four shards. Where `batch_size` is a multiple of the number of processes, each reads only the
+    shards of its part.
     """
 
     def __init__(
@@ -263,8 +254,9 @@ class ShardBatchSampler(EpochBatchSampler):
         self._counts = torch.tensor(counts, dtype=torch.long)
 
     def shards(self, epoch: int) -> list[int]:
-        """The shards that the part of this process lies in, in order."""
-        shards, (start, end) = self._shards(epoch), self._parts()[distributed.rank()]
+        """The shards of the part of this process, in order."""
+        shards, sizes, rank = self._shards(epoch), self._parts(), distributed.rank()
+        start, end = sum(sizes[:rank]), sum(sizes[: rank + 1])
         ends = self._counts[shards].cumsum(0)
         return shards[(ends > start) & (ends - self._counts[shards] < end)].tolist()
 
@@ -273,9 +265,13 @@ class ShardBatchSampler(EpochBatchSampler):
         of_shard = torch.arange(self.num_samples).split(self._counts.tolist())
         in_order = torch.cat([of_shard[i] for i in self._shards(epoch).tolist()])
         samples = torch.empty_like(in_order)
-        for rank, (start, end) in enumerate(self._parts()):
-            mixed = self._mixed(in_order[start:end], epoch, rank)
-            samples[rank :: distributed.count()] = mixed
+        for rank, part in enumerate(in_order.split(self._parts())):
+            places = torch.arange(len(part), dtype=torch.float64)
+            if self.shuffle:
+                generator.manual_seed(seed_of(self.seed, epoch, rank))
+                delays = torch.rand(len(part), generator=generator, dtype=torch.float64)
+                places += _MIXED * self.num_samples / len(self._counts) * delays
+            samples[rank :: distributed.count()] = part[places.argsort()]
         return torch.stack([torch.full_like(samples, epoch), samples], dim=1)
 
     def _shards(self, epoch: int) -> Tensor:
@@ -284,62 +280,47 @@ class ShardBatchSampler(EpochBatchSampler):
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
         return torch.randperm(len(self._counts), generator=generator)
 
-    def _parts(self) -> list[tuple[int, int]]:
-        """Where the part of each process begins and ends."""
+    def _parts(self) -> list[int]:
+        """How many samples each process has."""
         count = distributed.count()
-        sizes = [len(range(rank, self.num_samples, count)) for rank in range(count)]
-        return list(pairwise(accumulate(sizes, initial=0)))
-
-    def _mixed(self, part: Tensor, epoch: int, rank: int) -> Tensor:
-        if not self.shuffle:
-            return part
-        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, rank))
-        delays = torch.rand(len(part), generator=generator, dtype=torch.float64)
-        places = torch.arange(len(part)) + _MIXED * self.num_samples / len(self._counts) * delays
-        return part[places.argsort()]
+        return [len(range(rank, self.num_samples, count)) for rank in range(count)]
 
 
-class _ShardDataset(SeededDataset):
-    """The samples of one split in shards, each decoded when it is asked for.
+class ShardDataset(SeededDataset):
+    """The samples of one split, counted through its shards, each decoded when it is asked for.
 
-    They are counted through all shards of the split. Their labels are in the shards, and they are
-    no files: there are no `samples` and `targets`.
+    They are no files, and their labels are in the shards: there are no `samples` and `targets`.
+    Images have their short side at `side` pixels (see `open_resized`).
     """
 
     def __init__(
         self,
         files: ShardFiles,
-        index: ShardIndex,
         split: str,
         transform: Callable,
         batches: ShardBatchSampler,
-        *,
         side: int,
-        preprocessing: Preprocessing | None,
-    ) -> None:
-        super().__init__(
-            index.classes,
-            transform,
-            seed=batches.seed,
-            preprocessing=preprocessing,
-            fingerprint=index.fingerprint,
-        )
-        self._files, self._shards = files, index.splits[split]
+    ):
+        super().__init__(files.index.classes, transform, seed=batches.seed)
+        self.fingerprint = files.index.fingerprint
+        self._files, self._shards = files, files.index.splits[split]
         self._batches, self._side = batches, side
         self._starts = np.cumsum([0] + [shard.samples for shard in self._shards])
-        self._next: tuple[int, dict[int, list[Shard]]] = (-1, {})  # of an epoch
+        self._upcoming: tuple[int, dict[int, list[Shard]]] = (-1, {})  # of an epoch, by shard
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def read(self, epoch: int, index: int) -> tuple[np.ndarray, int]:
-        """Sample `index`, its short side at `side` pixels (see `open_resized`), and its label.
-
-        Raises DatasetError for a shard that cannot be read, ImageError for such an image.
-        """
+        """See `SeededDataset`. Raises DatasetError for a broken shard, ImageError for an image."""
+        if self._upcoming[0] != epoch:
+            order = self._batches.shards(epoch)
+            shards = [self._shards[i] for i in order]
+            upcoming = {i: shards[n : n + _AHEAD] for n, i in enumerate(order, start=1)}
+            self._upcoming = epoch, upcoming
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         shard, place = self._shards[number], index - int(self._starts[number])
-        content, label = self._files.read(shard, place, self._upcoming(epoch, number))
+        content, label = self._files.read(shard, place, self._upcoming[1].get(number, []))
         try:
             return np.array(open_resized(BytesIO(content), self._side)), label
         except ImageError as error:
@@ -348,40 +329,3 @@ class _ShardDataset(SeededDataset):
                 "that it was made of, and pack the data set again.",
                 error.reason,
             ) from error
-
-    def _upcoming(self, epoch: int, number: int) -> list[Shard]:
-        """The shards that come next in an epoch."""
-        if self._next[0] != epoch:
-            order = self._batches.shards(epoch)
-            shards = [self._shards[i] for i in order]
-            self._next = epoch, {i: shards[n : n + _AHEAD] for n, i in enumerate(order, start=1)}
-        return self._next[1].get(number, [])
-
-
-def shard_loaders(
-    location: str | Path,
-    transforms: dict[str, Callable],
-    *,
-    side: int,
-    batch_size: int,
-    num_workers: int,
-    cache_dir: str | Path | None = None,
-    cache_size_gb: float | None = None,
-    seed: int = 0,
-) -> dict[str, DataLoader]:
-    """A loader for each split of the shards at a path or address: see `make_dataloaders`.
-
-    `side` is the short side that images are decoded to.
-    """
-    index = read_shard_index(location)
-    files = ShardFiles(location, index, cache_dir=cache_dir, cache_size_gb=cache_size_gb)
-    preprocessing = describe_preprocessing(transforms["val"])
-    loaders: dict[str, DataLoader] = {}
-    for split, shards in index.splits.items():
-        counts = [shard.samples for shard in shards]
-        batches = ShardBatchSampler(counts, batch_size, shuffle=split == "train", seed=seed)
-        dataset = _ShardDataset(
-            files, index, split, transforms[split], batches, side=side, preprocessing=preprocessing
-        )
-        loaders[split] = ImageLoader(dataset, batches, num_workers)
-    return loaders

@@ -65,10 +65,7 @@ def eval_transform(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> v2.Compose:
-    """Resize and centre crop: an RGB image to a normalised (3, size, size) float tensor.
-
-    The short side becomes `side_before_crop(image_size)` pixels first.
-    """
+    """Resize and centre crop: an RGB image to a normalised (3, size, size) float tensor."""
     resize = v2.Resize(side_before_crop(image_size), antialias=True)
     return _compose(resize, v2.CenterCrop(image_size), mean=mean, std=std)
 
@@ -105,15 +102,6 @@ def describe_preprocessing(transform: object) -> Preprocessing | None:
             if repr(eval_transform(**described)) == repr(transform):
                 return described
     return None
-
-
-def side_for(transform: object) -> int | None:
-    """The short side that images for this evaluation transform are decoded to.
-
-    None for a transform that is not made by `eval_transform`, whose size is unknown.
-    """
-    described = describe_preprocessing(transform)
-    return side_before_crop(described["image_size"]) if described else None
 
 
 def prepare(pixels: np.ndarray, transform: Callable) -> object:

@@ -13,7 +13,7 @@ from resnet_ft import engine
 from resnet_ft.data.cache import DecodedImages, decode_once
 from resnet_ft.data.folders import find_images
 from resnet_ft.data.images import resized, upright_rgb
-from resnet_ft.data.transforms import prepare, side_for
+from resnet_ft.data.transforms import describe_preprocessing, prepare, side_before_crop
 from resnet_ft.errors import DatasetError, ImageError
 from resnet_ft.files import atomic_write
 from resnet_ft.models.checkpoint import load_checkpoint
@@ -32,7 +32,8 @@ class Predictor:
         self.model = model.to(engine.device()).eval()
         self.classes = list(classes)
         self.transform = transform
-        self._side = side_for(transform)
+        described = describe_preprocessing(transform)
+        self._side = side_before_crop(described["image_size"]) if described else None
 
     @classmethod
     def load(

@@ -9,7 +9,7 @@ from resnet_ft import make_dataloaders, train_transform
 from resnet_ft.data.batches import EpochBatchSampler
 
 
-def test_every_epoch_has_each_index_once_in_an_order_of_its_own():
+def test_every_epoch_has_each_index_once_in_another_order():
     sampler = EpochBatchSampler(10, 4, shuffle=True)
     epochs = [[key for batch in sampler for key in batch] for _ in range(3)]
     for number, keys in enumerate(epochs):
@@ -29,12 +29,12 @@ def test_an_epoch_can_be_repeated():
 def test_one_pass_can_start_mid_epoch():
     sampler = EpochBatchSampler(10, 4, shuffle=True)
     sampler.slots = 2
-    whole = list(sampler)
+    full = list(sampler)
     sampler.set_epoch(0)
     sampler.start_at(2)
-    assert list(sampler) == whole[2:]
+    assert list(sampler) == full[2:]
     sampler.set_epoch(0)
-    assert list(sampler) == whole
+    assert list(sampler) == full
 
 
 def test_without_shuffling_every_pass_is_epoch_zero_in_order():
@@ -63,9 +63,9 @@ def of_process(rank, count, monkeypatch, **options):
 
 
 def test_processes_share_every_batch(monkeypatch):
-    whole = [[key.index for key in batch] for batch in EpochBatchSampler(11, 4, shuffle=True)]
+    full = [[key.index for key in batch] for batch in EpochBatchSampler(11, 4, shuffle=True)]
     shares = [of_process(rank, 2, monkeypatch, shuffle=True)[0] for rank in range(2)]
-    for batch, *parts in zip(whole, *shares, strict=True):
+    for batch, *parts in zip(full, *shares, strict=True):
         assert parts == [batch[0::2], batch[1::2]]
 
 

@@ -2,12 +2,7 @@ import pandas as pd
 import pytest
 
 from resnet_ft import DatasetError, apply_decisions, index_dataset, make_dataloaders
-from resnet_ft.data.decisions import (
-    DecisionLog,
-    decisions_file,
-    read_decisions,
-    write_decisions,
-)
+from resnet_ft.data.decisions import DecisionLog, decisions_file, read_decisions, write_decisions
 
 
 def decide(*rows: tuple[str, str, str]) -> pd.DataFrame:
@@ -29,11 +24,7 @@ def test_images_are_excluded_relabelled_moved_and_kept(photos):
             ("Train/red/3.png", "keep", ""),
         ),
     )
-    expected = {
-        **before,
-        "Train/red/1.png": ("train", "blue"),
-        "Train/red/2.png": ("val", "red"),
-    }
+    expected = {**before, "Train/red/1.png": ("train", "blue"), "Train/red/2.png": ("val", "red")}
     del expected["Train/red/0.png"]
     assert where(index) == expected
     assert sorted(path.name for path in (photos / "Train/red").iterdir()) == [

@@ -17,7 +17,7 @@ from resnet_ft.data.mixing import MixedLoader, balanced_loader, class_weights
 
 
 def tensors(count, classes=None):
-    """Images of noise, each of a class of its own unless there are fewer classes."""
+    """Images of noise, each of its own class unless there are fewer classes."""
     images = torch.randn(count, 3, 8, 6, generator=torch.Generator().manual_seed(0))
     return TensorDataset(images, torch.arange(count) % (classes or count))
 
@@ -27,7 +27,7 @@ def plain(count=6, batch_size=6, **options):
 
 
 def shares(labels):
-    """Of what each image is mixed, where each has a class of its own: (own share, neighbour's)."""
+    """Of what each image is mixed, where each has its own class: (own share, neighbour's)."""
     rows = torch.arange(len(labels))
     return labels[rows, rows], labels[rows, rows - 1]
 

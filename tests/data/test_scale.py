@@ -80,12 +80,7 @@ class Collecting:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_no_worker_grows_through_an_epoch(folder, tmp_path):
     loaders = make_dataloaders(
-        folder,
-        image_size=8,
-        batch_size=64,
-        train=Collecting(),
-        num_workers=2,
-        cache_dir=tmp_path,
+        folder, image_size=8, batch_size=64, train=Collecting(), num_workers=2, cache_dir=tmp_path
     )
     loader, sizes = loaders["train"], []
     for number, _ in enumerate(loader, start=1):

@@ -45,7 +45,7 @@ def shards(photos, tmp_path) -> Path:
 
 @pytest.fixture
 def single_shards(photos, tmp_path) -> Path:
-    """Each image in a shard of its own."""
+    """Each image in its own shard."""
     return pack_dataset(photos, tmp_path / "single", max_shard_mb=0.001)
 
 
@@ -149,12 +149,12 @@ def test_one_pass_can_start_mid_epoch_without_reading_what_came_before(shards):
     for split in ("train", "val"):
         loader = load(shards, batch_size=2, num_workers=1)[split]
         loader.batch_sampler.set_epoch(3)
-        whole = batches(loader)
+        full = batches(loader)
         loader.batch_sampler.set_epoch(3)
         loader.batch_sampler.start_at(2)
-        assert same(batches(loader), whole[2:])
+        assert same(batches(loader), full[2:])
         loader.batch_sampler.set_epoch(3)
-        assert same(batches(loader), whole)
+        assert same(batches(loader), full)
     (shards / "val-000000.tar").unlink()
     loader = load(shards, batch_size=5)["val"]
     loader.batch_sampler.start_at(1)
@@ -232,8 +232,8 @@ def test_an_interrupted_run_on_shards_resumes_mid_epoch(shards, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", [Interrupt()])
     model, history = train(tmp_path / "run")
-    expected, whole = train(None)
-    assert history.drop(columns="seconds").equals(whole.drop(columns="seconds"))
+    expected, full = train(None)
+    assert history.drop(columns="seconds").equals(full.drop(columns="seconds"))
     assert all(map(torch.equal, model.state_dict().values(), expected.state_dict().values()))
 
 
