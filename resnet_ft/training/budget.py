@@ -37,6 +37,7 @@ class TimeBudget(Callback):
         if not minutes > 0:
             raise ParameterError(f"minutes={minutes} should be more than 0.")
         self._seconds, self._started = 60 * minutes, started
+        self._validation_seconds: float | None = None  # of the last one
         self.progress = 0.0  # the share of the training time that is used, from 0 to 1
 
     @property
@@ -49,14 +50,13 @@ class TimeBudget(Callback):
     def on_fit_begin(self, state: TrainingState) -> None:
         self._began = self._phase_began = time.perf_counter()
         self._deadline = self._began + self.seconds_left
-        self._step_seconds = self._validation_seconds = 0.0
-        self._has_validated = False
+        self._step_seconds, self._validation_seconds = 0.0, None
 
     def on_phase_begin(self, state: TrainingState) -> None:
         self._phase_began = time.perf_counter()
 
     def on_step_begin(self, state: TrainingState) -> None:
-        available = self._deadline - self._validation_seconds - self._began
+        available = self._deadline - self._next_validation(state) - self._began
         used = time.perf_counter() - self._began
         state.time_used = min(1.0, used / available) if available > 0 else 1.0
 
@@ -64,18 +64,24 @@ class TimeBudget(Callback):
         self.progress = state.time_used  # the same in all processes, unlike their clocks
 
     def on_step_end(self, state: TrainingState) -> None:
-        if state.phase != "train":
-            return
-        self._step_seconds = (time.perf_counter() - self._phase_began) / state.step
-        if not self._has_validated:
-            steps = (state.steps_per_epoch or {}).get("val", 0)  # a stream does not know
-            self._validation_seconds = steps * self._step_seconds / 2  # it computes no gradients
-        state.should_stop |= self._is_over()
+        if state.phase == "train":
+            self._step_seconds = (time.perf_counter() - self._phase_began) / state.step
+            state.should_stop |= self._is_over(state)
 
     def on_epoch_end(self, state: TrainingState) -> None:
         self._validation_seconds = time.perf_counter() - self._phase_began
-        self._has_validated = True
-        state.should_stop |= self._is_over()
+        state.should_stop |= self._is_over(state)
+
+    def _is_over(self, state: TrainingState) -> bool:
+        steps = 1 if distributed.count() == 1 else 2  # several processes learn of it a step later
+        needed = steps * self._step_seconds + self._next_validation(state)
+        return time.perf_counter() + needed > self._deadline
+
+    def _next_validation(self, state: TrainingState) -> float:
+        if self._validation_seconds is not None:
+            return self._validation_seconds
+        steps = (state.steps_per_epoch or {}).get("val", 0)  # a stream does not know
+        return steps * self._step_seconds / 2  # it computes no gradients
 
     def state_dict(self) -> dict[str, Any]:
         now, started = time.perf_counter(), self._deadline - self._seconds
@@ -84,7 +90,7 @@ class TimeBudget(Callback):
             "before": self._began - started,
             "phase": now - self._phase_began,
             "step_seconds": self._step_seconds,
-            "validation_seconds": self._validation_seconds if self._has_validated else None,
+            "validation_seconds": self._validation_seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -92,14 +98,7 @@ class TimeBudget(Callback):
         started = now - state["used"]
         self._deadline, self._began = started + self._seconds, started + state["before"]
         self._phase_began, self._step_seconds = now - state["phase"], state["step_seconds"]
-        self._has_validated = state["validation_seconds"] is not None
-        self._validation_seconds = state["validation_seconds"] or 0.0
-
-    def _is_over(self) -> bool:
-        # Several processes hear of it one step later.
-        steps = 1 if distributed.count() == 1 else 2
-        needed = steps * self._step_seconds + self._validation_seconds
-        return time.perf_counter() + needed > self._deadline
+        self._validation_seconds = state["validation_seconds"]
 
 
 def plan_epochs(

@@ -32,9 +32,9 @@ _DIVERGED = 4  # times the lowest running loss
 
 @dataclass(frozen=True)
 class LRFinder:
-    """What `find_lr` measured: `history` has a row per step: learning_rate, loss and smoothed.
+    """What `find_lr` measured: `history` has a row per step with learning_rate, loss and smoothed.
 
-    Losses are in nats. `smoothed` is a mean over earlier and later steps: the usual running mean
+    Losses are in nats. `smoothed` is a mean over earlier and later steps; the usual running mean
     lags, so it falls at learning rates that are several times too high.
     """
 
@@ -60,7 +60,7 @@ class LRFinder:
         """The loss over the learning rate, with the suggestion marked."""
         import matplotlib.pyplot as plt
 
-        rates, loss, smoothed = self._columns()
+        rates, loss, smoothed = self.history.to_numpy().T
         step = self._steepest()
         with style():
             _, ax = plt.subplots(figsize=(7, 3.8))
@@ -77,7 +77,7 @@ class LRFinder:
 
     def _steepest(self) -> int | None:
         """The step of the steepest fall; the first and last few, with few neighbours, are out."""
-        rates, loss, smoothed = self._columns()
+        rates, loss, smoothed = self.history.to_numpy().T
         lowest, edge = int(smoothed.argmin()), math.ceil(len(rates) / 20)
         stop = min(lowest, len(rates) - edge)
         varies = np.std(loss[: lowest + 1] - smoothed[: lowest + 1])
@@ -85,9 +85,6 @@ class LRFinder:
             return None
         slopes = np.gradient(smoothed, np.log(rates))
         return edge + int(slopes[edge:stop].argmin())
-
-    def _columns(self) -> np.ndarray:
-        return self.history[["learning_rate", "loss", "smoothed"]].to_numpy().T
 
 
 def find_lr(

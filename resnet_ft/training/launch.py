@@ -1,7 +1,6 @@
 """A run without a notebook: trained as its config.json says, in one process or in several."""
 
 import json
-import signal
 import subprocess
 import sys
 from collections import deque
@@ -127,14 +126,11 @@ def launch_training(
         for line in process.stdout or ():
             last.append(line)
             print(line, end="")
-        process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+    except BaseException:  # an interrupt, for example
+        process.terminate()
         raise
     finally:
-        if process.poll() is None:
-            process.terminate()
+        process.wait()
     if process.returncode:
         raise TrainingError(
             f"Training in {num_processes} processes failed ({process.returncode}). Solve the "
