@@ -103,8 +103,10 @@ class EarlyStop(Callback):
 
 
 class ProgressBar(Callback):
-    """One bar for the run, with the time left, and a line per epoch: the lines alone in log files,
-    CI and notebooks that papermill runs."""
+    """One bar for the run, with the time left, and a line per epoch.
+
+    Log files, CI and notebooks that papermill runs get the lines alone.
+    """
 
     only_in_main_process = True
 

@@ -40,7 +40,7 @@ class Head:
     """What `fit_head` measured: row 0 of a history, and the predictions of a solved head.
 
     `predictions` are out of sample: those of an image come from a head that was fitted to other
-    images. The row's training columns are about them. None for a head that had to be trained.
+    images; the row's training columns score them. None for a head that had to be trained.
     """
 
     row: Row
@@ -62,9 +62,9 @@ def fit_head(
     Each image goes through those layers once (see `precompute`; `cache_dir`). A head that is one
     Linear layer is then solved by L-BFGS, its regularisation chosen by five-fold cross-validation;
     any other head is trained. `class_weights` (C,) are those of the solved head's loss, `criterion`
-    scores the validation images. A `run_dir` gets the predictions as head_predictions.csv:
-    `find_label_errors` says which labels they doubt. Which layers train is left as it was. Raises
-    ParameterError where the head cannot be cut off, TrainingError where it has other classes.
+    scores the validation images. A `run_dir` gets the predictions as head_predictions.csv, in which
+    `find_label_errors` looks for wrong labels. The same layers are frozen afterwards as before.
+    Raises ParameterError where the head cannot be cut off, TrainingError for a wrong class count.
     """
     started = time.perf_counter()
     criterion = criterion or nn.CrossEntropyLoss()
@@ -144,9 +144,8 @@ def solve_head(
 ) -> _Solution:
     """The head for features (N, D) and labels (N,), by L-BFGS and five-fold cross-validation.
 
-    Everything is computed on the device of `features`. The penalty is the one with the lowest
-    out-of-sample loss; `seed` decides about the folds. `weights` (C,) are class weights, as
-    `nn.CrossEntropyLoss` takes them.
+    The penalty is the one with the lowest out-of-sample loss; `seed` shuffles the folds. `weights`
+    (C,) are class weights, as `nn.CrossEntropyLoss` takes them.
     """
     centre = features.mean(dim=0)
     length = (features - centre).square().sum(dim=1).mean().sqrt().clamp(min=1e-12)
