@@ -1,1 +1,1 @@
-"""Networks: built, frozen, saved and loaded."""
+"""Models: built, frozen, saved and loaded."""

@@ -1,7 +1,6 @@
-"""A ResNet, pretrained where possible, with a head for your number of classes."""
+"""build_model: a ResNet, pretrained where possible, with a head for your number of classes."""
 
 import pickle
-import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from urllib.parse import urlparse
 
 import requests
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import ResNet, get_model_weights
@@ -18,13 +18,6 @@ from resnet_ft.errors import ParameterError, WeightsError
 StateDict = dict[str, Tensor]
 _TIMM = "timm/"
 _TIMEOUT_S = 15
-_RANDOM_WEIGHTS = """
-======================================================================
-The model starts from RANDOM weights, not from pretrained ones:
-{reason}
-It has to learn everything from your images. With fewer than thousands
-of them it will be far worse than a pretrained model.
-======================================================================"""
 
 
 def architectures() -> list[str]:
@@ -43,11 +36,11 @@ def build_model(
 
     `arch` is one of torchvision's ResNets ("resnet18" to "resnet152", ResNeXt, Wide ResNet) or,
     where timm is installed, "timm/<name>". `weights`: "DEFAULT" takes the library's best pretrained
-    ones; "auto" does too, but where they are neither cached nor can be downloaded, it warns and
-    starts from random weights; None starts from random weights; a path reads a .pth or .safetensors
-    state dict. The head is new unless it comes with the weights in the right size.
-    `model.pretrained` says whether weights were loaded. Raises ParameterError for an unknown `arch`
-    or a missing `num_classes`, WeightsError for weights that cannot be loaded or do not fit.
+    ones; "auto" does too, or warns and starts from random weights where they cannot be loaded; None
+    starts from random weights; a path reads a .pth or .safetensors state dict. The head is new
+    unless the weights have it in the right size. `model.pretrained` says whether weights were
+    loaded. Raises ParameterError for an unknown `arch`
+    or no `num_classes`, WeightsError for weights that cannot be loaded or do not fit.
     """
     if not isinstance(num_classes, int) or num_classes < 1:
         raise ParameterError(
@@ -58,12 +51,24 @@ def build_model(
         raise ParameterError(
             f"arch={arch!r} is unknown. Choose one of {', '.join(architectures())}."
         )
-    state_dict = _state_dict(arch, weights)
+    state_dict = None
+    try:
+        if weights in ("DEFAULT", "auto"):
+            state_dict = _pretrained_weights(arch)
+        elif weights is not None:
+            state_dict = _read_state_dict(Path(weights))
+    except WeightsError as error:
+        if weights != "auto":
+            raise
+        warnings.warn(
+            f"The model starts from RANDOM weights. {error} It has to learn everything from your "
+            "images: with fewer than thousands it will be far worse than a pretrained model.",
+            stacklevel=2,
+        )
     model: Any = _new_model(arch, num_classes)
     if state_dict is not None:
         _load(model, state_dict, weights)
     model.arch, model.pretrained = arch, state_dict is not None
-    assert isinstance(model, nn.Module)
     return model
 
 
@@ -96,8 +101,7 @@ def num_outputs(model: nn.Module) -> int | None:
 def _new_model(arch: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
     """A model with random weights; timm can load its own."""
     if not arch.startswith(_TIMM):
-        model: nn.Module = models.get_model(arch, weights=None, num_classes=num_classes)
-        return model
+        return models.get_model(arch, weights=None, num_classes=num_classes)
     try:
         import timm
     except ImportError as error:
@@ -106,72 +110,42 @@ def _new_model(arch: str, num_classes: int, *, pretrained: bool = False) -> nn.M
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name[:8]}*")[:5]) or "see timm.list_models()"
         raise ParameterError(f"timm has no model {name!r}. Similar ones: {close}.")
-    model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
-    return model
+    return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
 
 
-def _state_dict(arch: str, weights: str | Path | None) -> StateDict | None:
-    """The tensors to start from, or None for random ones."""
-    if weights is None:
-        return None
-    if weights not in ("DEFAULT", "auto"):
-        return read_state_dict(weights)
+def _pretrained_weights(arch: str) -> StateDict:
+    """The best weights of torchvision or timm, from its cache or downloaded."""
+    remedy = "give a weights file of your own"
     try:
-        return _timm_weights(arch) if arch.startswith(_TIMM) else _torchvision_weights(arch)
-    except WeightsError as error:
-        if weights == "DEFAULT":
-            raise
-        reason = textwrap.fill(str(error), 70, break_long_words=False)
-        warnings.warn(_RANDOM_WEIGHTS.format(reason=reason), stacklevel=3)
-        return None
-
-
-def _torchvision_weights(arch: str) -> StateDict:
-    """torchvision's best ImageNet weights, from its cache or downloaded."""
-    weights = get_model_weights(arch).DEFAULT
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
-    try:
-        if not file.exists():  # torch.hub waits for ever for a server that does not answer
+        if arch.startswith(_TIMM):
+            return _new_model(arch, num_classes=2, pretrained=True).state_dict()
+        weights = get_model_weights(arch).DEFAULT
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+        remedy = (
+            f"download {weights.url} elsewhere and save it as {file} (the variable TORCH_HOME "
+            "moves that folder)"
+        )
+        if not file.exists():  # torch.hub waits forever for a server that does not answer
             requests.get(weights.url, stream=True, timeout=_TIMEOUT_S).close()
-        state_dict: StateDict = weights.get_state_dict(progress=True, check_hash=True)
-        return state_dict
+        return weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsError(
             f"The pretrained weights of {arch} could not be loaded ({error}). Connect to the "
-            f"internet; or download {weights.url} elsewhere and save it as {file} (the variable "
-            "TORCH_HOME moves that folder); or start from random weights with weights=None."
+            f"internet; or {remedy}; or start from random weights with weights=None."
         ) from error
 
 
-def _timm_weights(arch: str) -> StateDict:
-    try:
-        return _new_model(arch, num_classes=2, pretrained=True).state_dict()
-    except (OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"The pretrained weights of {arch} could not be loaded ({error}). Connect to the "
-            "internet, give a weights file of your own, or start from random weights with "
-            "weights=None."
-        ) from error
-
-
-def read_state_dict(path: str | Path) -> StateDict:
-    """The tensors of a .pth or .safetensors file, on the CPU.
-
-    Takes a bare state dict, or one below "state_dict" or "model" as training scripts save it.
-    Raises WeightsError for anything else.
-    """
-    path = Path(path)
+def _read_state_dict(path: Path) -> StateDict:
+    """The tensors of a .pth or .safetensors file; scripts nest them: "state_dict" or "model"."""
     if not path.is_file():
         raise WeightsError(
             f'There is no weights file {path}. Check the path, or use weights="auto".'
         )
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file from anywhere can fail in any way inside of the unpickler
+    except Exception as error:  # a file from anywhere can fail in any way inside the unpickler
         raise WeightsError(
             f"{path} could not be read as weights ({error}). It should be a .safetensors file or a "
             "state dict saved with torch.save(model.state_dict(), path)."

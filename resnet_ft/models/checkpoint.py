@@ -48,7 +48,17 @@ class Checkpoint:
         Raises CheckpointError where `build_model` does not know the model and none is given, or
         where the given one is another model.
         """
-        filled: Any = self._build() if model is None else model
+        if model is None:
+            if self.arch is None:
+                raise CheckpointError(
+                    "The model of this checkpoint is not one of build_model's, so it cannot be "
+                    "built again here. Make it yourself and give it as model=."
+                )
+            try:
+                model = build_model(self.arch, len(self.class_names()), weights=None)
+            except ParameterError as error:
+                raise CheckpointError(f"The model cannot be built again: {error}") from error
+        filled: Any = model
         try:
             filled.load_state_dict(self.state_dict)
         except RuntimeError as error:
@@ -58,17 +68,6 @@ class Checkpoint:
             ) from error
         filled.classes = self.classes
         return filled.eval()
-
-    def _build(self) -> nn.Module:
-        if self.arch is None:
-            raise CheckpointError(
-                "The model of this checkpoint is not one of build_model's, so it cannot be built "
-                "again here. Make it yourself and give it as model=."
-            )
-        try:
-            return build_model(self.arch, len(self.class_names()), weights=None)
-        except ParameterError as error:
-            raise CheckpointError(f"The model cannot be built again: {error}") from error
 
     def transform(self) -> v2.Compose:
         """The evaluation transform of the training: from an RGB image to a tensor for the model.
@@ -148,7 +147,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         ) from error
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found == _FORMATS[0] and "num_classes" not in content:
-        content = {**content, "num_classes": _outputs_in(content)}
+        last = [*(content.get("state_dict") or {}).values()][-1:] if content.get("arch") else []
+        content["num_classes"] = len(last[0]) if last else None  # a known head's bias comes last
     expected = {one.name for one in fields(Checkpoint)}
     if found not in _FORMATS or set(content) != expected:
         raise CheckpointError(
@@ -156,9 +156,3 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             "build_model(arch, num_classes, weights=path)."
         )
     return Checkpoint(**content)
-
-
-def _outputs_in(content: dict[str, Any]) -> int | None:
-    """The number of classes in the first format: a known model's head comes last, with its bias."""
-    tensors = list((content.get("state_dict") or {}).values())
-    return len(tensors[-1]) if content.get("arch") and tensors else None

@@ -28,43 +28,34 @@ def cut_frozen(model: nn.Module) -> tuple[nn.Module, nn.Sequential]:
             "Every layer is frozen: freeze(model, until=...) leaves some to train."
         )
     if isinstance(model, ResNet) and type(model).forward is ResNet.forward:
-        frozen, rest = _cut_resnet(model, trainable)
+        stages = {name.split(".")[0] for name in trainable}
+        if not stages <= set(_STAGES):
+            raise ParameterError(
+                f"{trainable[0]} trains, so nothing before it can be computed once. Freeze all "
+                "layers before a stage: freeze(model, until=...) with one of "
+                f"{', '.join(_STAGES)}."
+            )
+        children = OrderedDict(model.named_children())
+        children["flatten"] = nn.Flatten()
+        children.move_to_end("fc")
+        layers = list(children.items())
+        first = min(list(children).index(stage) for stage in stages)
+        frozen: nn.Module = copy.deepcopy(nn.Sequential(OrderedDict(layers[:first])))
+        rest = nn.Sequential(OrderedDict(layers[first:]))
     else:
-        frozen, rest = _cut_before_head(model, trainable)
+        name, head = head_of(model)
+        others = [one for one in trainable if not one.startswith(f"{name}.")]
+        if others:
+            raise ParameterError(
+                f"{others[0]} trains. In a model that is not a torchvision ResNet, all but the "
+                f"head has to be frozen to be computed once: freeze(model, until={name!r})."
+            )
+        frozen = copy.deepcopy(model)
+        parent, _, child = name.rpartition(".")
+        setattr(frozen.get_submodule(parent), child, nn.Identity())
+        rest = nn.Sequential(OrderedDict([(child, head)]))
     object.__setattr__(rest, "full_model", model)  # as a child its parameters would train as well
-    return copy.deepcopy(frozen).eval(), rest
-
-
-def _cut_resnet(model: ResNet, trainable: list[str]) -> tuple[nn.Module, nn.Sequential]:
-    stages = {name.split(".")[0] for name in trainable}
-    if not stages <= set(_STAGES):
-        raise ParameterError(
-            f"{trainable[0]} trains, so nothing before it can be computed once. Freeze all layers "
-            f"before a stage: freeze(model, until=...) with one of {', '.join(_STAGES)}."
-        )
-    children = OrderedDict(model.named_children())
-    children["flatten"] = nn.Flatten()
-    children.move_to_end("fc")
-    names = list(children)
-    first = min(names.index(stage) for stage in stages)
-    return (
-        nn.Sequential(OrderedDict((name, children[name]) for name in names[:first])),
-        nn.Sequential(OrderedDict((name, children[name]) for name in names[first:])),
-    )
-
-
-def _cut_before_head(model: nn.Module, trainable: list[str]) -> tuple[nn.Module, nn.Sequential]:
-    name, head = head_of(model)
-    others = [one for one in trainable if not one.startswith(f"{name}.")]
-    if others:
-        raise ParameterError(
-            f"{others[0]} trains. In a model that is not a torchvision ResNet, all but the head "
-            f"has to be frozen to be computed once: freeze(model, until={name!r})."
-        )
-    frozen = copy.deepcopy(model)
-    parent, _, child = name.rpartition(".")
-    setattr(frozen.get_submodule(parent), child, nn.Identity())
-    return frozen, nn.Sequential(OrderedDict([(child, head)]))
+    return frozen.eval(), rest
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
@@ -75,7 +66,6 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            fused: nn.Module = fuse(model)
-            return fused
+            return fuse(model)
         except Exception:  # tracing runs the model's own code, which may fail in any way
             return model

@@ -1,4 +1,4 @@
-"""Which layers train and which are frozen."""
+"""Which layers train and which are frozen, and the modes that follow from it."""
 
 import warnings
 from collections.abc import Iterator
@@ -35,8 +35,7 @@ def freeze(model: nn.Module, until: str = "layer4") -> None:
 
 def unfreeze(model: nn.Module) -> None:
     """Let every parameter train."""
-    for parameter in model.parameters():
-        parameter.requires_grad = True
+    model.requires_grad_(True)
 
 
 def freeze_batchnorm(model: nn.Module) -> None:
@@ -46,15 +45,13 @@ def freeze_batchnorm(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            for parameter in module.parameters():
-                parameter.requires_grad = False
+            module.requires_grad_(False)
 
 
 def train_mode(model: nn.Module) -> None:
     """Training mode for what trains, evaluation mode for what is frozen.
 
-    A module whose parameters are all frozen keeps its BatchNorm statistics and has no dropout, so
-    that it computes the same function throughout.
+    A module whose parameters are all frozen keeps its BatchNorm statistics and has no dropout.
     """
     model.train()
     for module in model.modules():
@@ -66,12 +63,12 @@ def train_mode(model: nn.Module) -> None:
 @contextmanager
 def kept_trainable(model: nn.Module) -> Iterator[None]:
     """Let the block freeze layers; afterwards what trained before trains again."""
-    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
         yield
     finally:
-        for parameter, trained in trainable:
-            parameter.requires_grad = trained
+        for parameter, trains in trainable.items():
+            parameter.requires_grad = trains
 
 
 @contextmanager
@@ -88,22 +85,21 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """The number of parameters that train, and of all."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
 
 
 @contextmanager
 def synchronised_batchnorm(model: nn.Module) -> Iterator[None]:
     """Let BatchNorm layers that learn compute over the images of all processes, within the block.
 
-    The layers of the model keep their parameters and statistics. Raises TrainingError on a CPU,
-    for which PyTorch has no such layers.
+    Parameters and statistics stay those of the model. Raises TrainingError on a CPU, for which
+    PyTorch has no such layers.
     """
     learning = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
-        and any(parameter.requires_grad for parameter in module.parameters())
+        if isinstance(module, _BatchNorm) and any(p.requires_grad for p in module.parameters())
     }
     if distributed.count() == 1 or not learning:
         yield

@@ -34,16 +34,16 @@ def validation_scores(
 class WeightAverage(Callback):
     """Scores an exponential moving average of the weights, and keeps it where it is the best.
 
-    After every training step: average = decay * average + (1 - decay) * weights, beginning with
-    the weights after the first. Buffers, such as BatchNorm's statistics, are the model's own. The
-    history gets the columns `ema_val_loss` and `ema_val_accuracy`; in the choice of the best
-    weights, the average counts after the epoch's own weights.
+    After each training step: average = decay * average + (1 - decay) * weights, beginning with the
+    weights after the first. Buffers, such as BatchNorm's statistics, are the model's own. The
+    history gets the columns `ema_val_loss` and `ema_val_accuracy`; in a tie the epoch's own weights
+    are kept.
 
-    By default the average spans about a tenth of the run: decay is 1 - 10 / (all training steps),
-    at most 0.9999 (0.999 where loaders do not know their length). After t steps it is at most
-    (1 + t) / (10 + t), TensorFlow's rule, so that the average also suits a run that is cut short.
-    Averaging goes back to Polyak and Juditsky (1992, SIAM J. Control Optim. 30); its effect is
-    studied by Morales-Brotons et al. (2024, arXiv:2411.18704).
+    By default decay is 1 - 10 / (all training steps), so that the average spans about a tenth of
+    the run, but at most 0.9999 (0.999 where loaders do not know their length), and after t steps
+    (1 + t) / (10 + t), TensorFlow's rule, which suits a run that is cut short. Averaging goes back
+    to Polyak and Juditsky (1992, SIAM J. Control Optim. 30); Morales-Brotons et al. (2024,
+    arXiv:2411.18704) study its effect.
     """
 
     def __init__(self, decay: float | None = None):
@@ -52,15 +52,18 @@ class WeightAverage(Callback):
         self.decay = decay
 
     def on_fit_begin(self, state: TrainingState) -> None:
-        longest = _decay_for(state)
+        longest = 0.999
+        if state.steps_per_epoch is not None:
+            steps = state.num_epochs * state.steps_per_epoch["train"]
+            longest = min(0.9999, max(0.0, 1 - 10 / max(1, steps)))
 
         def average(averages: Any, weights: Any, count: Tensor | int) -> None:
-            steps = int(count)
-            decay = min(longest, (1 + steps) / (10 + steps)) if self.decay is None else self.decay
+            done = int(count)
+            decay = min(longest, (1 + done) / (10 + done)) if self.decay is None else self.decay
             get_ema_multi_avg_fn(decay)(averages, weights, count)
 
-        network = engine.unwrapped(state.model)
-        self.average = AveragedModel(network, engine.device(), multi_avg_fn=average)
+        model = engine.unwrapped(state.model)
+        self.average = AveragedModel(model, engine.device(), multi_avg_fn=average)
 
     def on_step_end(self, state: TrainingState) -> None:
         if state.phase == "train":
@@ -68,9 +71,8 @@ class WeightAverage(Callback):
 
     def on_phase_end(self, state: TrainingState) -> None:
         if state.phase == "val":
-            scores = validation_scores(
-                self.average.module, state.dataloaders["val"], state.criterion
-            )
+            val, average = state.dataloaders["val"], self.average.module
+            scores = validation_scores(average, val, state.criterion)
             state.row |= {f"ema_{name}": score for name, score in scores.items()}
 
     def on_epoch_end(self, state: TrainingState) -> None:
@@ -82,11 +84,3 @@ class WeightAverage(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.average.load_state_dict(state)
-
-
-def _decay_for(state: TrainingState) -> float:
-    """A horizon of a tenth of the run."""
-    if state.steps_per_epoch is None:
-        return 0.999
-    steps = state.num_epochs * state.steps_per_epoch["train"]
-    return min(0.9999, max(0.0, 1 - 10 / max(1, steps)))

@@ -1,4 +1,4 @@
-"""How long a run takes: within so many minutes, or by default so many epochs."""
+"""How long a run takes: a number of epochs, or a limit in minutes."""
 
 import copy
 import math
@@ -26,19 +26,19 @@ _EPOCHS_FROM_RANDOM = 25  # as `train_model`
 class TimeBudget(Callback):
     """Ends the whole run within `minutes`, its last validation included.
 
-    Training stops, mid-epoch if necessary, when only one more step and a validation fit in. A
-    validation is expected to take as long as the last one, with all that callbacks do after it (put
-    this callback last, so that theirs is counted too); the first one half as long per step as
-    training. At least one step is made. The clock starts with the run, or at `started`, a value of
-    `time.perf_counter()`, if earlier work counts too. `make_scheduler(optimizer, "cosine", budget)`
-    gives a schedule that follows the clock.
+    Training stops, mid-epoch if necessary, when only one more step and a validation fit in, but not
+    before the first step. A validation is expected to take as long as the last one, with all that
+    callbacks before this one do after it; the first one half as long per step as training. The
+    clock starts with the run, or at `started`, a value of `time.perf_counter()`, if earlier work
+    counts too. `make_scheduler(optimizer, "cosine", budget)` follows the clock.
     """
 
     def __init__(self, minutes: float, *, started: float | None = None):
         if not minutes > 0:
             raise ParameterError(f"minutes={minutes} should be more than 0.")
         self._seconds, self._started = 60 * minutes, started
-        self.progress = 0.0  # the share of the time for training that is used, from 0 to 1
+        self._validation_seconds: float | None = None  # of the last one
+        self.progress = 0.0  # the share of the training time that is used, from 0 to 1
 
     @property
     def seconds_left(self) -> float:
@@ -49,16 +49,14 @@ class TimeBudget(Callback):
 
     def on_fit_begin(self, state: TrainingState) -> None:
         self._began = self._phase_began = time.perf_counter()
-        started = self._began if self._started is None else self._started
-        self._deadline = started + self._seconds
-        self._step_seconds = self._validation_seconds = 0.0
-        self._has_validated = False
+        self._deadline = self._began + self.seconds_left
+        self._step_seconds, self._validation_seconds = 0.0, None
 
     def on_phase_begin(self, state: TrainingState) -> None:
         self._phase_began = time.perf_counter()
 
     def on_step_begin(self, state: TrainingState) -> None:
-        available = self._deadline - self._validation_seconds - self._began
+        available = self._deadline - self._next_validation(state) - self._began
         used = time.perf_counter() - self._began
         state.time_used = min(1.0, used / available) if available > 0 else 1.0
 
@@ -66,18 +64,24 @@ class TimeBudget(Callback):
         self.progress = state.time_used  # the same in all processes, unlike their clocks
 
     def on_step_end(self, state: TrainingState) -> None:
-        if state.phase != "train":
-            return
-        self._step_seconds = (time.perf_counter() - self._phase_began) / state.step
-        if not self._has_validated:
-            steps = (state.steps_per_epoch or {}).get("val", 0)  # a stream does not know
-            self._validation_seconds = steps * self._step_seconds / 2  # it computes no gradients
-        state.should_stop |= self._is_over()
+        if state.phase == "train":
+            self._step_seconds = (time.perf_counter() - self._phase_began) / state.step
+            state.should_stop |= self._is_over(state)
 
     def on_epoch_end(self, state: TrainingState) -> None:
         self._validation_seconds = time.perf_counter() - self._phase_began
-        self._has_validated = True
-        state.should_stop |= self._is_over()
+        state.should_stop |= self._is_over(state)
+
+    def _is_over(self, state: TrainingState) -> bool:
+        steps = 1 if distributed.count() == 1 else 2  # several processes learn of it a step later
+        needed = steps * self._step_seconds + self._next_validation(state)
+        return time.perf_counter() + needed > self._deadline
+
+    def _next_validation(self, state: TrainingState) -> float:
+        if self._validation_seconds is not None:
+            return self._validation_seconds
+        steps = (state.steps_per_epoch or {}).get("val", 0)  # a stream does not know
+        return steps * self._step_seconds / 2  # it computes no gradients
 
     def state_dict(self) -> dict[str, Any]:
         now, started = time.perf_counter(), self._deadline - self._seconds
@@ -86,7 +90,7 @@ class TimeBudget(Callback):
             "before": self._began - started,
             "phase": now - self._phase_began,
             "step_seconds": self._step_seconds,
-            "validation_seconds": self._validation_seconds if self._has_validated else None,
+            "validation_seconds": self._validation_seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -94,14 +98,7 @@ class TimeBudget(Callback):
         started = now - state["used"]
         self._deadline, self._began = started + self._seconds, started + state["before"]
         self._phase_began, self._step_seconds = now - state["phase"], state["step_seconds"]
-        self._has_validated = state["validation_seconds"] is not None
-        self._validation_seconds = state["validation_seconds"] or 0.0
-
-    def _is_over(self) -> bool:
-        # Several processes hear of it one step later.
-        steps = 1 if distributed.count() == 1 else 2
-        needed = steps * self._step_seconds + self._validation_seconds
-        return time.perf_counter() + needed > self._deadline
+        self._validation_seconds = state["validation_seconds"]
 
 
 def plan_epochs(
@@ -112,11 +109,11 @@ def plan_epochs(
     budget: TimeBudget | None = None,
     run: Run | None = None,
 ) -> int:
-    """The number of epochs: `epochs`, or 5 by default, from random weights 25.
+    """The number of epochs: `epochs`; by default 5, from random weights 25.
 
-    With a `budget`, as many as begin within it, from a training step that is measured on a copy of
-    the model; a `run` that is resumed keeps its number. Raises ParameterError for both at once and
-    for what is not a whole number.
+    With a `budget`, as many as begin within it, by a training step that is timed on a copy of the
+    model; a resumed `run` keeps its number. Raises ParameterError for both at once and for what is
+    not a whole number.
     """
     pretrained = getattr(model, "pretrained", True)
     if epochs is not None:
@@ -135,30 +132,24 @@ def plan_epochs(
     recorded = distributed.from_main(recorded)
     if isinstance(recorded, dict):
         return int(recorded["num_epochs"])
-    affordable = _affordable_epochs(model, dataloaders, budget.seconds_left)
-    return distributed.from_main(max(0 if pretrained else 1, affordable))
 
-
-def _affordable_epochs(
-    model: nn.Module, dataloaders: Mapping[str, DataLoader], seconds: float
-) -> int:
-    """The number of epochs that begin within so many seconds, by the faster of two steps."""
-    trial = copy.deepcopy(model)
+    seconds, trial = budget.seconds_left, copy.deepcopy(model)
     if hasattr(model, "arch"):  # as train_model does
         trial.to(memory_format=torch.channels_last)
     image = dataloaders["val"].dataset[0][0]
     size = getattr(dataloaders["train"].batch_sampler, "batch_size", None) or 32
     size = math.ceil(size / distributed.count())
     batch = torch.zeros(size, *image.shape), torch.zeros(size, dtype=torch.long)
-    taken = []
+    step = math.inf
     prepared = engine.prepared(trial, SGD(trainable_parameters(trial), lr=0.0))
     with torch.random.fork_rng(), prepared as (net, optimizer):  # dropout draws
         train_mode(net)
-        for _ in range(2):  # the first one has to fetch memory
-            started = time.perf_counter()
+        for _ in range(2):  # the first one also allocates memory
+            began = time.perf_counter()
             run_step(net, batch, nn.CrossEntropyLoss(), optimizer)
-            next(net.parameters()).cpu()  # a GPU's work is done when it answers
-            taken.append(time.perf_counter() - started)
+            next(net.parameters()).cpu()  # a GPU answers when its work is done
+            step = min(step, time.perf_counter() - began)
     # The model and its average are validated, each in a third of a step per batch.
-    epoch = min(taken) * (len(dataloaders["train"]) + len(dataloaders["val"]) * 2 / 3)
-    return math.ceil(seconds / epoch) if seconds > min(taken) else 0
+    epoch = step * (len(dataloaders["train"]) + len(dataloaders["val"]) * 2 / 3)
+    affordable = math.ceil(seconds / epoch) if seconds > step else 0
+    return distributed.from_main(max(0 if pretrained else 1, affordable))

@@ -1,9 +1,11 @@
-"""Callbacks: hooks that `train_model` calls, and those that every run may use."""
+"""Callbacks: the hooks that `train_model` calls, and four callbacks that any run may use."""
 
 import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from resnet_ft.errors import ParameterError
 from resnet_ft.notebook import progress_bar
@@ -14,12 +16,10 @@ from resnet_ft.visualize.plots import plot_history
 class Callback:
     """Empty hooks: fill those that you need and hand it to `train_model(callbacks=[...])`.
 
-    The order of a run: fit begins; epochs begin; phases "train" and "val" begin; steps begin and
-    end; and so on outwards. When a run is resumed mid-epoch, fit begins, `load_state_dict` is
-    called where `state_dict` was saved, and steps follow.
-
-    Each of several processes has its own callbacks, except those that show or write something:
-    they are `only_in_main_process`.
+    A fit has epochs, an epoch the phases "train" and "val", a phase steps. When a run is resumed
+    mid-epoch, fit begins, `load_state_dict` gets what `state_dict` gave, and steps follow. Each of
+    several processes has its own callbacks, except those that are `only_in_main_process` because
+    they show or write something.
     """
 
     only_in_main_process = False
@@ -55,7 +55,7 @@ class Callback:
         """At the end, also after `on_interrupt`; the model has its best weights."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to continue as if nothing had happened: tensors, plain data."""
+        """What a resumed run needs to continue as before: tensors and plain data."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -65,8 +65,8 @@ class Callback:
 class EarlyStop(Callback):
     """Ends the run when `metric` has not improved by more than `min_delta` for `patience` epochs.
 
-    `metric` is a column of the history: lower is better if its name ends in "loss", higher if it
-    ends in "accuracy". Raises ParameterError for any other, and for a missing column.
+    `metric` is a column of the history whose name ends in "loss" (lower is better) or "accuracy"
+    (higher is better). Raises ParameterError for any other, and for a missing column.
     """
 
     def __init__(self, patience: int = 5, *, min_delta: float = 0.0, metric: str = "val_loss"):
@@ -103,15 +103,17 @@ class EarlyStop(Callback):
 
 
 class ProgressBar(Callback):
-    """One bar for the whole run, with the time left, and a line for every epoch.
+    """One bar for the run, with the time left, and a line per epoch.
 
-    In log files, CI and notebooks that papermill runs, it prints the lines alone.
+    Log files, CI and notebooks that papermill runs get the lines alone.
     """
 
     only_in_main_process = True
 
     def on_fit_begin(self, state: TrainingState) -> None:
-        self.bar = progress_bar(total=_total_steps(state), unit="batch")
+        steps = state.steps_per_epoch
+        total = state.num_epochs * sum(steps.values()) if steps else None
+        self.bar = progress_bar(total=total, unit="batch")
 
     def on_phase_begin(self, state: TrainingState) -> None:
         if state.should_stop and state.steps_per_epoch:
@@ -166,24 +168,28 @@ class LivePlot(Callback):
             self.display.update(figure)
 
 
-def _total_steps(state: TrainingState) -> int | None:
-    steps = state.steps_per_epoch
-    return state.num_epochs * sum(steps.values()) if steps else None
-
-
 class Tracker(Callback):
-    """Logs every epoch's row of the history, and the learning rate of every training step.
+    """Logs each epoch's row of the history, and the learning rate of each training step.
 
     `name` is one that accelerate knows, such as "tensorboard", "wandb" or "mlflow". Its files go
-    below `logging_dir`: by default the folder `tracker` of the run, else `runs`. Steps are counted
-    over the whole run; the arguments of `train_model` are logged as well. Raises ParameterError
-    for a name that is unknown, or whose package is not installed.
+    below `logging_dir`: by default the folder `tracker` of the run, else `runs`. Steps count over
+    all epochs; the arguments of `train_model` are logged as well. Raises ParameterError for a name
+    that is unknown, or whose package is not installed.
     """
 
     only_in_main_process = True
 
     def __init__(self, name: str = "tensorboard", *, logging_dir: str | Path | None = None):
-        self._tracker_class = _tracker_class(name)
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+        if name not in LOGGER_TYPE_TO_CLASS:
+            known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+            raise ParameterError(
+                f"name={name!r} is unknown. Choose one of accelerate's trackers: {known}."
+            )
+        if name not in map(str, get_available_trackers()):
+            raise ParameterError(f"The tracker {name} is not installed: pip install {name}")
+        self._tracker_class: Any = LOGGER_TYPE_TO_CLASS[name]
         self.logging_dir = logging_dir
 
     def on_fit_begin(self, state: TrainingState) -> None:
@@ -195,7 +201,13 @@ class Tracker(Callback):
         self.tracker = self._tracker_class(project, *folder)
         if hasattr(self.tracker, "start"):  # older versions of accelerate start at once
             self.tracker.start()
-        self.tracker.store_init_configuration(_flat(describe_training(state)))
+        # One level of names and plain values: {"optimizer_options.lr": 0.0001}.
+        (arguments,) = pd.json_normalize(describe_training(state)).to_dict("records")
+        plain = {
+            name: value if isinstance(value, str | int | float) else str(value)
+            for name, value in arguments.items()
+        }
+        self.tracker.store_init_configuration(plain)
 
     def on_step_begin(self, state: TrainingState) -> None:
         if state.phase == "train":
@@ -203,7 +215,7 @@ class Tracker(Callback):
             self.tracker.log({"step_learning_rate": state.learning_rate}, step=self._steps)
 
     def on_epoch_end(self, state: TrainingState) -> None:
-        numbers = {name: value for name, value in state.row.items() if _is_number(value)}
+        numbers = {name: one for name, one in state.row.items() if isinstance(one, int | float)}
         self.tracker.log(numbers, step=self._steps)
 
     def on_fit_end(self, state: TrainingState) -> None:
@@ -214,33 +226,3 @@ class Tracker(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps = state["steps"]
-
-
-def _tracker_class(name: str) -> Any:
-    """accelerate's class for a tracker, where its package is installed."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    if name not in LOGGER_TYPE_TO_CLASS:
-        known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
-        raise ParameterError(
-            f"name={name!r} is unknown. Choose one of accelerate's trackers: {known}."
-        )
-    if name not in {str(tracker) for tracker in get_available_trackers()}:
-        raise ParameterError(f"The tracker {name} is not installed: pip install {name}")
-    return LOGGER_TYPE_TO_CLASS[name]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values as one level of numbers and texts: {"optimizer_options.lr": 0.0001}."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            plain = isinstance(value, str | bool) or _is_number(value)
-            flat[prefix + name] = value if plain else str(value)
-    return flat
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)

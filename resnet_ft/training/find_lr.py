@@ -1,8 +1,8 @@
-"""find_lr: which learning rate to train with, tried out on a copy of the model."""
+"""find_lr: the learning rate to train with, found in a trial on a copy of the model."""
 
 import copy
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,16 +26,15 @@ from resnet_ft.visualize.style import BLUE, GREY, ORANGE, style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
 _MEMORY = 0.9  # of the running loss: about ten steps
 _DIVERGED = 4  # times the lowest running loss
 
 
 @dataclass(frozen=True)
 class LRFinder:
-    """What `find_lr` measured: `history` has a row per step: learning_rate, loss and smoothed.
+    """What `find_lr` measured: `history` has a row per step with learning_rate, loss and smoothed.
 
-    Losses are in nats. `smoothed` is a mean over earlier and later steps: the usual running mean
+    Losses are in nats. `smoothed` is a mean over earlier and later steps; the usual running mean
     lags, so it falls at learning rates that are several times too high.
     """
 
@@ -61,7 +60,7 @@ class LRFinder:
         """The loss over the learning rate, with the suggestion marked."""
         import matplotlib.pyplot as plt
 
-        rates, loss, smoothed = self._columns()
+        rates, loss, smoothed = self.history.to_numpy().T
         step = self._steepest()
         with style():
             _, ax = plt.subplots(figsize=(7, 3.8))
@@ -78,7 +77,7 @@ class LRFinder:
 
     def _steepest(self) -> int | None:
         """The step of the steepest fall; the first and last few, with few neighbours, are out."""
-        rates, loss, smoothed = self._columns()
+        rates, loss, smoothed = self.history.to_numpy().T
         lowest, edge = int(smoothed.argmin()), math.ceil(len(rates) / 20)
         stop = min(lowest, len(rates) - edge)
         varies = np.std(loss[: lowest + 1] - smoothed[: lowest + 1])
@@ -86,9 +85,6 @@ class LRFinder:
             return None
         slopes = np.gradient(smoothed, np.log(rates))
         return edge + int(slopes[edge:stop].argmin())
-
-    def _columns(self) -> np.ndarray:
-        return self.history[["learning_rate", "loss", "smoothed"]].to_numpy().T
 
 
 def find_lr(
@@ -105,9 +101,9 @@ def find_lr(
 
     The learning-rate range test (Smith, WACV 2017). `model` and `dataloader` are as for
     `train_model`; the loader starts again as often as necessary. By default the loss is
-    cross-entropy and Adam trains what is not frozen. The groups of an `optimizer` of your own keep
-    the ratios of their learning rates, of which the highest is meant. Ends early once the loss has
-    grown to four times its lowest.
+    cross-entropy and Adam trains what is not frozen. In an `optimizer` of your own, the parameter
+    group with the highest learning rate gets these, and the others keep their ratio to it. Ends
+    early once the loss has grown to four times its lowest, or is not finite.
 
     It trains a copy of model, criterion and optimizer. They, all random generators and the loader's
     place in its epochs are left as they were, also after an interrupt. Raises TrainingError for
@@ -118,60 +114,46 @@ def find_lr(
             f"lowest={lowest}, highest={highest}, num_steps={num_steps}: learning rates should be "
             "positive and grow, in 20 steps or more."
         )
-    network = engine.unwrapped(model)
-    optimizer = optimizer or Adam(trainable_parameters(network), lr=highest)
-    criterion = criterion or nn.CrossEntropyLoss()
-    check_optimizer(network, optimizer)
+    model = engine.unwrapped(model)
+    optimizer = optimizer or Adam(trainable_parameters(model), lr=highest)
+    check_optimizer(model, optimizer)
     check_shares({"train": dataloader})
-    network, criterion, optimizer = copy.deepcopy((network, criterion, optimizer))
+    model, criterion, optimizer = copy.deepcopy(
+        (model, criterion or nn.CrossEntropyLoss(), optimizer)
+    )
     if isinstance(criterion, nn.Module):
         criterion.to(engine.device())
+    top = max(group["lr"] for group in optimizer.param_groups)
+    ratios = [group["lr"] / top for group in optimizer.param_groups]
+
+    rows, running, lowest_mean = [], 0.0, math.inf
     rates = np.geomspace(lowest, highest, num_steps).tolist()
-    prepared = engine.prepared(network, optimizer)
+    prepared = engine.prepared(model, optimizer)
     with (
         without_trace(dataloader) as loader,
         prepared as (net, stepper),
         closing(_endless(loader)) as batches,
     ):
         train_mode(net)
-        history = _range_test(net, stepper, criterion, batches, rates)
+        bar = progress_bar(rates, "Finding the learning rate", unit="batch")
+        for step, rate in enumerate(bar, start=1):
+            for group, ratio in zip(stepper.param_groups, ratios, strict=True):
+                group["lr"] = rate * ratio
+            loss = run_step(net, next(batches), criterion, stepper).loss.item()
+            if step == 1 and not math.isfinite(loss):
+                raise TrainingError(
+                    f"The loss of the first batch is {loss}. Look for broken images or labels with "
+                    "notebook 02, and check the criterion."
+                )
+            running = _MEMORY * running + (1 - _MEMORY) * loss
+            mean = running / (1 - _MEMORY**step)  # it began at 0
+            lowest_mean = min(lowest_mean, mean)
+            if not math.isfinite(loss) or mean > _DIVERGED * lowest_mean:
+                break
+            rows.append({"learning_rate": rate, "loss": loss})
+    history = pd.DataFrame(rows)
     history["smoothed"] = gaussian_filter1d(history["loss"], num_steps / 20)
     return LRFinder(history)
-
-
-def _range_test(
-    net: nn.Module,
-    optimizer: Optimizer,
-    criterion: Callable[[Tensor, Tensor], Tensor],
-    batches: Iterator[Batch],
-    rates: Sequence[float],
-) -> pd.DataFrame:
-    """Train with these learning rates: one row per step, with its learning_rate and loss.
-
-    The rates are those of the parameter group with the highest; the others keep their ratios to it.
-    Ends early where the running loss, an exponential mean, is four times its lowest, or a loss is
-    not finite. Raises TrainingError where the first loss is not.
-    """
-    highest = max(group["lr"] for group in optimizer.param_groups)
-    ratios = [group["lr"] / highest for group in optimizer.param_groups]
-    rows, running, lowest = [], 0.0, math.inf
-    bar = progress_bar(rates, "Finding the learning rate", unit="batch")
-    for step, rate in enumerate(bar, start=1):
-        for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
-            group["lr"] = rate * ratio
-        loss = run_step(net, next(batches), criterion, optimizer).loss.item()
-        if step == 1 and not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss of the first batch is {loss}. Look for broken images or labels with "
-                "notebook 02, and check the criterion."
-            )
-        running = _MEMORY * running + (1 - _MEMORY) * loss
-        mean = running / (1 - _MEMORY**step)  # it began at 0
-        lowest = min(lowest, mean)
-        if not math.isfinite(loss) or mean > _DIVERGED * lowest:
-            break
-        rows.append({"learning_rate": rate, "loss": loss})
-    return pd.DataFrame(rows)
 
 
 def _endless(loader: DataLoader) -> Generator[Batch, None, None]:

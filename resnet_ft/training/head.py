@@ -6,10 +6,11 @@ has not learned from it.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ class Head:
     """What `fit_head` measured: row 0 of a history, and the predictions of a solved head.
 
     `predictions` are out of sample: those of an image come from a head that was fitted to other
-    images. The row's training columns are about them. None for a head that had to be trained.
+    images; the row's training columns score them. None for a head that had to be trained.
     """
 
     row: Row
@@ -61,33 +62,41 @@ def fit_head(
     Each image goes through those layers once (see `precompute`; `cache_dir`). A head that is one
     Linear layer is then solved by L-BFGS, its regularisation chosen by five-fold cross-validation;
     any other head is trained. `class_weights` (C,) are those of the solved head's loss, `criterion`
-    scores the validation images. A `run_dir` gets the predictions as head_predictions.csv:
-    `find_label_errors` says which labels they doubt. Which layers train is left as it was. Raises
-    ParameterError where the head cannot be cut off, TrainingError where it has other classes.
+    scores the validation images. A `run_dir` gets the predictions as head_predictions.csv, in which
+    `find_label_errors` looks for wrong labels. The same layers are frozen afterwards as before.
+    Raises ParameterError where the head cannot be cut off, TrainingError for a wrong class count.
     """
     started = time.perf_counter()
     criterion = criterion or nn.CrossEntropyLoss()
     if isinstance(criterion, nn.Module):
         criterion.to(engine.device())
-    loaders = {split: dataloaders[split] for split in ("train", "val")}
-    _check_classes(model, loaders["train"])
+    train: Any = dataloaders["train"].dataset
+    (name, head), outputs, classes = head_of(model), num_outputs(model), train.classes
+    if outputs != len(classes):  # refused before any image is read
+        raise TrainingError(
+            f"The model's last layer, {name}, has {outputs} outputs, but there are "
+            f"{len(classes)} classes: {', '.join(classes)}. Build the model with num_classes="
+            'len(dataloaders["train"].dataset.classes).'
+        )
     with kept_trainable(model):
-        for parameter in model.parameters():
-            parameter.requires_grad = False
-        for parameter in head_of(model)[1].parameters():
-            parameter.requires_grad = True
-        head, features = precompute(model, loaders, cache_dir=cache_dir)
-        layers = [layer for layer in head.children() if list(layer.parameters())]
+        model.requires_grad_(False)
+        head.requires_grad_(True)
+        loaders = {split: dataloaders[split] for split in ("train", "val")}
+        rest, features = precompute(model, loaders, cache_dir=cache_dir)
+        layers = [layer for layer in rest.children() if list(layer.parameters())]
         if len(layers) == 1 and isinstance(layers[0], nn.Linear) and layers[0].bias is not None:
             predictions = _solve_layer(layers[0], features["train"], class_weights, seed)
-            scores = (float(predictions.table["loss"].mean()), predictions.accuracy)
+            loss, accuracy = predictions.table["loss"].mean(), predictions.accuracy
         else:
-            predictions, scores = None, _train_head(head, features, criterion)
-        validation = validation_scores(head, features["val"], criterion)
+            predictions, optimizer = None, AdamW(rest.parameters(), lr=1e-3, weight_decay=0.01)
+            _, history = train_model(rest, features, criterion, optimizer, num_epochs=_EPOCHS)
+            by_rank = history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True])
+            loss, accuracy = by_rank.iloc[0][["train_loss", "train_accuracy"]]
+        validation = validation_scores(rest, features["val"], criterion)
     row = {
         "epoch": 0,
-        "train_loss": scores[0],
-        "train_accuracy": scores[1],
+        "train_loss": float(loss),
+        "train_accuracy": float(accuracy),
         **validation,
         "learning_rate": float("nan"),
         "seconds": time.perf_counter() - started,
@@ -104,19 +113,6 @@ def fit_head(
     return Head(row, predictions)
 
 
-def _check_classes(model: nn.Module, loader: DataLoader) -> None:
-    """Raise TrainingError, before any image is read, for a head that is made for other classes."""
-    (name, _), outputs = head_of(model), num_outputs(model)
-    dataset: Any = loader.dataset
-    classes = dataset.classes
-    if outputs != len(classes):
-        raise TrainingError(
-            f"The model's last layer, {name}, has {outputs} outputs, but there are "
-            f"{len(classes)} classes: {', '.join(classes)}. Build the model with num_classes="
-            'len(dataloaders["train"].dataset.classes).'
-        )
-
-
 def _solve_layer(
     layer: nn.Linear, loader: DataLoader, class_weights: Tensor | None, seed: int
 ) -> Predictions:
@@ -131,30 +127,11 @@ def _solve_layer(
     return tabulate(solved.probabilities.log().cpu(), labels.cpu(), dataset.classes, paths)
 
 
-def _train_head(
-    head: nn.Module,
-    features: Mapping[str, DataLoader],
-    criterion: Callable[[Tensor, Tensor], Tensor],
-) -> tuple[float, float]:
-    """Train a head of several layers; return training loss and accuracy of its best epoch."""
-    optimizer = AdamW(head.parameters(), lr=1e-3, weight_decay=0.01)
-    _, history = train_model(head, features, criterion, optimizer, num_epochs=_EPOCHS)
-    best = history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).iloc[0]
-    return float(best["train_loss"]), float(best["train_accuracy"])
-
-
-@dataclass(frozen=True)
-class _Solution:
-    """A head with `features @ weight.T + bias` for logits, weight (C, D) and bias (C,).
-
-    `probabilities` (N, C) are out of sample: those of image i come from a head that was fitted to
-    the folds without i. `penalty` is the chosen regularisation.
-    """
-
-    weight: Tensor
-    bias: Tensor
+class _Solution(NamedTuple):
+    weight: Tensor  # (C, D): the logits are features @ weight.T + bias
+    bias: Tensor  # (C,)
     penalty: float
-    probabilities: Tensor
+    probabilities: Tensor  # (N, C), of each image by a head that was fitted to the folds without it
 
 
 def solve_head(
@@ -167,9 +144,8 @@ def solve_head(
 ) -> _Solution:
     """The head for features (N, D) and labels (N,), by L-BFGS and five-fold cross-validation.
 
-    Everything is computed on the device of `features`. The penalty is the one with the lowest
-    out-of-sample loss; `seed` decides about the folds. `weights` (C,) are class weights, as
-    `nn.CrossEntropyLoss` takes them.
+    The penalty is the one with the lowest out-of-sample loss; `seed` shuffles the folds. `weights`
+    (C,) are class weights, as `nn.CrossEntropyLoss` takes them.
     """
     centre = features.mean(dim=0)
     length = (features - centre).square().sum(dim=1).mean().sqrt().clamp(min=1e-12)
@@ -177,14 +153,31 @@ def solve_head(
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     folds = _folds(labels, order.to(labels.device))
     loss = nn.CrossEntropyLoss(None if weights is None else weights.to(features.device))
-    some = order[:_ENOUGH]
-    penalty = _best_penalty(inputs[some], labels[some], folds[some], num_classes, loss)
+    fit = partial(_fit, num_classes=num_classes, loss=loss)
+
+    # Penalties from the strongest on, until the out-of-sample loss rises.
+    x, y, fold_of = (tensor[order[:_ENOUGH]] for tensor in (inputs, labels, folds))
+    fitted: list[tuple[Tensor, Tensor] | None] = [None] * _FOLDS
+    losses: list[float] = []
+    for penalty in _PENALTIES:
+        losses.append(0.0)
+        for fold in range(_FOLDS):
+            held_out = fold_of == fold
+            if held_out.any():  # there may be fewer images than folds
+                start = fitted[fold]
+                weight, bias = fitted[fold] = fit(x[~held_out], y[~held_out], penalty, start=start)
+                mean = loss(x[held_out] @ weight.T + bias, y[held_out]).item()
+                losses[-1] += mean * int(held_out.sum())
+        if losses[-1] > 1.02 * min(losses):
+            break
+    penalty = _PENALTIES[losses.index(min(losses))]
+
     probabilities = torch.empty(len(labels), num_classes, device=features.device)
     for fold in range(_FOLDS):
         held_out = folds == fold
-        weight, bias = _fit(inputs[~held_out], labels[~held_out], num_classes, loss, penalty)
+        weight, bias = fit(inputs[~held_out], labels[~held_out], penalty)
         probabilities[held_out] = (inputs[held_out] @ weight.T + bias).softmax(dim=1)
-    weight, bias = _fit(inputs, labels, num_classes, loss, penalty)
+    weight, bias = fit(inputs, labels, penalty)
     weight = weight / length
     return _Solution(weight, bias - weight @ centre, penalty, probabilities)
 
@@ -197,41 +190,18 @@ def _folds(labels: Tensor, order: Tensor) -> Tensor:
     return folds
 
 
-def _best_penalty(
-    inputs: Tensor, labels: Tensor, folds: Tensor, num_classes: int, loss: nn.Module
-) -> float:
-    """The penalty with the lowest out-of-sample loss, from the strongest until the loss rises."""
-    fitted: list[Sequence[Tensor] | None] = [None] * _FOLDS
-    losses: list[float] = []
-    for penalty in _PENALTIES:
-        total = 0.0
-        for fold in range(_FOLDS):
-            held_out = folds == fold
-            if not held_out.any():  # fewer images than folds
-                continue
-            weight, bias = fitted[fold] = _fit(
-                inputs[~held_out], labels[~held_out], num_classes, loss, penalty, fitted[fold]
-            )
-            logits = inputs[held_out] @ weight.T + bias
-            total += loss(logits, labels[held_out]).item() * int(held_out.sum())
-        losses.append(total)
-        if total > 1.02 * min(losses):
-            break
-    return _PENALTIES[losses.index(min(losses))]
-
-
 def _fit(
     inputs: Tensor,
     labels: Tensor,
+    penalty: float,
+    *,
     num_classes: int,
     loss: nn.Module,
-    penalty: float,
-    start: Sequence[Tensor] | None = None,
+    start: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the lowest loss, from a start nearby, if there is one."""
-    shapes = ((num_classes, inputs.shape[1]), (num_classes,))
-    weight, bias = start or [torch.zeros(shape, device=inputs.device) for shape in shapes]
-    weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+    """Weight and bias of the lowest loss, searched from zeros or from a `start` nearby."""
+    zeros = (inputs.new_zeros(num_classes, inputs.shape[1]), inputs.new_zeros(num_classes))
+    weight, bias = (tensor.clone().requires_grad_() for tensor in start or zeros)
     optimizer = LBFGS(
         [weight, bias],
         max_iter=200,

@@ -1,11 +1,9 @@
 """A run without a notebook: trained as its config.json says, in one process or in several."""
 
 import json
-import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -47,17 +45,34 @@ def train_run(
     num_workers: int | None = None,
     save_minutes: float = 5.0,
 ) -> tuple[nn.Module, pd.DataFrame]:
-    """Train, or resume, the run that a config.json describes; returns model and history.
+    """Train or resume the run that a config.json describes; returns model and history.
 
-    You may write the file yourself: `data_source`, `arch`, `weights`, `freeze_until`,
-    `image_size`, `batch_size`, `augmentation`, `mixed_precision` and `seed`, by default those of
-    notebook 03, and below "fine_tune" the options of that function. The run is kept in the file's
-    folder. `data_dir` is where the images are, if not at `data_source`. Of several processes all
-    call this. Raises ParameterError, naming the entry, for a file that says anything else.
+    You may write the file yourself: `data_source`, `arch`, `weights`, `freeze_until`, `image_size`,
+    `batch_size`, `augmentation`, `mixed_precision` and `seed`, by default those of notebook 03, and
+    below "fine_tune" the options of that function. The run is kept in the file's folder. `data_dir`
+    is where the images are, if not at `data_source`. Of several processes all call this. Raises
+    ParameterError, naming the entry, for a file that says anything else.
     """
-    chosen, options = _read(Path(config))
+    config = Path(config)
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ParameterError(
+            f"{config} cannot be read ({error}). It should be the config.json of a run, or a JSON "
+            'file of your own such as {"data_source": "photos", "arch": "resnet50"}.'
+        ) from error
+    options = content.get("fine_tune", {})
+    known = {"": [*_DEFAULTS, *_RECORDED], '"fine_tune" ': FineTuneOptions.names()}
+    for (below, names), given in zip(known.items(), (content, options), strict=True):
+        if unknown := sorted({*given} - {*names}):
+            raise ParameterError(
+                f"{config} has unknown {below}entries: {', '.join(unknown)}. It may have "
+                f"{', '.join(names)}."
+            )
+    chosen = {name: content.get(name, default) for name, default in _DEFAULTS.items()}
+
     engine.configure_engine(mixed_precision=chosen["mixed_precision"])
-    run = Run(Path(config).parent)
+    run = Run(config.parent)
     if distributed.is_main():
         Run.open(run, {**chosen, **({"fine_tune": options} if options else {})})
     with distributed.one_per_machine_first():  # it downloads and decodes, the others find that
@@ -77,33 +92,8 @@ def train_run(
     if chosen["freeze_until"]:
         freeze(model, until=chosen["freeze_until"])
     options = {"seed": chosen["seed"], **options}
-    autosave = Autosave(minutes=save_minutes)
-    return fine_tune(model, dataloaders, **options, run_dir=run, callbacks=[autosave])
-
-
-def _read(config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parameters, and the options of fine_tune."""
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ParameterError(
-            f"{config} cannot be read ({error}). It should be the config.json of a run, or a JSON "
-            'file of your own such as {"data_source": "photos", "arch": "resnet50"}.'
-        ) from error
-    options = content.get("fine_tune", {})
-    _refuse_unknown(config, content, (*_DEFAULTS, *_RECORDED))
-    _refuse_unknown(config, options, FineTuneOptions.names(), below='"fine_tune" ')
-    return {name: content.get(name, default) for name, default in _DEFAULTS.items()}, options
-
-
-def _refuse_unknown(
-    config: Path, given: Mapping[str, Any], known: "tuple[str, ...] | list[str]", below: str = ""
-) -> None:
-    if unknown := sorted(set(given) - set(known)):
-        raise ParameterError(
-            f"{config} has unknown {below}entries: {', '.join(unknown)}. It may have "
-            f"{', '.join(known)}."
-        )
+    saving = [Autosave(minutes=save_minutes)]
+    return fine_tune(model, dataloaders, **options, run_dir=run, callbacks=saving)
 
 
 def launch_training(
@@ -116,10 +106,10 @@ def launch_training(
 ) -> None:
     """Train an open run in `num_processes` processes of this machine, one for each GPU.
 
-    Their output appears here. `options` are those of `fine_tune`, which returns the model at once
-    when it is called afterwards with the same. An interrupt ends the processes; they save their
-    last complete step, if that takes less than the half minute that torchrun gives them. Raises
-    TrainingError, with their last output, where they fail.
+    Their output appears here. `options` are those of `fine_tune`, which then returns the model at
+    once when it is called with the same. An interrupt ends the processes; they save their last
+    complete step, if that takes less than torchrun's half minute. Raises TrainingError, with their
+    last output, where they fail.
     """
     Run.open(run, {"fine_tune": options})
     command = [
@@ -136,14 +126,11 @@ def launch_training(
         for line in process.stdout or ():
             last.append(line)
             print(line, end="")
-        process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+    except BaseException:  # an interrupt, for example
+        process.terminate()
         raise
     finally:
-        if process.poll() is None:
-            process.terminate()
+        process.wait()
     if process.returncode:
         raise TrainingError(
             f"Training in {num_processes} processes failed ({process.returncode}). Solve the "

@@ -59,19 +59,15 @@ def _device_state() -> Tensor | None:
     return None if kind == "cpu" else torch.get_device_module(kind).get_rng_state()
 
 
-def _generators(loaders: Iterable[DataLoader]) -> list[torch.Generator]:
-    found: list[torch.Generator] = []
-    for part in (part for loader in loaders for part in _parts(loader)):
-        generator = getattr(part, "generator", None)
-        if generator is not None and not any(generator is other for other in found):
-            found.append(generator)
-    return found
-
-
-def _parts(loader: DataLoader) -> list[object]:
+def _parts(loader: DataLoader) -> list[Any]:
     """A loader and its samplers."""
     inner = getattr(loader.batch_sampler, "sampler", None)
     return [loader, loader.batch_sampler, loader.sampler, inner]
+
+
+def _generators(loaders: Iterable[DataLoader]) -> list[torch.Generator]:
+    found = (getattr(part, "generator", None) for loader in loaders for part in _parts(loader))
+    return list(dict.fromkeys(one for one in found if one is not None))
 
 
 @contextmanager
@@ -96,7 +92,7 @@ def without_trace(loader: DataLoader) -> Iterator[DataLoader]:
 
 def _with_own_workers(loader: DataLoader) -> DataLoader:
     """A shallow copy: the loader's persistent workers would continue from what they have drawn."""
-    twin = copy.copy(loader)
+    twin: Any = copy.copy(loader)
     if isinstance(loader, MixedLoader):
         twin.loader = _with_own_workers(loader.loader)
     else:

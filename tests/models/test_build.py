@@ -84,7 +84,7 @@ def no_network(monkeypatch, tmp_path):
     return tmp_path / "torch"
 
 
-def test_auto_warns_of_random_weights_where_none_can_be_had(no_network):
+def test_auto_warns_of_random_weights_where_none_can_be_loaded(no_network):
     with pytest.warns(UserWarning, match="RANDOM weights") as caught:
         model = build_model("resnet18", 3, weights="auto")
     assert model.pretrained is False
@@ -124,7 +124,7 @@ def test_a_damaged_cached_file_names_itself(no_network, content):
         assert build_model("resnet18", 3, weights="auto").pretrained is False
 
 
-def test_timm_networks_build_and_take_weights(tmp_path):
+def test_timm_models_build_and_take_weights(tmp_path):
     timm = pytest.importorskip("timm")
     theirs = timm.create_model("resnet10t", num_classes=9)
     torch.save(theirs.state_dict(), tmp_path / "a.pth")

@@ -57,7 +57,7 @@ def test_the_evaluation_transform_comes_back(saved):
     assert "CenterCrop(size=(64, 64))" in steps and "mean=[0.5, 0.5, 0.5]" in steps
 
 
-def test_a_network_of_ones_own_is_handed_in(tmp_path):
+def test_a_model_that_build_model_does_not_know_is_given(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     checkpoint = load_checkpoint(save_checkpoint(tmp_path / "own.pt", model))
     with pytest.raises(CheckpointError, match="give it as model="):
@@ -81,7 +81,7 @@ def test_without_names_the_classes_of_a_resnet_are_numbers(tmp_path):
     assert load_checkpoint(path).class_names() == ["0", "1", "2"]
 
 
-def test_a_network_changed_after_it_was_built_names_the_remedy(tmp_path):
+def test_a_model_changed_after_it_was_built_names_the_remedy(tmp_path):
     model = build_model("resnet18", 3, weights=None)
     model.fc = nn.Sequential(nn.Dropout(), nn.Linear(512, 3))
     path = save_checkpoint(tmp_path / "a.pt", model, classes=["a", "b", "c"])
@@ -90,7 +90,7 @@ def test_a_network_changed_after_it_was_built_names_the_remedy(tmp_path):
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
-def test_a_wrapped_network_is_saved_like_the_one_inside(tmp_path, wrap):
+def test_a_wrapped_model_is_saved_like_the_one_inside(tmp_path, wrap):
     model = build_model("resnet18", 3, weights=None)
     checkpoint = load_checkpoint(save_checkpoint(tmp_path / "a.pt", wrap(model)))
     assert list(checkpoint.state_dict) == list(model.state_dict())

@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_ft import ParameterError, build_model, count_parameters, freeze, unfreeze
+from resnet_ft import (
+    ParameterError,
+    build_model,
+    count_parameters,
+    freeze,
+    freeze_batchnorm,
+    unfreeze,
+)
 from resnet_ft.models.freezing import evaluation_mode, train_mode
 
 
@@ -41,12 +48,12 @@ def test_an_unknown_layer_names_the_known_ones(resnet):
         freeze(resnet, until="layer")
 
 
-def test_freezing_random_weights_is_warned_of():
+def test_freezing_random_weights_gives_a_warning():
     with pytest.warns(UserWarning, match="never learn"):
         freeze(build_model("resnet18", 3, weights=None))
 
 
-def test_frozen_batchnorm_and_dropout_stand_still_while_training():
+def test_frozen_layers_keep_their_statistics_and_have_no_dropout():
     frozen = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5))
     model = nn.Sequential(frozen, nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 2))
     freeze(model, until="3")
@@ -57,6 +64,16 @@ def test_frozen_batchnorm_and_dropout_stand_still_while_training():
     images = torch.randn(8, 3, 1, 1)
     assert torch.equal(frozen(images), frozen(images))
     assert torch.equal(frozen[1].running_mean, before)
+
+
+def test_freeze_batchnorm_keeps_the_statistics_while_other_layers_train():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    freeze_batchnorm(model)
+    train_mode(model)
+    assert [layer.training for layer in model] == [True, False, True, True]
+    mean = model[1].running_mean.clone()
+    model(torch.randn(5, 3, 3, 3))
+    assert torch.equal(model[1].running_mean, mean)
 
 
 def test_evaluation_mode_ends_where_it_began(resnet):

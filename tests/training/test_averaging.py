@@ -18,13 +18,13 @@ from resnet_ft.training.loop import train_model
 @pytest.fixture
 def loaders():
     return {
-        "train": DataLoader(tensors(22, 0), batch_size=5),  # five steps an epoch
+        "train": DataLoader(tensors(22, 0), batch_size=5),  # five steps per epoch
         "val": DataLoader(tensors(9, 1), batch_size=4),
     }
 
 
 class Record(Callback):
-    """The network's state after every training step, and the average's after every epoch."""
+    """The model's state after every training step, and the average's after every epoch."""
 
     def __init__(self, average):
         self.average, self.weights, self.averages, self.is_best = average, [], [], []
@@ -88,7 +88,7 @@ def test_the_average_of_a_stream_grows_with_the_steps_made(loaders, small_networ
         assert torch.allclose(record.averages[-1][name].double(), tensor.double(), atol=1e-6), name
 
 
-def test_the_history_has_the_scores_of_a_network_with_the_average_weights(loaders, small_network):
+def test_the_history_has_the_scores_of_a_model_with_the_average_weights(loaders, small_network):
     record = Record(average := WeightAverage(0.8))
     optimizer = torch.optim.Adam(small_network.parameters(), lr=0.05)
     _, history = train_model(
@@ -105,7 +105,7 @@ def test_the_history_has_the_scores_of_a_network_with_the_average_weights(loader
     assert history["ema_val_loss"].nunique() == 2
 
 
-def test_an_average_of_the_last_step_alone_scores_as_the_network_does(loaders, small_network):
+def test_an_average_of_the_last_step_alone_scores_as_the_model_does(loaders, small_network):
     criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]))  # means differ by batch
     _, history = train_model(
         small_network, loaders, criterion, num_epochs=2, callbacks=[WeightAverage(0.0)]
@@ -150,7 +150,7 @@ class SetWeight(Callback):
 
 
 def scripted_run(model, values, *callbacks, run_dir=None):
-    """One step an epoch, with the average at decay 0.5.
+    """One step per epoch, with the average at decay 0.5.
 
     Three of four labels are 0: a positive w is right in three of four, and the loss is lowest where
     the probability is 3/4, at w = ln 3 = 1.1. It is 0.563 at w = 1, 0.576 at 1.5, 1.018 at 4.
@@ -195,17 +195,17 @@ def test_the_average_is_saved_where_it_is_the_best(tmp_path):
     assert saved.scores["val_accuracy"] == 0.75
 
 
-def test_the_whole_network_is_saved_with_the_average_of_its_head(tmp_path):
+def test_the_full_model_is_saved_with_the_average_of_its_head(tmp_path):
     head = Scripted()
-    whole = nn.Sequential(nn.Linear(4, 3), head)
-    object.__setattr__(head, "full_model", whole)
+    full_model = nn.Sequential(nn.Linear(4, 3), head)
+    object.__setattr__(head, "full_model", full_model)
     scripted_run(head, [4.0, -2.0], WeightAverage(0.5), run_dir=tmp_path)
     saved = load_checkpoint(tmp_path / "best.pt").state_dict
-    assert saved["1.weight"].item() == whole[1].weight.item() == 1
-    assert torch.equal(saved["0.weight"], whole[0].weight)
+    assert saved["1.weight"].item() == full_model[1].weight.item() == 1
+    assert torch.equal(saved["0.weight"], full_model[0].weight)
 
 
-def test_the_average_goes_on_from_what_it_kept():
+def test_the_average_resumes_from_its_saved_state():
     first, second = WeightAverage(0.5), WeightAverage(0.5)
     scripted_run(Scripted(), [8.0, 4.0], first)
 

@@ -46,7 +46,7 @@ class Varied(Dataset):
 
 
 def with_persistent_workers():
-    """A loader whose workers, which go on drawing, are at work already."""
+    """A loader whose workers have drawn random numbers already and will draw more."""
     generator = torch.Generator().manual_seed(1)
     loader = DataLoader(
         Varied(), 5, shuffle=True, generator=generator, num_workers=1, persistent_workers=True
@@ -65,7 +65,7 @@ def mixed():
 
 
 class Noisy(nn.Module):
-    """A network that draws from every generator that there is, and remembers what it saw."""
+    """A model that draws from every generator, and remembers what it saw."""
 
     def __init__(self):
         super().__init__()
@@ -115,7 +115,7 @@ def everything(model, optimizer, criterion, loader):
 
 @pytest.fixture(params=[0, 2, shuffling, shuffling_by_default, with_a_sampler_of_its_own, mixed])
 def loader(request, photos):
-    """Those of make_dataloaders with so many workers, in their third epoch, and others."""
+    """That of make_dataloaders, with 0 or 2 workers, in its third epoch, and others."""
     if callable(request.param):
         return request.param()
     loaders = make_dataloaders(photos, image_size=9, batch_size=5, num_workers=request.param)
@@ -126,7 +126,7 @@ def loader(request, photos):
 
 @pytest.fixture
 def trained():
-    """A model in the midst of training: partly frozen, with gradients, momentum, mixed modes."""
+    """A model mid-training: partly frozen, with gradients, momentum, mixed modes."""
     model = Noisy()
     freeze(model, until="net.1")
     optimizer = torch.optim.SGD(
@@ -159,7 +159,7 @@ class Interrupted(nn.CrossEntropyLoss):
         return super().forward(logits, labels)
 
 
-def test_everything_is_as_it_was_after_an_interruption_too(trained, loader):
+def test_everything_is_as_it_was_after_an_interrupt_too(trained, loader):
     model, optimizer, _ = trained
     criterion, Interrupted.steps = Interrupted(), 0
     before = everything(model, optimizer, criterion, loader)
@@ -235,7 +235,7 @@ def test_losses_are_those_of_a_plain_loop(small_network):
     assert found.history["loss"].tolist() == pytest.approx(losses, rel=1e-6)
 
 
-def test_frozen_layers_stand_still_in_the_trial(small_network):
+def test_frozen_layers_stay_frozen_in_the_trial(small_network):
     """BatchNorm in what is frozen uses the statistics that it has, as in evaluation."""
     freeze(small_network, until="6")
     images = torch.ones(2, 3, 9, 9) * torch.tensor([0.0, 1.0])[:, None, None, None]
@@ -259,7 +259,7 @@ class Scripted:
 
 
 def scripted(losses):
-    """What find_lr makes of these losses, whatever the network."""
+    """What find_lr makes of these losses, whatever the model."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
     data = TensorDataset(torch.zeros(2, 3, 1, 1), torch.tensor([0, 1]))
     return find_lr(network, DataLoader(data), Scripted(losses))
@@ -300,7 +300,7 @@ def test_a_loss_that_does_not_fall_gives_no_suggestion_but_a_plot():
 
 
 def test_the_trial_ends_once_the_running_loss_is_four_times_its_lowest():
-    # From 1 the running loss goes on as 1 + 9 * (1 - 0.9**k): 4.1 with the fourth loss of 10.
+    # From 1 the running loss continues as 1 + 9 * (1 - 0.9**k): 4.1 with the fourth loss of 10.
     history = scripted([1.0] * 60 + [10.0] * 40).history
     assert history["loss"].tolist() == [1.0] * 60 + [10.0] * 3
     history = scripted([1.0] * 50 + [10.0] + [1.0] * 49).history
@@ -364,7 +364,7 @@ def test_the_scale_of_mixed_precision_is_as_it_was(small_network, monkeypatch):
 @pytest.mark.parametrize(
     "wrong", [{"lowest": 0.0}, {"lowest": 1e-2, "highest": 1e-3}, {"num_steps": 5}]
 )
-def test_ranges_that_are_none_are_refused(small_network, wrong):
+def test_empty_ranges_are_refused(small_network, wrong):
     with pytest.raises(ParameterError, match=r"lowest=.*num_steps="):
         find_lr(small_network, shuffling(), **wrong)
 

