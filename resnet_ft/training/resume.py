@@ -22,6 +22,8 @@ from resnet_ft.training.run import Run, check_unchanged
 from resnet_ft.training.state import TrainingState
 from resnet_ft.training.storage import ResumeState
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class Autosave(Callback):
     """Saves a resume state after every epoch, every few minutes, and when the run is stopped.
@@ -99,7 +101,8 @@ class Autosave(Callback):
             self._save(state)
         received = self._signals.received
         if distributed.count() > 1:
-            received = state.stop_signal if agreed else _strongest(received)
+            came = (one for one in _SIGNALS if distributed.any_of_all(received == one))
+            received = state.stop_signal if agreed else next(came, 0)
         if received == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         if received:
@@ -165,7 +168,7 @@ class _Signals:
         """Take the place of the present handlers."""
         self.received, self._process = 0, os.getpid()
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._note)
 
@@ -186,14 +189,6 @@ class _Signals:
         if self.received == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-
-
-def _strongest(received: int) -> int:
-    """The signal that any process has received, SIGTERM before Ctrl-C."""
-    return next((one for one in _SIGNALS if distributed.any_of_all(received == one)), 0)
-
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def _capture(state: TrainingState, progress: dict[str, Any], run: Run) -> ResumeState:
