@@ -358,16 +358,16 @@ def _finish_gradients(
     state.count(totals, samples)
     state.should_stop = bool(stop)
     state.stop_signal = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
-    parameters = [one for one in net.parameters() if one.grad is not None]
     if distributed.count() > 1:
         # Gradients are means over processes, whose shares of this batch may be unequal.
         scale = distributed.count() * share_of(state.dataloaders["train"]) / samples
-        for gradient in [one.grad for one in parameters if one.grad is not None and scale != 1]:
+        gradients = (one.grad for one in net.parameters() if scale != 1)
+        for gradient in filter(torch.is_tensor, gradients):
             gradient.mul_(scale)
     engine.accelerator().unscale_gradients(optimizer)
     state.notify("on_before_optimizer_step")
     if state.clip_grad_norm is not None:
-        nn.utils.clip_grad_norm_(parameters, state.clip_grad_norm)
+        nn.utils.clip_grad_norm_(net.parameters(), state.clip_grad_norm)
 
 
 def _twice(micro_batches: int, batch_size: int, error: torch.OutOfMemoryError) -> int:

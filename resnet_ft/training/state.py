@@ -138,19 +138,14 @@ class TrainingState(Progress):
 
     def __post_init__(self) -> None:
         self.epoch_began = time.perf_counter()
-        for metric in self.accumulating.values():
-            metric.persistent(True)
-
-    @property
-    def accumulating(self) -> dict[str, Any]:
-        """The metrics that count by themselves, as those of torchmetrics do."""
-        return {name: one for name, one in self.metrics.items() if hasattr(one, "compute")}
-
-    @property
-    def per_sample(self) -> dict[str, Metric]:
-        """The metrics that give one value per sample, the accuracy first."""
-        own = {name: one for name, one in self.metrics.items() if not hasattr(one, "compute")}
-        return {"accuracy": is_correct, **own}
+        self.per_sample: dict[str, Metric] = {"accuracy": is_correct}  # which give one value each
+        self.accumulating: dict[str, Any] = {}  # which count by themselves, as torchmetrics' do
+        for name, metric in self.metrics.items():
+            if hasattr(metric, "compute"):
+                metric.persistent(True)
+                self.accumulating[name] = metric
+            else:
+                self.per_sample[name] = metric
 
     def begin_phase(self) -> None:
         """Count from zero."""
