@@ -157,3 +157,14 @@ def test_another_kind_of_file_is_named(tmp_path):
         load_checkpoint(tmp_path / "bare.pth")
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_checkpoint(tmp_path / "missing.pt")
+
+
+def test_a_checkpoint_in_the_first_format_which_did_not_count_classes_is_read(tmp_path):
+    model = build_model("resnet18", 3, weights=None)
+    path = save_checkpoint(tmp_path / "old.pt", model)
+    content = torch.load(path, weights_only=True)
+    assert content.pop("num_classes") == 3
+    torch.save({**content, "format": "resnet_ft checkpoint 1"}, path)
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.num_classes == 3 and checkpoint.class_names() == ["0", "1", "2"]
+    assert torch.equal(checkpoint.load_into().fc.weight, model.fc.weight)
