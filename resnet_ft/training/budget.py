@@ -123,7 +123,7 @@ def plan_epochs(
             raise ParameterError(f"epochs={epochs!r} should be a whole number, or None.")
         if epochs == 0 and not pretrained:
             raise ParameterError(
-                "epochs=0 stops after the head, but with random weights it cannot."
+                "epochs=0 trains only the head, which is useless on random weights. Give 1 or more."
             )
         return epochs
     if budget is None:
