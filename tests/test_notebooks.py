@@ -266,6 +266,22 @@ def test_notebook_3_and_fine_tune_give_the_same_model_bit_for_bit(tmp_path, stag
         assert configs[0][entry] == configs[1][entry]
 
 
+@pytest.mark.slow
+def test_notebook_3_trains_in_two_processes_and_then_finds_the_run_finished(
+    tmp_path, staged, photos
+):
+    trained = execute(
+        *("03_train", tmp_path),
+        **{**staged, "data_dir": str(photos), "run_name": "two", "arch": "resnet18", "epochs": 1},
+        **{"weights": str(some_weights(tmp_path / "weights.pth")), "image_size": 32},
+        **{"batch_size": 4, "lr_finder_steps": 0, "num_processes": 2},
+    )
+    assert "is finished: 1 of 1 epochs are done" in outputs(trained)
+    history = pd.read_csv(tmp_path / "runs" / "two" / "history.csv")
+    assert history["epoch"].tolist() == [0, 1]
+    assert outputs(trained).count("head alone    cross-validated") == 1  # by the processes alone
+
+
 FAKE_DRIVE = """
 import os, pathlib
 
