@@ -135,7 +135,7 @@ def fine_tune(
                 class_weights=weights,
                 cache_dir=cache_dir,
                 seed=seed,
-                run_dir=run,
+                run=run,
             )
         if pretrained and not train_batchnorm:
             freeze_batchnorm(model)

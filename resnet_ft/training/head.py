@@ -55,14 +55,14 @@ def fit_head(
     class_weights: Tensor | None = None,
     cache_dir: str | Path | None = None,
     seed: int = 0,
-    run_dir: Run | None = None,
+    run: Run | None = None,
 ) -> Head:
     """Give the model the best head for what its other layers put out.
 
     Each image goes through those layers once (see `precompute`; `cache_dir`). A head that is one
     Linear layer is then solved by L-BFGS, its regularisation chosen by five-fold cross-validation;
     any other head is trained. `class_weights` (C,) are those of the solved head's loss, `criterion`
-    scores the validation images. A `run_dir` gets the predictions as head_predictions.csv, in which
+    scores the validation images. A `run` gets the predictions as head_predictions.csv, in which
     `find_label_errors` looks for wrong labels. The same layers are frozen afterwards as before.
     Raises ParameterError where the head cannot be cut off, TrainingError for a wrong class count.
     """
@@ -108,8 +108,8 @@ def fit_head(
             f"{row['train_accuracy']:6.1%}   val: loss {row['val_loss']:.3f}, accuracy "
             f"{row['val_accuracy']:6.1%}   {row['seconds']:.0f} s"
         )
-    if run_dir is not None and predictions is not None:
-        run_dir.write("head_predictions.csv", predictions.save)
+    if run is not None and predictions is not None:
+        run.write("head_predictions.csv", predictions.save)
     return Head(row, predictions)
 
 

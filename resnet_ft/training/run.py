@@ -33,7 +33,6 @@ class Run:
     def __init__(self, run_dir: str | os.PathLike[str]):
         self.folder = Path(run_dir)
         self._id: str | None = None
-        self._is_open = self._keeps_parameters = False
 
     @classmethod
     def open(
@@ -48,7 +47,7 @@ class Run:
 
         A file of `decisions` about single images is copied into the folder, if there is one, so
         that the run's data set can be reproduced. A run that has begun keeps its parameters and
-        decisions. A Run that is open already only gets further parameters. Raises RunError where
+        decisions. Opened again, a Run only gets further parameters. Raises RunError where
         `parameters` differ from the recorded ones, where the run cannot be resumed, and, with
         `resume=False`, where it has begun: no run is ever overwritten or mixed with another.
         """
@@ -58,12 +57,7 @@ class Run:
                 f"{run.folder} already holds a trained run. Choose another run_dir, or move that "
                 "folder away if you no longer need it."
             )
-        is_new = run.id is None
-        if not run._is_open:
-            run._is_open = True
-            # The model of a head alone must not be overwritten either.
-            run._keeps_parameters = run.has_begun or run.best.exists()
-        run.record(**(_identity() if is_new else {}), **parameters or {})
+        run.record(**(_identity() if run.id is None else {}), **parameters or {})
         if decisions is not None:
             run._compare_decisions(decisions) if run.has_begun else run._copy_decisions(decisions)
         return run
@@ -73,7 +67,7 @@ class Run:
         new = json.loads(json.dumps(parameters, default=str))  # as they will be read again
         file = self.folder / "config.json"
         old = self.config if file.exists() else {}
-        if self._keeps_parameters:
+        if self.has_begun or self.best.exists():  # a head alone must not be overwritten either
             check_unchanged(self, old, new)
         if old | new != old:
             text = json.dumps({**old, **new}, indent=2, ensure_ascii=False) + "\n"

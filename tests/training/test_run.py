@@ -2,6 +2,7 @@ import json
 
 import pandas as pd
 import pytest
+from tiny import noise_loaders, train
 from torch.utils.data import DataLoader, TensorDataset
 
 from resnet_ft import (
@@ -114,3 +115,17 @@ def test_a_run_follows_the_decisions_that_it_was_started_with(tmp_path):
     assert run.decisions.read_text() == "path,decision\n"
     assert Run.open(tmp_path / "run", {"arch": "x"}).decisions is not None  # as train_model goes on
     assert Run.open(tmp_path / "run", decisions=file).decisions is None
+
+
+def test_an_open_run_that_was_trained_refuses_other_parameters_and_keeps_its_own(tmp_path):
+    """The cell of a notebook, changed and run again in the same session."""
+    run = Run.open(tmp_path / "run", {"seed": 0})
+    train(noise_loaders(), run, num_epochs=1)
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(RunError, match=r"optimizer_options.lr was 0.01, now 0.02"):
+        train(noise_loaders(), run, num_epochs=1, lr=0.02)
+    with pytest.raises(RunError, match="seed was 0, now 1"):
+        run.record(seed=1)
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+    _, history = train(noise_loaders(), run, num_epochs=2)  # as before, but for longer
+    assert history["epoch"].tolist() == [1, 2]
