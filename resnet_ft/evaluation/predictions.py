@@ -14,6 +14,7 @@ from resnet_ft import distributed, engine
 from resnet_ft.data.batches import EpochBatchSampler
 from resnet_ft.errors import DatasetError, ParameterError
 from resnet_ft.files import atomic_write
+from resnet_ft.models.check import check_model
 from resnet_ft.models.freezing import evaluation_mode
 from resnet_ft.notebook import progress_bar
 
@@ -91,7 +92,7 @@ def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
 def predict_logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Tensor]:
     """Logits (N, C) in full precision and labels (N,), both on the CPU."""
     device = engine.device()
-    model.to(device)
+    check_model(model.to(device), dataloader)
     logits, labels = [], []
     with evaluation_mode(model), torch.inference_mode(), engine.accelerator().autocast():
         for images, batch_labels in progress_bar(dataloader, "Evaluating", unit="batch"):

@@ -21,12 +21,17 @@ from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.features import store
 from resnet_ft.files import default_cache_dir, fingerprint
+from resnet_ft.models.check import check_model
 from resnet_ft.models.cutting import cut_frozen, fold_batchnorm
 from resnet_ft.models.freezing import evaluation_mode
 from resnet_ft.notebook import progress_bar
 
 _FORMAT = 1  # increase it with any change to how features are computed
 _DESCRIBED = ("torchvision.transforms", "resnet_ft.data.transforms")  # completely, by their repr
+
+
+class HalfPrecisionError(TrainingError):
+    """Outputs of the frozen layers are too large for half precision, or not numbers."""
 
 
 def precompute(
@@ -63,6 +68,7 @@ def precompute(
             "precompute keeps features by image file, so it needs loaders that make_dataloaders "
             "makes of image files. With others, also of shards, train the model with train_model."
         )
+    check_model(model, dataloaders["train"])
     frozen, head = cut_frozen(model)
     directory = store.writable(Path(cache_dir or default_cache_dir() / "features"))
     every_view = list(_views(sources, views, _weights_digest(frozen), directory))
@@ -228,10 +234,10 @@ def _run_frozen(
             batch = next(loader, None)
             features = folded(batch[0].to(engine.device())) if batch else torch.empty(0, *shape)
             features = features.half().cpu()
-            if not features.isfinite().all():
-                raise TrainingError(
+            if distributed.any_of_all(not features.isfinite().all()):
+                raise HalfPrecisionError(
                     "The frozen layers put out values that half precision cannot hold (above "
-                    "65,504, or not a number). Train without precompute."
+                    "65,504, or not a number), so they cannot be stored. Train without precompute."
                 )
             shares = distributed.gathered(features)
             rows = features.new_empty(sum(map(len, shares)), *shape)

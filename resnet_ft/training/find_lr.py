@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from resnet_ft import engine
 from resnet_ft.errors import ParameterError, TrainingError
+from resnet_ft.models.check import check_model
 from resnet_ft.models.freezing import train_mode
 from resnet_ft.notebook import progress_bar
 from resnet_ft.training.loop import Batch, run_step
@@ -118,6 +119,7 @@ def find_lr(
     optimizer = optimizer or Adam(trainable_parameters(model), lr=highest)
     check_optimizer(model, optimizer)
     check_shares({"train": dataloader})
+    check_model(model, dataloader, micro_batches=1)
     model, criterion, optimizer = copy.deepcopy(
         (model, criterion or nn.CrossEntropyLoss(), optimizer)
     )

@@ -6,6 +6,7 @@ Notebook 03 shows the same steps one by one.
 """
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
@@ -20,6 +21,8 @@ from resnet_ft import distributed, engine
 from resnet_ft.data.batches import reads_files
 from resnet_ft.data.mixing import MixedLoader, balanced_loader, class_weights
 from resnet_ft.errors import ParameterError
+from resnet_ft.features.precompute import HalfPrecisionError
+from resnet_ft.models.check import check_model
 from resnet_ft.models.freezing import freeze_batchnorm, kept_trainable
 from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.budget import TimeBudget, plan_epochs
@@ -130,13 +133,21 @@ def fine_tune(
     with kept_trainable(model):
         head = None
         if pretrained and not resumes:
-            head = fit_head(
-                *(model, dataloaders, criterion),
-                class_weights=weights,
-                cache_dir=cache_dir,
-                seed=seed,
-                run=run,
-            )
+            try:
+                head = fit_head(
+                    *(model, dataloaders, criterion),
+                    class_weights=weights,
+                    cache_dir=cache_dir,
+                    seed=seed,
+                    run=run,
+                )
+            except HalfPrecisionError as error:
+                if epochs == 0:
+                    raise
+                warnings.warn(
+                    f"The head is not solved first: all layers train from the start. {error}",
+                    stacklevel=2,
+                )
         if pretrained and not train_batchnorm:
             freeze_batchnorm(model)
         groups = parameter_groups(model, learning_rate, weight_decay=weight_decay)
@@ -174,6 +185,11 @@ def _check(
         EarlyStop(chosen.patience)
     optimizer = make_optimizer(chosen.optimizer, parameter_groups(model, chosen.learning_rate))
     make_scheduler(optimizer, chosen.schedule, 1)
+    micro_batches = engine.accelerator().gradient_accumulation_steps
+    with kept_trainable(model):
+        if not chosen.train_batchnorm:
+            freeze_batchnorm(model)
+        check_model(model, dataloaders["train"], micro_batches=micro_batches)
     if chosen.balance not in (None, "loss", "sampler"):
         raise ParameterError(
             f'balance={chosen.balance!r} is unknown. Choose None, "loss" or "sampler".'

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from resnet_ft import distributed, engine
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.evaluation.predictions import class_names
+from resnet_ft.models.check import check_model
 from resnet_ft.models.freezing import synchronised_batchnorm, train_mode
 from resnet_ft.training.callbacks import Callback, ProgressBar
 from resnet_ft.training.resume import load_resume_state, resume_callbacks, with_autosave
@@ -146,6 +147,8 @@ def _train(state: TrainingState, first_row: Row | None) -> None:
         state.best.update(first_row)
         if state.run:
             state.run.save_history(state.history)
+    if not state.is_finished:
+        check_model(state.model, state.dataloaders["train"], micro_batches=state.micro_batches)
     state.notify("on_fit_begin")
     try:
         resume_callbacks(state, saved)

@@ -345,3 +345,15 @@ def test_a_schedule_may_be_a_function_and_is_recorded_by_its_name(loaders, tmp_p
 def test_the_optimizer_is_chosen_by_name(loaders, tmp_path, name, kind):
     fine_tune(network(), loaders, epochs=1, optimizer=name, run_dir=tmp_path / "run")
     assert load_run(tmp_path / "run").config["training"]["optimizer"] == kind
+
+
+def test_outputs_beyond_half_precision_train_without_precompute_and_say_so(loaders):
+    model = network()
+    with torch.no_grad():
+        model.layer4[1].bn2.weight.fill_(1e6)
+        model.fc.weight.div_(1e6)
+    with pytest.warns(UserWarning, match=r"head is not solved first.*above 65,504"):
+        _, history = fine_tune(model, loaders, epochs=1)
+    assert history["epoch"].tolist() == [1]
+    with pytest.raises(TrainingError, match="above 65,504"):  # nothing is left to do without a head
+        fine_tune(model, loaders, epochs=0)

@@ -61,8 +61,8 @@ def test_parts_that_are_asked_for_give_the_same_steps_without_a_failure(monkeypa
 def test_the_number_of_micro_batches_is_kept_for_the_rest_of_the_run_and_when_it_resumes(tmp_path):
     with pytest.warns(UserWarning, match="in 2 micro-batches"):
         model, _ = train(4, tmp_path / "run")
-    # 8 did not fit; then all batches in halves: 8, 8, 6 and, in validation, 9 as 5 and 4.
-    assert model.seen[:8] == [8, 4, 4, 4, 4, 3, 3, 5]
+    # A trial; 8 did not fit; then all batches in halves: 8, 8, 6 and, in validation, 9 as 5 and 4.
+    assert model.seen[:9] == [1, 8, 4, 4, 4, 4, 3, 3, 5]
     model, _ = train(4, tmp_path / "run", num_epochs=3)
     assert max(model.seen) <= 5 and Run(tmp_path / "run").resume_state()[1]["progress"]
 
