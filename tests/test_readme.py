@@ -102,7 +102,7 @@ def test_the_headless_commands_work_as_written(checkout):
             assert "is finished: 2 of 2 epochs are done" in done.stdout
     made = {path.name for path in (checkout / "runs" / "first").iterdir()}
     assert made - {"head_predictions.csv"} == {  # which only pretrained weights have
-        *("config.json", "history.csv", "best.pt"),
+        *("config.json", "images.csv.gz", "history.csv", "best.pt"),
         *("last.0.pt", "last.1.pt"),
         *("evaluation.csv", "predictions.csv", "figures"),
     }

@@ -23,6 +23,7 @@ from resnet_ft.evaluation.predictions import class_names
 from resnet_ft.models.check import check_model
 from resnet_ft.models.freezing import synchronised_batchnorm, train_mode
 from resnet_ft.training.callbacks import Callback, ProgressBar
+from resnet_ft.training.images import check_images, record_images
 from resnet_ft.training.resume import load_resume_state, resume_callbacks, with_autosave
 from resnet_ft.training.rng import rng_states, set_rng_states
 from resnet_ft.training.run import Run
@@ -111,7 +112,10 @@ def train_model(
         whole.classes = classes  # which a checkpoint holds
     if run_dir is not None and distributed.is_main():
         parameters = {"training": describe_training(state)}
-        state.run = state.best.run = Run.open(run_dir, parameters, resume=resume)
+        run = run_dir if isinstance(run_dir, Run) else Run(run_dir)
+        check_images(run, loaders)
+        state.run = state.best.run = Run.open(run, parameters, resume=resume)
+        record_images(run, loaders)
         state.config = state.run.config
 
     if hasattr(whole, "arch"):  # convolutions are faster so, but other models may fail

@@ -28,7 +28,7 @@ def trained(photos, tmp_path):
 def test_a_run_leaves_what_a_later_notebook_needs(trained, photos):
     folder, model, history = trained
     assert {path.name for path in folder.iterdir()} == {
-        *("config.json", "history.csv", "best.pt", "last.0.pt", "last.1.pt")
+        *("config.json", "images.csv.gz", "history.csv", "best.pt", "last.0.pt", "last.1.pt")
     }
     run = load_run(folder)
     pd.testing.assert_frame_equal(run.history, history)
