@@ -1,5 +1,7 @@
 """What the tests share: seeds fixed once, tiny real data sets, and where the real ones lie."""
 
+import multiprocessing
+import os
 import zlib
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from torch.utils.data import TensorDataset
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
+if method := os.environ.get("RESNET_FT_START_METHOD"):  # see test_start_methods.py
+    multiprocessing.set_start_method(method, force=True)
 matplotlib.use("agg")  # for this process alone: the kernels of the notebooks draw inline
 
 

@@ -1,6 +1,8 @@
 """Batches of samples: which samples come when, and how workers and this process make them."""
 
 import gc
+import multiprocessing
+import pickle
 import shutil
 import sys
 import warnings
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from resnet_ft import distributed, engine
 from resnet_ft.data.dataset import ImageDataset, SampleKey, SeededDataset, seed_of
+from resnet_ft.errors import ParameterError
 
 
 class EpochBatchSampler(Sampler[list[SampleKey]]):
@@ -119,7 +122,14 @@ class ImageLoader(DataLoader):
                 shape = self.batch_sampler.slots, self.batch_sampler.batch_size + 1, *image.shape
                 with suppress(RuntimeError):  # little shared memory, as in many containers
                     collate.slots = torch.empty(shape, dtype=image.dtype).share_memory_()
-        for images, labels, slot in super().__iter__():
+        try:
+            batches = super().__iter__()
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            raise ParameterError(
+                f"The transform cannot be sent to new worker processes ({error}). Define its "
+                "functions and classes at the top of a module (no lambda), or give num_workers=0."
+            ) from error
+        for images, labels, slot in batches:
             slots = collate.slots if isinstance(images, int) else None
             batch = images if slots is None else slots[slot, :images]
             threads = torch.get_num_threads()
@@ -185,9 +195,31 @@ def reads_files(loader: object) -> bool:
     return isinstance(loader, ImageLoader) and isinstance(loader.dataset, ImageDataset)
 
 
+_UNGUARDED = """A worker process imports this script and would start workers itself.
+Move what the script does into a function main, and call it at the end in these two lines:
+
+if __name__ == "__main__":
+    main()
+
+(Or make the loaders with num_workers=0.)"""
+
+
+def worker_processes(wanted: int | None) -> int:
+    """How many worker processes: by default one per core, none where no process may be started.
+
+    Raises ParameterError, with the remedy, in a worker that is still importing the script of its
+    parent (on Windows and macOS, and on Linux from Python 3.14 on, workers are not forked).
+    """
+    process = multiprocessing.current_process()
+    workers = engine.cpu_cores() if wanted is None else wanted
+    if workers and getattr(process, "_inheriting", False):
+        raise ParameterError(_UNGUARDED)
+    return 0 if process.daemon else workers  # a worker of a Pool, or of Celery
+
+
 def fitting_workers(wanted: int | None, *, batch_bytes: int) -> int:
     """How many workers, so that their batches fit into shared memory: Docker often gives 64 MB."""
-    workers = engine.cpu_cores() if wanted is None else wanted
+    workers = worker_processes(wanted)
     if workers and _SHARED_MEMORY.is_dir():
         # Training and validation workers run side by side, each with one more batch in progress.
         fitting = shutil.disk_usage(_SHARED_MEMORY).free // (2 * (_PREFETCH + 1) * batch_bytes)

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from resnet_ft import engine
+from resnet_ft.data.batches import worker_processes
 from resnet_ft.data.cache import DecodedImages, decode_once
 from resnet_ft.data.folders import find_images
 from resnet_ft.data.images import resized, upright_rgb
@@ -82,7 +83,7 @@ class Predictor:
         paths = list(find_images(Path(folder)))
         if not paths:
             raise DatasetError(f"There are no images in {folder}. Check the path.")
-        workers = engine.cpu_cores() if num_workers is None else num_workers
+        workers = worker_processes(num_workers)
         images, errors = DecodedImages(paths), dict[int, str]()
         if self._side:
             images, errors = decode_once(

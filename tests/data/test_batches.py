@@ -86,7 +86,7 @@ def test_no_process_is_without_a_share_of_a_training_batch(monkeypatch):
     assert lengths == [[1, 2], [1, 2], [1, 2], [1, 1]]
 
 
-@pytest.fixture(scope="module", params=[0, 2])
+@pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.processes)])
 def workers(request):
     return request.param
 
@@ -113,6 +113,7 @@ def test_batches_equal_single_samples_to_the_last_bit_even_if_all_are_kept(
         assert right.dtype == torch.float32 and right.is_contiguous()
 
 
+@pytest.mark.processes
 def test_a_slice_that_is_held_is_not_overwritten(photos):
     loader = make_dataloaders(photos, image_size=16, batch_size=2, num_workers=1)["train"]
     right = expected(loader, 0)
@@ -126,6 +127,7 @@ def test_memory_that_nobody_holds_is_used_again(photos):
     assert len({images.data_ptr() for images, _ in loader}) <= 2
 
 
+@pytest.mark.processes
 def test_an_epoch_that_is_left_early_does_not_disturb_the_next(photos):
     loader = make_dataloaders(photos, image_size=16, batch_size=2, num_workers=2)["train"]
     right = expected(loader, 1)
@@ -144,10 +146,11 @@ def test_batches_of_your_own_transform_may_be_kept_too(photos, workers):
     assert torch.equal(kept, torch.stack([loader.dataset[i][0] for i in range(6)]))
 
 
-def test_a_transform_may_make_several_views_of_an_image(photos, workers):
-    def two_views(image):
-        return [v2.functional.to_image(image), v2.functional.to_image(image).flip(-1)]
+def two_views(image):
+    return [v2.functional.to_image(image), v2.functional.to_image(image).flip(-1)]
 
+
+def test_a_transform_may_make_several_views_of_an_image(photos, workers):
     loaders = make_dataloaders(photos, image_size=16, val=two_views, num_workers=workers)
     (first, second), labels = next(iter(loaders["val"]))
     assert torch.equal(first, second.flip(-1)) and len(labels) == 6

@@ -63,6 +63,7 @@ def test_a_file_that_has_changed_is_decoded_again(paths, tmp_path):
     assert_decoded_right(decode_once(paths, SIDE, cache_dir=tmp_path / "cache")[0], paths)
 
 
+@pytest.mark.processes
 def test_workers_decode_many_files_to_the_same(tmp_path):
     paths = [write_image(tmp_path / "images" / f"{i}.png", size=(40, 36)) for i in range(70)]
     paths[7].write_bytes(b"no image")

@@ -1,4 +1,3 @@
-import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -51,12 +50,6 @@ def test_loading_does_not_touch_the_default_generator(photos):
     before = torch.get_rng_state()
     batches(make_dataloaders(photos, image_size=16, num_workers=0)["train"])
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_workers_can_be_spawned_as_on_windows_and_macos(photos):
-    loader = make_dataloaders(photos, image_size=8, num_workers=1)["val"]
-    loader.multiprocessing_context = multiprocessing.get_context("spawn")
-    assert sum(len(labels) for _, labels in loader) == 6
 
 
 def test_unreadable_files_are_left_out_counted_and_listed(photos):

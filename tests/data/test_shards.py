@@ -145,6 +145,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(shards):
     assert dataset[4, 7][1] == label
 
 
+@pytest.mark.processes
 def test_one_pass_can_start_mid_epoch_without_reading_what_came_before(shards):
     for split in ("train", "val"):
         loader = load(shards, batch_size=2, num_workers=1)[split]
@@ -207,6 +208,7 @@ def test_a_data_set_of_shards_can_go_to_another_process(shards):
     assert torch.equal(sent[2, 3][0], image) and sent[2, 3][1] == label
 
 
+@pytest.mark.processes
 def test_they_train_and_evaluate_a_model(shards, small_network):
     loaders = load(shards, num_workers=1)
     model, history = train_model(small_network, loaders, num_epochs=2)
@@ -348,6 +350,7 @@ def server(tmp_path):
         thread.join()
 
 
+@pytest.mark.processes
 def test_shards_from_the_web_are_fetched_once(shards, tmp_path, server):
     local, remote = (
         load(shards),
@@ -390,6 +393,7 @@ def test_what_cannot_be_fetched_is_named_with_the_reason(shards, tmp_path, serve
         load("http://127.0.0.1:9", cache_dir=tmp_path / "cache")
 
 
+@pytest.mark.processes
 def test_an_error_of_a_worker_names_shard_and_reason_too(shards, tmp_path, server):
     (shards / "val-000000.tar").unlink()
     loader = load(f"{server.url}/shards", cache_dir=tmp_path / "cache", num_workers=1)["train"]

@@ -159,6 +159,7 @@ def test_the_model_stays_in_its_mode_and_is_not_changed(loaders, tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.processes
 def test_the_next_run_and_the_next_head_find_the_features(loaders, photos, tmp_path):
     model = resnet18()
     freeze(model, until="fc")
