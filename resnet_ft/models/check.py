@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from resnet_ft import engine
 from resnet_ft.data.batches import EpochBatchSampler
@@ -69,7 +69,7 @@ def _first_image(loader: DataLoader) -> Tensor | None:
     """A batch of one image of a loader, if it is known how to make it; draws nothing at random."""
     source: Any = getattr(loader, "loader", loader)  # what a MixedLoader mixes
     dataset: Any = source.dataset
-    if source.batch_sampler is None or not hasattr(dataset, "__getitem__"):
+    if source.batch_sampler is None or isinstance(dataset, IterableDataset):
         return None
     own = isinstance(source.batch_sampler, EpochBatchSampler)
     collate = default_collate if own else source.collate_fn

@@ -275,11 +275,14 @@ def _in_present_form(content: ResumeState) -> dict[str, Any]:
     """A resume state as it is written now; the first form had a "position" in place of progress."""
     saved: dict[str, Any] = dict(content)
     if "position" not in saved:
-        return saved
+        progress = saved["progress"]
+        weighed = {"weight": progress["samples"], **progress["sums"]}  # some have no weight yet
+        return {**saved, "progress": {**progress, "sums": weighed}}
     position = saved.pop("position")
     names = {"count": "samples", "generators": "rng", "generators_before": "rng_before_phase"}
     progress = {names.get(name, name): value for name, value in position.items()}
-    progress["sums"] = {"loss": position["loss_sum"], "accuracy": position["correct"]}
+    sums = {"loss": position["loss_sum"], "accuracy": position["correct"]}
+    progress["sums"] = {**sums, "weight": position["count"]}
     by_step = [state for name, state in saved["callbacks"] if name == "StepScheduler"]
     others = [[name, state] for name, state in saved["callbacks"] if name != "StepScheduler"]
     scheduler = by_step[0] if by_step else saved["scheduler"]

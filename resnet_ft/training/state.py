@@ -1,5 +1,6 @@
 """What `train_model` works on, how far it has come, and the best weights so far."""
 
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, fields
@@ -12,9 +13,9 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from resnet_ft import distributed
-from resnet_ft.data.batches import EpochBatchSampler
 from resnet_ft.errors import CheckpointError, ParameterError, TrainingError
 from resnet_ft.models.checkpoint import load_checkpoint, save_checkpoint
+from resnet_ft.training.criterion import check_criterion
 from resnet_ft.training.rng import RngStates, rng_states
 from resnet_ft.training.run import Run
 
@@ -31,13 +32,15 @@ class StepOutput:
     """What a step made of a batch, on the device.
 
     `images` (N, 3, H, W), `labels` (N,) or, mixed, probabilities (N, C), `logits` (N, C) without
-    gradients, `loss` their mean loss, a scalar.
+    gradients, `loss` their mean loss, a scalar, and `weight` what that mean divides by: N, unless
+    the criterion weighs or ignores labels.
     """
 
     images: Tensor
     labels: Tensor
     logits: Tensor
     loss: Tensor
+    weight: float
     micro_batches: int = 1
 
 
@@ -149,7 +152,8 @@ class TrainingState(Progress):
 
     def begin_phase(self) -> None:
         """Count from zero."""
-        self.sums, self.samples = dict.fromkeys(("loss", *self.per_sample), 0.0), 0
+        self.sums = dict.fromkeys(("loss", "weight", *self.per_sample), 0.0)
+        self.samples = 0
         for metric in self.accumulating.values():
             metric.reset()
 
@@ -157,7 +161,7 @@ class TrainingState(Progress):
         """The sums over a batch's samples of the loss and of every metric."""
         for metric in self.accumulating.values():
             metric.to(output.logits.device).update(output.logits, output.labels)
-        sums = {"loss": output.loss.item() * len(output.labels)}
+        sums = {"loss": output.loss.item() * output.weight, "weight": output.weight}
         for name, metric in self.per_sample.items():
             sums[name] = _sum(name, metric(output.logits, output.labels), len(output.labels))
         return sums
@@ -174,14 +178,20 @@ class TrainingState(Progress):
             raise TrainingError(
                 f"The {self.phase} loader yields no batch. Has it less than one, with drop_last?"
             )
+        if not (weight := self.sums.pop("weight")):
+            raise TrainingError(
+                f"The criterion ignores every label of the {self.phase} loader, or gives its class "
+                "no weight. Check ignore_index and weight."
+            )
         means = {name: value / self.samples for name, value in self.sums.items()}
+        means["loss"] = self.sums["loss"] / weight
         means |= {name: float(one.compute()) for name, one in self.accumulating.items()}
         self.row |= {f"{self.phase}_{name}": mean for name, mean in means.items()}
 
     @property
     def learning_rate(self) -> float:
         """The highest of the parameter groups."""
-        return max(group["lr"] for group in self.optimizer.param_groups)
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
     @property
     def steps_per_epoch(self) -> dict[str, int] | None:
@@ -288,8 +298,9 @@ def check_training(state: TrainingState) -> None:
     """Raise TrainingError or ParameterError for what would waste a run."""
     if not isinstance(state.num_epochs, int) or state.num_epochs < 0:
         raise ParameterError(f"num_epochs={state.num_epochs!r} should be a whole number.")
-    if taken := {"loss", "accuracy"} & set(state.metrics):
+    if taken := {"loss", "accuracy", "weight"} & set(state.metrics):
         raise ParameterError(f"The history has its own {', '.join(taken)}: rename your metric.")
+    check_criterion(state.criterion)
     if state.clip_grad_norm is not None and not state.clip_grad_norm > 0:
         raise ParameterError(f"clip_grad_norm={state.clip_grad_norm} should be positive, or None.")
     check_shares(state.dataloaders)
@@ -306,6 +317,12 @@ def check_training(state: TrainingState) -> None:
 def check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
     """Raise TrainingError where the optimizer has nothing to train."""
     trained = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    step = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if step is not None and step.default is step.empty:
+        raise ParameterError(
+            f"{type(optimizer).__name__} computes a loss several times per step, which "
+            "train_model does not do. Choose another optimizer, such as AdamW."
+        )
     if trained.isdisjoint(map(id, trainable_parameters(model))):
         raise TrainingError(
             "The optimizer holds none of the layers that train. Make it after the model is built "
@@ -364,10 +381,3 @@ def describe_training(state: TrainingState) -> dict[str, object]:
 
 def _length(dataset: object) -> int | None:
     return len(dataset) if isinstance(dataset, Sized) else None
-
-
-def share_of(loader: DataLoader) -> float:
-    """The usual number of samples in one process's part of a batch: the same in all processes."""
-    size = getattr(loader.batch_sampler, "batch_size", None) or loader.batch_size or 1
-    own = isinstance(loader.batch_sampler, EpochBatchSampler)  # its batch is that of all processes
-    return size / distributed.count() if own else size
