@@ -153,8 +153,7 @@ def _train(state: TrainingState, first_row: Row | None) -> None:
             state.run.save_history(state.history)
     if not state.is_finished:
         check_model(state.model, state.dataloaders["train"], micro_batches=state.micro_batches)
-    state.notify("on_fit_begin")
-    try:
+    with _callbacks(state):
         resume_callbacks(state, saved)
         saved = None  # as large as the run itself
         network = engine.unwrapped(state.model)
@@ -163,12 +162,31 @@ def _train(state: TrainingState, first_row: Row | None) -> None:
             with synchronised_batchnorm(network), prepared as (net, optimizer):
                 while not state.is_finished:
                     _run_epoch(state, net, optimizer)
-    except BaseException:
-        state.notify("on_interrupt")
-        raise
-    finally:
+
+
+@contextmanager
+def _callbacks(state: TrainingState) -> Iterator[None]:
+    """Begin the callbacks; at the end, give the model its best weights and end each that began.
+
+    One that raises keeps no other from ending. The first exception is raised, and others warned of.
+    """
+    begun: list[Any] = []
+    raised: list[BaseException] = []
+    try:
+        for callback in state.callbacks:
+            begun.append(callback)
+            callback.on_fit_begin(state)
+        yield
+    except BaseException as error:
+        raised += [error, *state.notify_all("on_interrupt", begun)]
+    try:
         state.best.restore()
-        state.notify("on_fit_end")
+    finally:
+        raised += state.notify_all("on_fit_end", begun)
+    for other in {str(one): one for one in raised[1:] if str(one) != str(raised[0])}.values():
+        warnings.warn(f"A callback failed as well: {type(other).__name__}: {other}", stacklevel=3)
+    if raised:
+        raise raised[0]
 
 
 def _run_epoch(state: TrainingState, net: nn.Module, optimizer: Optimizer) -> None:

@@ -123,6 +123,16 @@ class TrainingState(Progress):
         for callback in self.callbacks:
             getattr(callback, event)(self)
 
+    def notify_all(self, event: str, callbacks: Sequence[object]) -> list[BaseException]:
+        """Call a hook of each of these callbacks, whatever the others raise; returns that."""
+        raised: list[BaseException] = []
+        for callback in callbacks:
+            try:
+                getattr(callback, event)(self)
+            except BaseException as error:
+                raised.append(error)
+        return raised
+
     def state_dict(self) -> dict[str, Any]:
         """A copy of the progress as it is now, with the state of metrics and generators."""
         now = {
