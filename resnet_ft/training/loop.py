@@ -24,8 +24,9 @@ from resnet_ft.models.check import check_model
 from resnet_ft.models.freezing import synchronised_batchnorm, train_mode
 from resnet_ft.training.callbacks import Callback, ProgressBar
 from resnet_ft.training.criterion import adds_up, check_additive, weight_of
+from resnet_ft.training.describe import describe_training, initial_rates, remember_rates
 from resnet_ft.training.images import check_images, record_images
-from resnet_ft.training.resume import load_resume_state, resume_callbacks, with_autosave
+from resnet_ft.training.resume import announce, load_resume_state, resume_callbacks, with_autosave
 from resnet_ft.training.rng import rng_states, set_rng_states
 from resnet_ft.training.run import Run
 from resnet_ft.training.schedule import PerStep
@@ -36,7 +37,6 @@ from resnet_ft.training.state import (
     StepOutput,
     TrainingState,
     check_training,
-    describe_training,
     trainable_parameters,
     whole_model,
 )
@@ -121,8 +121,12 @@ def train_model(
     if hasattr(whole, "arch"):  # convolutions are faster so, but other models may fail
         model.to(memory_format=torch.channels_last)
     model.to(engine.device())
-    with state.run.storage.locked() if state.run else nullcontext():
-        _train(state, first_row)
+    rates = initial_rates(state.optimizer)
+    try:
+        with state.run.storage.locked() if state.run else nullcontext():
+            _train(state, first_row)
+    finally:
+        remember_rates(state.optimizer, rates)
     return network, state.history
 
 
@@ -155,6 +159,7 @@ def _train(state: TrainingState, first_row: Row | None) -> None:
         check_model(state.model, state.dataloaders["train"], micro_batches=state.micro_batches)
     with _callbacks(state):
         resume_callbacks(state, saved)
+        announce(state, saved)
         saved = None  # as large as the run itself
         network = engine.unwrapped(state.model)
         prepared = engine.prepared(state.model, state.optimizer)
@@ -175,7 +180,7 @@ def _callbacks(state: TrainingState) -> Iterator[None]:
     try:
         for callback in state.callbacks:
             begun.append(callback)
-            callback.on_fit_begin(state)
+            begun[-1].on_fit_begin(state)
         yield
     except BaseException as error:
         raised += [error, *state.notify_all("on_interrupt", begun)]
@@ -203,10 +208,13 @@ def _run_epoch(state: TrainingState, net: nn.Module, optimizer: Optimizer) -> No
     state.row["seconds"] = time.perf_counter() - state.epoch_began
     state.rows.append(state.row)
     state.is_best = state.best.update(state.row)
-    if isinstance(state.scheduler, ReduceLROnPlateau):
-        state.scheduler.step(state.row["val_loss"])
-    elif state.scheduler is not None and not isinstance(state.scheduler, PerStep):
-        state.scheduler.step()
+    with warnings.catch_warnings():
+        # Resumed in a validation, this process has taken no step of the optimizer yet.
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        if isinstance(state.scheduler, ReduceLROnPlateau):
+            state.scheduler.step(state.row["val_loss"])
+        elif state.scheduler is not None and not isinstance(state.scheduler, PerStep):
+            state.scheduler.step()
     if state.run:
         state.run.save_history(state.history)
     state.notify("on_epoch_end")

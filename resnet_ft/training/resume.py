@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from resnet_ft import distributed, engine
 from resnet_ft.errors import ParameterError, RunError, TrainingError
-from resnet_ft.training.callbacks import Callback
+from resnet_ft.training.callbacks import Callback, EarlyStop
 from resnet_ft.training.rng import seed_by_rank, set_rng_states
 from resnet_ft.training.run import Run, check_unchanged
 from resnet_ft.training.state import TrainingState
@@ -229,7 +230,8 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
         engine.unwrapped(state.model).load_state_dict(content["model"])
         state.optimizer.load_state_dict(content["optimizer"])
         if state.scheduler is not None:
-            state.scheduler.load_state_dict(content["scheduler"])
+            present = state.scheduler.state_dict()
+            state.scheduler.load_state_dict(_of_types(content["scheduler"], present))
         state.load_state_dict(content["progress"])
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise RunError(
@@ -244,8 +246,6 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
     state.num_epochs, state.micro_batches = num_epochs, max(micro_batches, state.micro_batches)
     if state.run:
         state.run.save_history(state.history)
-        done = f"{state.epochs_done} of {state.num_epochs} epochs are done"
-        print(f"{state.run.folder} {'is finished' if state.is_finished else 'resumes'}: {done}")
     return content
 
 
@@ -267,8 +267,28 @@ def resume_callbacks(state: TrainingState, content: dict[str, Any] | None) -> No
     for callback in with_state:
         number = next(i for i, (name, _) in enumerate(left) if name == _name(callback))
         callback.load_state_dict(left.pop(number)[1])
+        if isinstance(callback, EarlyStop) and callback.waits_again:
+            state.should_stop = False  # it is more patient now than when it ended the run
     if not state.step and state.rng:  # mid-phase, `remaining_batches` draws the earlier ones first
         set_rng_states(state.rng, state.dataloaders.values())
+
+
+def announce(state: TrainingState, content: dict[str, Any] | None) -> None:
+    """Say how far a resumed run has come."""
+    if content is not None and state.run:
+        total = max(state.num_epochs, state.epochs_done)
+        done = f"{state.epochs_done} of {total} epochs are done"
+        print(f"{state.run.folder} {'is finished' if state.is_finished else 'resumes'}: {done}")
+
+
+def _of_types(saved: Any, present: Any) -> Any:
+    """Saved plain data with the types of what it replaces: a resume state holds no Counter."""
+    if isinstance(saved, dict) and isinstance(present, dict):
+        inner = {name: _of_types(one, present.get(name)) for name, one in saved.items()}
+        return Counter(inner) if isinstance(present, Counter) else inner
+    if isinstance(saved, list) and isinstance(present, list) and len(saved) == len(present):
+        return [_of_types(*pair) for pair in zip(saved, present, strict=True)]
+    return saved
 
 
 def _in_present_form(content: ResumeState) -> dict[str, Any]:

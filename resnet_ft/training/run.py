@@ -1,5 +1,6 @@
 """A run directory: the parameters of a run, what it measured, and the model that it left."""
 
+import hashlib
 import json
 import os
 import platform
@@ -19,8 +20,13 @@ from resnet_ft.files import atomic_write
 from resnet_ft.training.storage import ResumeState, Storage
 
 _VERSIONS_OF = ("torch", "torchvision", "numpy", "pandas", "accelerate", "pillow")
-# A run may get longer when it is started again: these entries of config.json may change.
-_LENGTHS = ("training.num_epochs", "fine_tune.epochs")
+# A run may get longer, and its files may lie elsewhere: these entries of config.json may change.
+_MAY_CHANGE = (
+    *("training.num_epochs", "fine_tune.epochs", "fine_tune.patience"),
+    *("data_source", "weights"),
+)
+# These are described in words, which not every difference makes another run.
+_DESCRIBED = ("train_transform", "val_transform", "criterion_settings", "sampling")
 
 
 class Run:
@@ -64,6 +70,9 @@ class Run:
 
     def record(self, **parameters: object) -> None:
         """Add parameters to config.json; RunError where a run that has begun has other ones."""
+        if (weights := parameters.get("weights")) and Path(str(weights)).is_file():
+            with open(str(weights), "rb") as content:
+                parameters["weights_content"] = hashlib.file_digest(content, "sha256").hexdigest()
         new = json.loads(json.dumps(parameters, default=str))  # as they will be read again
         file = self.folder / "config.json"
         old = self.config if file.exists() else {}
@@ -192,20 +201,40 @@ class Run:
         return bool(self.history["epoch"].max() > 0)  # the head alone is solved again in seconds
 
 
-def _identity() -> dict[str, object]:
+def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    versions |= {name: version(name) for name in _VERSIONS_OF}
+    return versions | {name: version(name) for name in _VERSIONS_OF}
+
+
+def _identity() -> dict[str, object]:
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"id": secrets.token_hex(8), "created": created, "versions": versions}
+    return {"id": secrets.token_hex(8), "created": created, "versions": _versions()}
 
 
 def check_unchanged(run: Run, old: Mapping[str, object], new: Mapping[str, object]) -> None:
-    """Raise RunError where parameters differ from those that the run began with."""
-    changes = [change for name, change in _changes(old, new) if name not in _LENGTHS]
-    if changes:
+    """Raise RunError where parameters differ from those that the run began with.
+
+    What reads differently, but may be the same, is warned of: functions and objects without a name,
+    and the settings of classes of another version of a library.
+    """
+    changes = {name: change for name, change in _changes(old, new) if name not in _MAY_CHANGE}
+    versions = old.get("versions")
+    other_versions = isinstance(versions, dict) and versions != _versions()
+    unsure = {
+        name: change
+        for name, change in changes.items()
+        if name.split(".")[-1] in _DESCRIBED and (other_versions or "?" in change)
+    }
+    if sure := [change for name, change in changes.items() if name not in unsure]:
         raise RunError(
-            f"{run.folder} holds a run that began with other parameters: {', '.join(changes)}. "
+            f"{run.folder} holds a run that began with other parameters: {', '.join(sure)}. "
             "To resume it, give the old ones; for the new ones choose another run_dir."
+        )
+    if unsure:
+        warnings.warn(
+            f"{run.folder} resumes with what may not be as it was: {', '.join(unsure.values())}. "
+            "If it is not, the results are those of neither run.",
+            stacklevel=4,
         )
 
 

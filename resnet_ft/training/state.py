@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from resnet_ft.models.checkpoint import load_checkpoint, save_checkpoint
 from resnet_ft.training.criterion import check_criterion
 from resnet_ft.training.rng import RngStates, rng_states
 from resnet_ft.training.run import Run
+from resnet_ft.training.schedule import check_scheduler
 
 Row = dict[str, float]
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -311,6 +312,8 @@ def check_training(state: TrainingState) -> None:
     if taken := {"loss", "accuracy", "weight"} & set(state.metrics):
         raise ParameterError(f"The history has its own {', '.join(taken)}: rename your metric.")
     check_criterion(state.criterion)
+    steps = (state.steps_per_epoch or {}).get("train")
+    check_scheduler(state.scheduler, state.num_epochs, steps)
     if state.clip_grad_norm is not None and not state.clip_grad_norm > 0:
         raise ParameterError(f"clip_grad_norm={state.clip_grad_norm} should be positive, or None.")
     check_shares(state.dataloaders)
@@ -357,37 +360,3 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     if not parameters:
         raise TrainingError("Every layer is frozen. Call unfreeze(model) or freeze(model, 'fc').")
     return parameters
-
-
-def describe_training(state: TrainingState) -> dict[str, object]:
-    """What `train_model` was called with, as plain data for config.json."""
-    model, loader = whole_model(state.model), state.dataloaders["train"]
-    dataset, scheduler = loader.dataset, state.scheduler
-    per_step = getattr(scheduler, "scheduler", None)
-    groups = state.optimizer.param_groups
-    highest = {
-        "lr": max(group.get("initial_lr", group["lr"]) for group in groups),
-        "weight_decay": max(group.get("weight_decay", 0) for group in groups),
-    }
-    return {
-        "arch": getattr(model, "arch", type(model).__name__),
-        "pretrained": getattr(model, "pretrained", None),
-        "classes": getattr(dataset, "classes", None),
-        "images": {split: _length(one.dataset) for split, one in state.dataloaders.items()},
-        "data_fingerprint": getattr(dataset, "fingerprint", None),
-        "preprocessing": getattr(dataset, "preprocessing", None),
-        "batch_size": getattr(loader.batch_sampler, "batch_size", loader.batch_size),
-        "criterion": getattr(state.criterion, "__qualname__", None) or repr(state.criterion),
-        "optimizer": type(state.optimizer).__name__,
-        "optimizer_options": state.optimizer.defaults | highest,
-        "scheduler": type(scheduler).__name__ if scheduler and not per_step else None,
-        "scheduler_per_step": type(per_step).__name__ if per_step else None,
-        "metrics": list(state.metrics),
-        "clip_grad_norm": state.clip_grad_norm,
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "num_epochs": state.num_epochs,
-    }
-
-
-def _length(dataset: object) -> int | None:
-    return len(dataset) if isinstance(dataset, Sized) else None
