@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -179,7 +180,11 @@ def describe_scheduler(scheduler: Any) -> dict[str, object]:
     """The settings of a scheduler of PyTorch; of others, nothing is known."""
     if not type(scheduler).__module__.startswith("torch.optim"):
         return {}
-    settings = {name: one for name, one in scheduler.state_dict().items() if name not in _MOVING}
+    settings = {
+        name: sorted(one.elements()) if isinstance(one, Counter) else one
+        for name, one in scheduler.state_dict().items()
+        if name not in _MOVING
+    }
     for i, one in enumerate(getattr(scheduler, "_schedulers", ())):  # of which it is made
         settings[f"{i} {type(one).__name__}"] = describe_scheduler(one)
     settings.pop("_schedulers", None)
