@@ -222,8 +222,8 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
         seed_by_rank()
         return None
     state.saves, content = saved[0], _in_present_form(saved[1])
-    if state.run and state.config is not None:
-        check_unchanged(state.run, content["config"], state.config)
+    if state.run and state.config is not None:  # config.json may have been edited since
+        check_unchanged(state.run, content["config"], state.config, warn=False)
     num_epochs, micro_batches = state.num_epochs, state.micro_batches
     try:
         state.best.load_state_dict(content["best"])

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import warnings
@@ -211,28 +212,28 @@ def _identity() -> dict[str, object]:
     return {"id": secrets.token_hex(8), "created": created, "versions": _versions()}
 
 
-def check_unchanged(run: Run, old: Mapping[str, object], new: Mapping[str, object]) -> None:
+def check_unchanged(
+    run: Run, old: Mapping[str, object], new: Mapping[str, object], *, warn: bool = True
+) -> None:
     """Raise RunError where parameters differ from those that the run began with.
 
     What reads differently, but may be the same, is warned of: functions and objects without a name,
     and the settings of classes of another version of a library.
     """
-    changes = {name: change for name, change in _changes(old, new) if name not in _MAY_CHANGE}
-    versions = old.get("versions")
-    other_versions = isinstance(versions, dict) and versions != _versions()
-    unsure = {
-        name: change
-        for name, change in changes.items()
-        if name.split(".")[-1] in _DESCRIBED and (other_versions or "?" in change)
-    }
-    if sure := [change for name, change in changes.items() if name not in unsure]:
+    other_versions = old.get("versions", {}) != _versions()
+    refused, unsure = list[str](), list[str]()
+    for name, before, now in _changes(old, new):
+        is_text = name.split(".")[-1] in _DESCRIBED and isinstance(before, str)
+        same = is_text and (other_versions or _certain(str(before)) == _certain(str(now)))
+        (unsure if same else refused).append(f"{name} was {before!r}, now {now!r}")
+    if refused:
         raise RunError(
-            f"{run.folder} holds a run that began with other parameters: {', '.join(sure)}. "
+            f"{run.folder} holds a run that began with other parameters: {', '.join(refused)}. "
             "To resume it, give the old ones; for the new ones choose another run_dir."
         )
-    if unsure:
+    if unsure and warn:
         warnings.warn(
-            f"{run.folder} resumes with what may not be as it was: {', '.join(unsure.values())}. "
+            f"{run.folder} resumes with what may not be as it was: {', '.join(unsure)}. "
             "If it is not, the results are those of neither run.",
             stacklevel=4,
         )
@@ -240,14 +241,26 @@ def check_unchanged(run: Run, old: Mapping[str, object], new: Mapping[str, objec
 
 def _changes(
     old: Mapping[str, object], new: Mapping[str, object], prefix: str = ""
-) -> Iterator[tuple[str, str]]:
-    """Names in config.json of the values that both have and that differ, with both values."""
+) -> Iterator[tuple[str, object, object]]:
+    """Name, value then and value now of what both have, what differs and what has to be equal."""
     for name in old.keys() & new.keys():
         before, now = old[name], new[name]
         if isinstance(before, dict) and isinstance(now, dict):
             yield from _changes(before, now, f"{prefix}{name}.")
-        elif before != now:
-            yield prefix + name, f"{prefix}{name} was {before!r}, now {now!r}"
+        elif before != now and prefix + name not in _MAY_CHANGE:
+            yield prefix + name, before, now
+
+
+def _certain(description: str) -> str:
+    """A description of `describe_training` without the insides of what it marks with "?"."""
+    while found := re.search(r"\?[\w.<>]+\(", description):
+        end, depth = found.end(), 1
+        while depth and end < len(description):
+            depth += {"(": 1, ")": -1}.get(description[end], 0)
+            end += 1
+        name = found[0].strip("?(")
+        description = f"{description[: found.start()]}{name}{description[end:]}"
+    return description
 
 
 def load_run(run_dir: str | os.PathLike[str]) -> Run:
