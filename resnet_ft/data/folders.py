@@ -1,11 +1,11 @@
 """What a user put into a folder: its visible folders and images, without leftovers of systems."""
 
+import errno
 import os
 import re
 import stat
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,11 +33,13 @@ def is_image(path: str) -> bool:
         return True
     if _EXTENSION.fullmatch(os.path.splitext(path)[1]):
         return False
-    with suppress(OSError):
-        if stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
-            with open(path, "rb") as file:
-                return begins_like_image(file.read(16))
-    return False
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
+            return False
+        with open(path, "rb") as file:
+            return begins_like_image(file.read(16))
+    except OSError as error:  # if it is not just gone, its reader says what is wrong with it
+        return error.errno not in (errno.ENOENT, errno.ELOOP)
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -81,8 +83,8 @@ def walk_folders(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 def _refuse(error: OSError) -> NoReturn:
     raise DatasetError(
-        f"{error.filename} cannot be listed: {error.strerror}, so its images would be missing. "
-        "Allow yourself to read it, or mount the drive again; then run this again."
+        f"{error.filename} cannot be listed, so its images would be missing: {error.strerror}. "
+        "Check the path, whether you may read it, and whether its drive is mounted."
     ) from error
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -116,10 +115,16 @@ def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Remarks, Remarks]:
     layout = find_layout(Path(data_dir))
     root, problems, notes = layout.root, layout.problems, layout.notes
     groups: list[tuple[str, str, int]] = []  # split, class and number of images
-    found = _Found([], [])
-    images = (_read_split(root, *part, groups, problems, found) for part in layout.splits)
-    paths = PathArray(chain.from_iterable(images))  # one by one, so that no list of them is made
-    notes += found.notes(root)
+    merged: list[Path] = []  # folders within class folders
+    files: list[Path] = []  # those in class folders that are no images
+    found = (_read_split(root, *part, groups, problems, merged, files) for part in layout.splits)
+    paths = PathArray(chain.from_iterable(found))  # one by one, so that no list of them is made
+    for things, what in (
+        (merged, "folders within class folders count as their class"),
+        (files, "files are no images and are not used"),
+    ):
+        first = listed(path.relative_to(root).as_posix() for path in things)
+        notes += [(path, f"{len(things):,} {what}: {first}.") for path in things[:1]]
 
     table = pd.DataFrame(groups, columns=["split", "class_name", "count"], dtype=object)
     kinds = {"split": pd.CategoricalDtype(SPLITS), "class_name": "category"}
@@ -152,54 +157,33 @@ def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Remarks, Remarks]:
     return DatasetIndex(root, sorted(known), labels, paths), problems, notes
 
 
-class _Found(NamedTuple):
-    """What lies in class folders beside their own images: folders with images, and other files."""
-
-    folders: list[Path]
-    files: list[Path]
-
-    def notes(self, root: Path) -> Remarks:
-        notes: Remarks = []
-        if self.folders:
-            names = listed(path.relative_to(root).as_posix() for path in self.folders)
-            message = f"Folders within classes count as their class: {names}."
-            notes.append((self.folders[0], message))
-        if self.files:
-            names = listed(path.relative_to(root).as_posix() for path in self.files)
-            message = f"{len(self.files):,} files are no images and are left out: {names}."
-            notes.append((self.files[0], message))
-        return notes
-
-
 def _read_split(
     root: Path,
     split: str,
     class_folders: list[Path],
     groups: list[tuple[str, str, int]],
     problems: Remarks,
-    found: _Found,
+    merged: list[Path],
+    files: list[Path],
 ) -> Iterator[str]:
-    """Each image of a split, relative to `root`; adds to the last three on the way."""
+    """Each image of a split, relative to `root`; adds to the last four on the way."""
     for class_folder in class_folders:
-        count, before = 0, len(found.files)
+        count = 0
         for parent, images, others in walk_folders(class_folder):
             prefix = parent.relative_to(root).as_posix()
             yield from (f"{prefix}/{name}" for name in images)
             count += len(images)
-            found.files.extend(parent / name for name in others if not is_hidden(name))
+            files.extend(parent / name for name in others if not is_hidden(name))
             if images and parent != class_folder and not says_nothing(parent.name):
-                found.folders.append(parent)
+                merged.append(parent)
         if count:
             # macOS writes an accent as a separate character: NFC makes both spellings the same.
             groups.append((split, unicodedata.normalize("NFC", class_folder.name), count))
         else:
-            strangers = listed(found.files[before:])
-            remedy = (
-                f"Its files are no images: {strangers}"
-                if strangers
-                else "Or remove the empty folder"
-            )
-            problems.append((class_folder, f"{class_folder} holds no images. Add some. {remedy}."))
+            inside = sorted(os.listdir(class_folder))
+            message = f"holds no images{', but ' if inside else ''}{listed(inside)}. Add some"
+            remedy = "." if inside else ", or remove the empty folder."
+            problems.append((class_folder, f"{class_folder} {message}{remedy}"))
 
 
 def _with_val(root: Path, paths: PathArray, labels: pd.DataFrame, problems: Remarks) -> pd.Series:

@@ -295,10 +295,8 @@ def _note_files_beside(folder: Path, notes: Remarks) -> None:
     """Images and archives beside the folders that are used."""
     _, images, others = next(walk_folders(folder))
     if images:
-        message = (
-            f"{len(images):,} images lie in no class folder and are not used: {listed(images)}"
-        )
-        notes.append((folder / images[0], f"{message} in {folder}."))
+        message = f"{len(images):,} images in {folder} lie in no class folder and are not used"
+        notes.append((folder / images[0], f"{message}: {listed(images)}."))
     archives = [name for name in others if name.lower().endswith(_ARCHIVES)]
     if archives:
         message = f"{listed(archives)} in {folder} is not unpacked, so it is not used."

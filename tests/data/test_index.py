@@ -105,7 +105,10 @@ def test_a_name_with_accents_is_the_same_in_both_spellings(tmp_path):
             [*both_classes("Train"), "Val/a/1.png", "Val/c/1.png"],
             "val has classes that Train lacks: c",
         ),
-        ([*both_classes("Train"), "Train/empty/", *both_classes("Val")], "empty holds no images"),
+        (
+            [*both_classes("Train"), "Train/empty/", *both_classes("Val")],
+            r"empty holds no images\. Add some, or remove the empty folder\.",
+        ),
         ([*both_classes("Train"), "Val/a/"], "a holds no images"),
         (["Train/a/1.png", "Val/a/1.png"], r"single class \(a\)"),
         (["a/1.png", "a/2.png"], r"single class \(a\)"),
@@ -121,6 +124,32 @@ def test_a_data_set_that_cannot_be_trained_on_is_refused_with_folder_and_remedy(
 ):
     with pytest.raises(DatasetError, match=message):
         index_dataset(dataset(tmp_path, layout))
+
+
+def test_no_remedy_is_to_remove_a_folder_that_holds_files(tmp_path):
+    dataset(tmp_path, [*both_classes("Train"), *both_classes("Val")])
+    (tmp_path / "Train/c").mkdir()
+    (tmp_path / "Train/c/film.mpg").write_bytes(b"x")
+    with pytest.raises(DatasetError, match=r"c holds no images, but film\.mpg") as raised:
+        index_dataset(tmp_path)
+    assert "remove the" not in str(raised.value)
+    with pytest.raises(DatasetError, match="single image") as raised:
+        index_dataset(dataset(tmp_path / "other", ["a/1.png", "a/2.png", "b/1.png"]))
+    assert "remove the" not in str(raised.value)
+
+
+def test_a_warning_names_what_is_left_out(tmp_path):
+    dataset(tmp_path, [*both_classes("Train"), *both_classes("Val"), "Train/stray.png"])
+    for i in range(7):
+        (tmp_path / f"Train/a/{i}.txt").write_text("a caption")
+    with pytest.warns(UserWarning) as caught:
+        index_dataset(tmp_path)
+    (warning,) = caught
+    listed = ", ".join(f"Train/a/{i}.txt" for i in range(5))
+    assert str(warning.message).splitlines() == [
+        f"1 images in {tmp_path}/Train lie in no class folder and are not used: stray.png.",
+        f"7 files are no images and are not used: {listed} and 2 more.",
+    ]
 
 
 def test_a_missing_folder_is_named(tmp_path):
