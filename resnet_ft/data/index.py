@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from resnet_ft.data.folders import PathArray, is_hidden, walk_folders
-from resnet_ft.data.layout import Remarks, find_layout, like, listed, says_nothing
+from resnet_ft.data.layout import Layout, Remarks, like, listed, says_nothing
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import fingerprint
 
@@ -112,7 +112,7 @@ def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Remarks, Remarks]:
             f"There is no folder {data_dir}, or you may not look at it. Check data_dir, or stage "
             "the data first."
         )
-    layout = find_layout(Path(data_dir))
+    layout = Layout(Path(data_dir))
     root, problems, notes = layout.root, layout.problems, layout.notes
     groups: list[tuple[str, str, int]] = []  # split, class and number of images
     merged: list[Path] = []  # folders within class folders
@@ -120,11 +120,11 @@ def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Remarks, Remarks]:
     found = (_read_split(root, *part, groups, problems, merged, files) for part in layout.splits)
     paths = PathArray(chain.from_iterable(found))  # one by one, so that no list of them is made
     for things, what in (
-        (merged, "folders within class folders count as their class"),
-        (files, "files are no images and are not used"),
+        (merged, "Folders within class folders count as their class"),
+        (files, "Files that are no images are not used"),
     ):
         first = listed(path.relative_to(root).as_posix() for path in things)
-        notes += [(path, f"{len(things):,} {what}: {first}.") for path in things[:1]]
+        notes += [(path, f"{what} ({len(things):,}): {first}.") for path in things[:1]]
 
     table = pd.DataFrame(groups, columns=["split", "class_name", "count"], dtype=object)
     kinds = {"split": pd.CategoricalDtype(SPLITS), "class_name": "category"}

@@ -128,7 +128,7 @@ def _list_images(
                 others += names
                 level += subfolders
     if others:
-        message = f"{len(others):,} files of {source} are no images and are not copied"
+        message = f"Files of {source} that are no images are not copied ({len(others):,})"
         warnings.warn(f"{message}: {listed(sorted(others))}.", stacklevel=4)
     stamps = in_parallel(lambda image: _attempt(retry, _stamp, image), found, workers)
     for image, stamp in progress_bar(stamps, f"Listing {source.name}", len(found)):

@@ -122,9 +122,9 @@ def test_the_audit_says_how_it_read_the_folders(audit, photos):
     assumed = found[found["issue"] == "assumed"]
     assert dict(zip(assumed["path"], assumed["detail"].str.split(": ").str[-1], strict=True)) == {
         "Train/red/dark": "Train/red/dark.",
-        "Test": f"{photos}/Test is not used, since it has no class folders. Notebook 5 predicts "
-        "such a folder.",
-        "masks": "it lies beside Test, Train, Val.",
+        "Test": f"{photos}/Test has no folder of a class of Train, so it is not used. Notebook 5 "
+        "predicts images without labels.",
+        "masks": f"{photos}/masks is not used, since it lies beside Test, Train, Val.",
     }
     assert "outside of a class" not in set(found["issue"])  # one line for a folder, not for each
 

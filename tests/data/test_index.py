@@ -147,8 +147,8 @@ def test_a_warning_names_what_is_left_out(tmp_path):
     (warning,) = caught
     listed = ", ".join(f"Train/a/{i}.txt" for i in range(5))
     assert str(warning.message).splitlines() == [
-        f"1 images in {tmp_path}/Train lie in no class folder and are not used: stray.png.",
-        f"7 files are no images and are not used: {listed} and 2 more.",
+        f"Images in {tmp_path}/Train that lie in no class folder are not used (1): stray.png.",
+        f"Files that are no images are not used (7): {listed} and 2 more.",
     ]
 
 

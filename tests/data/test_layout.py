@@ -67,9 +67,12 @@ TREES = {
     "data/{train,val}/{cat,dog}; extra": "! data holds splits .*give it as data_dir",
     "train/{train,val}/{cat,dog}": "! train holds splits",
     # Real classes with the name of a split.
-    "bus; car; train": ("train: bus car train, val: bus car train", "train is taken as a class"),
-    "bus; car; train/{steam,electric}": "! is train a split or a class.*bus, car",
-    "valid; invalid": ("train: invalid valid, val: invalid valid", "valid is taken as a class"),
+    "bus; car; train": (
+        "train: bus car train, val: bus car train",
+        "train is a class and no split.*like bus, car",
+    ),
+    "bus; car; train/{steam,electric}": "! Is train in .* a split or a class.*bus, car",
+    "valid; invalid": ("train: invalid valid, val: invalid valid", "valid is a class and no split"),
     "Train/{bullet train,test tube,bus}; Val/{bullet train,test tube,bus}": (
         "train: bullet train bus test tube, val: bullet train bus test tube"
     ),
@@ -78,15 +81,25 @@ TREES = {
         "train: electric_train steam_train, val: electric_train steam_train"
     ),
     "mask; no_mask": "train: mask no_mask, val: mask no_mask",
-    "cat; dog; annotations/1.xml": ("train: cat dog, val: cat dog", "annotations holds no images"),
+    "cat; dog; annotations/1.xml": (
+        "train: cat dog, val: cat dog",
+        "annotations is not used, since it holds no images",
+    ),
     # Parts of one data set, and classes in parts.
     "cats/{2019,2020}": r"! single class \(cats\).*dates",
     "cats/{2019,2020}; dogs/2019": (
         "train: cats dogs, val: cats dogs",
-        "count as their class: cats/2019, cats/2020, dogs/2019",
+        r"count as their class \(3\): cats/2019, cats/2020, dogs/2019",
     ),
     "2019/{cat,dog}; 2020/{cat,dog}": "! 2019, 2020 .*parts of one data set.*each with cat, dog",
     "2019; 2020": ("train: 2019 2020, val: 2019 2020", "look like dates"),
+    "101_ObjectCategories/{ant,bee}; Annotations/x.mat": (
+        "train: ant bee, val: ant bee",
+        "Annotations is not used",
+    ),
+    "hat; mask": "train: hat mask, val: hat mask",
+    "data/{2019,2020}/{cat,dog}": "! 2019, 2020 .*parts of one data set",
+    "photos": "! photos has no class folders",
     "mnist/{0,1,2}": "train: 0 1 2, val: 0 1 2",
     "fold1/{cat,dog}; fold2/{cat,dog}; fold3/{cat,dog}": "! fold1, fold2, fold3 .*parts",
     "camera1/{cat,dog}; camera2/{cat,dog}": "! camera1, camera2 .*each with cat, dog",
@@ -104,19 +117,22 @@ TREES = {
     ),
     "photos/{cat,dog}; photos-20240501T101010Z-002.zip": (
         "train: cat dog, val: cat dog",
-        "-002.zip in .* is not unpacked",
+        "-002.zip is not unpacked",
     ),
     # A part that cannot be used.
     "Train/{cat,dog}; Val/{cat,dog}; Test": (
         "train: cat dog, val: cat dog",
-        "no class .*Notebook 5",
+        "no folder of .*Notebook 5",
     ),
-    "Train/{cat,dog}; Val/{cat,dog}; Test/": ("train: cat dog, val: cat dog", "holds no images"),
+    "Train/{cat,dog}; Val/{cat,dog}; Test/": (
+        "train: cat dog, val: cat dog",
+        "Test has no folder of",
+    ),
     "Train/{cat,dog}; Val/{cat,dog}; Test/unknown": (
         "train: cat dog, val: cat dog",
-        "unknown are no",
+        "but unknown, so",
     ),
-    "Train/{cat,dog}; Test": ("train: cat dog, val: cat dog", "Test is not used"),
+    "Train/{cat,dog}; Test": ("train: cat dog, val: cat dog", "Test has no folder of"),
     "train/{n01,n02}/images; val/images; val/val_annotations.txt; test/images": (
         "! val/images has no class folders.*move its images.*stand in val_annotations.txt"
     ),
