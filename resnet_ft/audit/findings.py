@@ -47,7 +47,7 @@ MEANINGS = {
     "more than 8 bits": ("info", "Scaled to 8 bits."),
     "grey among colour": ("info", "Used as RGB: check that they are not all of one class."),
     "junk": ("info", "Not used: made by a system, or hidden."),
-    "other file": ("info", "Not used: its name is not that of an image."),
+    "other file": ("info", "Not used: it is no image."),
 }
 
 

@@ -43,8 +43,17 @@ def is_image(path: str) -> bool:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The visible folders in a folder, sorted by name. Raises DatasetError if it is unreadable."""
-    _, names, _ = next(os.walk(folder, onerror=_refuse), ("", [], []))
+    """The visible folders in a folder, sorted by name.
+
+    Raises DatasetError if it cannot be listed, or holds a link to a folder that is not there.
+    """
+    _, names, files = next(os.walk(folder, onerror=_refuse))
+    for name in files:
+        if not is_hidden(name) and not os.path.exists(folder / name):
+            raise DatasetError(
+                f"{folder / name} leads to {os.path.realpath(folder / name)}, which is not there. "
+                "Mount its drive, or remove this link."
+            )
     return sorted(folder / name for name in names if not is_hidden(name))
 
 
@@ -73,12 +82,9 @@ def walk_folders(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         entered.add(real)
         hidden = {name for name in folders if is_hidden(name)}
         folders[:] = sorted(set(folders) - hidden)
-        images: list[str] = []
-        others = sorted(hidden)
-        for name in sorted(names):
-            is_one = not is_hidden(name) and is_image(f"{parent}/{name}")
-            (images if is_one else others).append(name)
-        yield Path(parent), images, others
+        visible = [name for name in sorted(names) if not is_hidden(name)]
+        images = [name for name in visible if is_image(f"{parent}/{name}")]
+        yield Path(parent), images, sorted(hidden.union(names).difference(images))
 
 
 def _refuse(error: OSError) -> NoReturn:

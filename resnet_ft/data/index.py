@@ -139,10 +139,9 @@ def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Remarks, Remarks]:
         message = f"{root} has a single class ({min(known)}). A classifier needs two or more."
         problems.append((root, message))
     twins = {like(name): name for name in sorted(known)}
-    if len(twins) < len(known):
-        doubled = listed(sorted(known - {*twins.values()}))
-        message = f"Train has classes whose names hardly differ: {doubled} has a twin. Merge them?"
-        notes.append((root, message))
+    pairs = [f"{name} and {twins[like(name)]}" for name in sorted(known - {*twins.values()})]
+    if pairs:
+        notes.append((root, f"Train has classes whose names hardly differ: {listed(pairs)}."))
     for split, names in classes.items():
         strange = [
             f"{name} (is it {twins[like(name)]}?)" if like(name) in twins else name

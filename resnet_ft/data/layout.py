@@ -220,7 +220,7 @@ class Layout:
 
 def like(name: str) -> str:
     """A name without what people write differently: case, spaces, hyphens, forms of Unicode."""
-    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold()) or name
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold()) or name
 
 
 def listed(things: Iterable[str | Path], most: int = 5) -> str:

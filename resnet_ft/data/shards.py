@@ -26,7 +26,7 @@ from torch.utils.data import get_worker_info
 from resnet_ft import distributed
 from resnet_ft.data.batches import EpochBatchSampler
 from resnet_ft.data.dataset import SeededDataset, seed_of
-from resnet_ft.data.folders import find_images
+from resnet_ft.data.folders import find_images, subfolders
 from resnet_ft.data.images import IMAGE_EXTENSIONS, open_resized
 from resnet_ft.data.index import SPLITS
 from resnet_ft.errors import DatasetError, ImageError
@@ -66,7 +66,8 @@ def holds_shards(location: str | Path) -> bool:
         return True
     folder = Path(location)
     is_described = os.path.isfile(folder / INDEX) and any(folder.glob("*.tar"))
-    return is_described and not any(find_images(folder))  # else that file is of something else
+    # Beside images in folders, a file of this name describes something else.
+    return is_described and not any(any(find_images(path)) for path in subfolders(folder))
 
 
 def _place_of(location: str | Path, name: str) -> str:

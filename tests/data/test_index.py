@@ -79,6 +79,13 @@ def test_images_in_subfolders_and_linked_folders_belong_to_their_class(tmp_path)
     assert index_dataset(tmp_path / "data").counts()["train"].to_dict() == {"a": 3, "b": 1}
 
 
+def test_a_class_that_is_a_link_to_nowhere_is_refused(tmp_path):
+    dataset(tmp_path, [*both_classes("Train"), *both_classes("Val")])
+    (tmp_path / "Train/c").symlink_to("/mnt/unmounted/c")
+    with pytest.raises(DatasetError, match="Train/c leads to /mnt/unmounted/c, which is not there"):
+        index_dataset(tmp_path)
+
+
 def test_folders_that_only_wrap_the_data_are_skipped(tmp_path):
     layout = [f"export/photos/{path}" for path in both_classes("Train") + both_classes("Val")]
     index = index_dataset(dataset(tmp_path, layout))

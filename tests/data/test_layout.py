@@ -139,7 +139,10 @@ TREES = {
     "Train/{cat,dog}; Val": "! Val has no class folders. Make one for each class",
     "Train/{Cat,dog}; Val/{cat,dog}": r"! val has classes that Train lacks: cat \(is it Cat\?\)",
     "Train/{hot dog,tea}; Val/{hot_dog,tea}": r"! hot_dog \(is it hot dog\?\)",
-    "Train/{Cat,cat}; Val/{Cat,cat}": ("train: Cat cat, val: Cat cat", "hardly differ"),
+    "Train/{Cat,cat}; Val/{Cat,cat}": (
+        "train: Cat cat, val: Cat cat",
+        "hardly differ: Cat and cat",
+    ),
     # What systems put there.
     "Train/{cat,dog}; Val/{cat,dog}; Train/cat/@eaDir; Train/@eaDir; #recycle/cat; lost+found": (
         "train: cat dog, val: cat dog"
