@@ -63,7 +63,7 @@ class Layout:
             self.splits = [(split.replace("test", "val"), paths) for split, paths in self.splits]
         flat = [place for folder, place in places.items() if not classes[folder]]
         for folder in dict.fromkeys(self._passed):
-            self._note_files(folder, [] if folder in flat else next(walk_folders(folder))[1])
+            self._note_files(folder, is_flat=folder in flat)
 
     def _note(self, path: Path, message: str) -> None:
         self.notes.append((path, message))
@@ -76,13 +76,13 @@ class Layout:
         self._passed.append(folder)
         inside = [] if split and holds_images(folder) else subfolders(folder)
         general = [path for path in inside if says_nothing(path.name)]
-        kept = general or [path for path in inside if not _is_beside(path)]
+        kept = general or [path for path in inside if not _is_beside(path.name)]
         others = [path for path in inside if path not in kept]
         if len(kept) != 1 or not all(
-            (general and _is_beside(path)) or not any(find_images(path)) for path in others
+            (general and _is_beside(path.name)) or not any(find_images(path)) for path in others
         ):
             return folder
-        inner, named, deeper = kept[0], _split_of(kept[0].name), subfolders(kept[0])
+        inner, named, deeper = kept[0], _split_of(kept[0]), subfolders(kept[0])
         if not general and (named[0] != split if split else named in _BARE or not deeper):
             return folder
         if not general and deeper and all(_is_portion(path.name) for path in deeper):
@@ -102,8 +102,8 @@ class Layout:
         root, folders = self.root, subfolders(self.root)
         groups: dict[tuple[str, ...], dict[Path, str]] = {}  # by the other words
         for path in folders:
-            split, rest = _split_of(path.name)
-            if split and not _is_beside(path):
+            split, rest = _split_of(path)
+            if split and not _is_beside(path.name):
                 groups.setdefault(rest, {})[path] = split
         shared = [group for rest, group in groups.items() if not rest or len({*group.values()}) > 1]
         every = {path: split for group in groups.values() for path, split in group.items()}
@@ -118,7 +118,7 @@ class Layout:
             return {}
         found, splits = shared[0], [*shared[0].values()]
         beside = [path for path in folders if path not in found and any(find_images(path))]
-        others = [path for path in beside if not _is_beside(path)]
+        others = [path for path in beside if not _is_beside(path.name)]
         if others and len({*splits}) == 1:
             if all(map(holds_images, [*found, *others])):
                 what = f"{listed(found)} is a class and no split: it holds images itself, like"
@@ -148,7 +148,7 @@ class Layout:
     def _class_folders(self, folder: Path) -> list[Path]:
         """Its folders, without those that hold no image and are of no class by their names."""
         inside = subfolders(folder)
-        others = [path for path in inside if _is_beside(path) and not any(find_images(path))]
+        others = [path for path in inside if _is_beside(path.name) and not any(find_images(path))]
         for path in others:
             self._note(path, f"{path} is not used, since it holds no images.")
         return [path for path in inside if path not in others]
@@ -158,27 +158,21 @@ class Layout:
         if not classes:
             hint = ""
             if holds_images(folder):
-                listings = [
-                    (subfolders(place), next(walk_folders(place))) for place in self._passed
-                ]
-                hints = {path.name for inside, _ in listings for path in inside if _is_beside(path)}
-                hints |= {
-                    name for _, (*_, names) in listings for name in names if name.endswith(_LABELS)
-                }
+                entries = {name for place in self._passed for name in os.listdir(place)}
+                labels = [name for name in entries if name.endswith(_LABELS) or _is_beside(name)]
                 hint = " in it, and move its images into them"
-                hint += f" (their labels may stand in {listed(sorted(hints))})" if hints else ""
+                hint += f" (their labels may stand in {listed(sorted(labels))})" if labels else ""
             self._refuse(folder, f"{folder} has no class folders. Make one for each class{hint}.")
-            return
         names = {path.name for path in classes}
         inside = {path: subfolders(path) for path in classes if not holds_images(path)}
         for path, deeper in {folder: classes, **inside}.items():
-            splits = [one for one in deeper if _split_of(one.name) in _BARE]
+            splits = dict.fromkeys(split for split in map(_split_of, deeper) if split in _BARE)
             again = sorted((names - {path.name}) & {one.name for one in deeper})
-            if len(dict(_split_of(one.name) for one in splits)) > 1:
+            if len(splits) > 1:
                 self._refuse(
                     path,
-                    f"{path} holds splits ({listed(splits)}). If it holds the data set, give it as "
-                    f"data_dir; if it is a class, sort them as Train/{path.name}, Val/{path.name}.",
+                    f"{path} holds splits. If it holds the whole data set, give it as data_dir; if "
+                    f"it is a class, sort them as Train/{path.name}, Val/{path.name}.",
                 )
             elif again and path != folder:
                 self._refuse(
@@ -186,36 +180,29 @@ class Layout:
                     f"{path} holds {listed(again)}, which lie beside it as well: which are the "
                     f"classes? Move {path.name} elsewhere, or its images into their classes.",
                 )
-        contents = {frozenset(one.name for one in inside.get(path, ())) for path in classes}
-        is_repeated = len(contents) == 1 and len(min(contents)) > 1
-        is_numbered = len({re.sub(r"\d+", "", name) for name in names}) == 1
-        are_portions = len(classes) > 1 and all(map(_is_portion, names))
-        if are_portions and not inside and all(map(_DATE.fullmatch, names)):
-            what = f"{listed(classes)} in {folder} are taken as classes"
-            self._note(classes[0], f"{what}, though they look like dates.")
-        elif are_portions or (is_repeated and is_numbered and len(classes) > 1):
-            each = f", each with {listed(sorted(min(contents)))}" if is_repeated else ""
+        are_dates = not inside and all(map(_DATE.fullmatch, names))  # a vintage may be a class
+        if len(names) > 1 and all(map(_is_portion, names)) and not are_dates:
             self._refuse(
                 folder,
-                f"{listed(classes)} in {folder} look like parts of one data set{each}, not like "
-                "classes. Make a folder for each class, in Train and Val; if they are classes, "
-                "give them other names, such as wine_2019.",
+                f"{listed(classes)} in {folder} look like parts of one data set, not like classes. "
+                "Make a folder for each class, in Train and Val; if they are classes, give them "
+                "other names, such as wine_2019.",
             )
 
-    def _note_files(self, folder: Path, images: list[str]) -> None:
+    def _note_files(self, folder: Path, *, is_flat: bool) -> None:
         """Images and archives beside the folders that are used."""
-        if images:
+        _, images, others = next(walk_folders(folder))
+        if images and not is_flat:
             what = f"Images in {folder} that lie in no class folder are not used ({len(images):,})"
             self._note(folder / images[0], f"{what}: {listed(images)}.")
-        for name in next(walk_folders(folder))[2]:
+        for name in others:
             if name.lower().endswith(_ARCHIVES):
                 self._note(folder / name, f"{folder / name} is not unpacked, so it is not used.")
         if _OF_DRIVE.match(os.path.basename(os.path.abspath(folder))):
-            self._note(
-                folder,
-                f"{folder} is one part of what Google Drive sent. If there are others (-002, ...), "
-                "their images are missing: unpack all parts into one folder.",
+            what = (
+                f"{folder} is one part of what Google Drive sent. If there are others (-002, ...)"
             )
+            self._note(folder, f"{what}, unpack all into one folder: their images are missing.")
 
 
 def like(name: str) -> str:
@@ -243,9 +230,9 @@ def _words(name: str) -> list[str]:
     return words
 
 
-def _split_of(name: str) -> tuple[str, tuple[str, ...]]:
-    """The split that a name says ("" for none or several), and its other words with a meaning."""
-    words = _words(name)
+def _split_of(folder: Path) -> tuple[str, tuple[str, ...]]:
+    """The split that its name says ("" for none or several), and its other words with a meaning."""
+    words = _words(folder.name)
     splits = [_SPLIT_OF[word] for word in words if word in _SPLIT_OF]
     rest = tuple(word for word in words if word not in _SPLIT_OF and word not in _NO_MEANING)
     return (splits[0] if len(splits) == 1 else ""), rest
@@ -254,8 +241,8 @@ def _split_of(name: str) -> tuple[str, tuple[str, ...]]:
 _BARE = [(split, ()) for split in ("train", "val", "test")]  # of names that say nothing else
 
 
-def _is_beside(folder: Path) -> bool:
-    return not _BESIDE.isdisjoint(_words(folder.name))
+def _is_beside(name: str) -> bool:
+    return not _BESIDE.isdisjoint(_words(name))
 
 
 def _is_portion(name: str) -> bool:

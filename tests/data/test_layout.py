@@ -64,7 +64,7 @@ TREES = {
     "images; annotations/1.xml": "! images has no class folders.* annotations",
     "Train/images/{cat,dog}; Val/images/{cat,dog}": "train: cat dog, val: cat dog",
     "Train/{cat,dog}/images; Val/{cat,dog}/images": "train: cat dog, val: cat dog",
-    "data/{train,val}/{cat,dog}; extra": "! data holds splits .*give it as data_dir",
+    "data/{train,val}/{cat,dog}; extra": "! data holds splits.*give it as data_dir",
     "train/{train,val}/{cat,dog}": "! train holds splits",
     # Real classes with the name of a split.
     "bus; car; train": (
@@ -91,8 +91,8 @@ TREES = {
         "train: cats dogs, val: cats dogs",
         r"count as their class \(3\): cats/2019, cats/2020, dogs/2019",
     ),
-    "2019/{cat,dog}; 2020/{cat,dog}": "! 2019, 2020 .*parts of one data set.*each with cat, dog",
-    "2019; 2020": ("train: 2019 2020, val: 2019 2020", "look like dates"),
+    "2019/{cat,dog}; 2020/{cat,dog}": "! 2019, 2020 .*parts of one data set",
+    "2019; 2020": "train: 2019 2020, val: 2019 2020",
     "101_ObjectCategories/{ant,bee}; Annotations/x.mat": (
         "train: ant bee, val: ant bee",
         "Annotations is not used",
@@ -102,7 +102,10 @@ TREES = {
     "photos": "! photos has no class folders",
     "mnist/{0,1,2}": "train: 0 1 2, val: 0 1 2",
     "fold1/{cat,dog}; fold2/{cat,dog}; fold3/{cat,dog}": "! fold1, fold2, fold3 .*parts",
-    "camera1/{cat,dog}; camera2/{cat,dog}": "! camera1, camera2 .*each with cat, dog",
+    "camera1/{cat,dog}; camera2/{cat,dog}": (
+        "train: camera1 camera2, val: camera1 camera2",
+        "count as their class",
+    ),
     "ham_images_part_1; ham_images_part_2": "! parts of one data set",
     "class1; class2": "train: class1 class2, val: class1 class2",
     "cat/{train,val}; dog/{train,val}": "! cat holds splits.*Train/cat",
