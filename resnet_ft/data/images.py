@@ -31,13 +31,8 @@ def readable_formats() -> list[str]:
 
 # Pillow only recognises the others: films, and data for which it has no decoder.
 _IMAGE_FORMATS = set(readable_formats()) - {"MPEG", "BUFR", "GRIB", "HDF5", "WMF"}
-IMAGE_EXTENSIONS = frozenset(
-    {
-        extension
-        for extension, name in Image.registered_extensions().items()
-        if name in _IMAGE_FORMATS
-    }
-    | {".heic", ".heif", ".avif"}  # whose decoder may be missing: the reason is given
+IMAGE_EXTENSIONS = frozenset({".heic", ".heif", ".avif"}).union(  # also without their decoders
+    extension for extension, name in Image.EXTENSION.items() if name in _IMAGE_FORMATS
 )
 
 

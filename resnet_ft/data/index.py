@@ -115,16 +115,16 @@ def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Remarks, Remarks]:
     layout = Layout(Path(data_dir))
     root, problems, notes = layout.root, layout.problems, layout.notes
     groups: list[tuple[str, str, int]] = []  # split, class and number of images
-    merged: list[Path] = []  # folders within class folders
-    files: list[Path] = []  # those in class folders that are no images
+    merged: list[str] = []  # folders within class folders
+    files: list[str] = []  # those in class folders that are no images
     found = (_read_split(root, *part, groups, problems, merged, files) for part in layout.splits)
     paths = PathArray(chain.from_iterable(found))  # one by one, so that no list of them is made
     for things, what in (
         (merged, "Folders within class folders count as their class"),
         (files, "Files that are no images are not used"),
     ):
-        first = listed(path.relative_to(root).as_posix() for path in things)
-        notes += [(path, f"{what} ({len(things):,}): {first}.") for path in things[:1]]
+        message = f"{what} ({len(things):,}): {listed(things)}."
+        notes += [(root / path, message) for path in things[:1]]
 
     table = pd.DataFrame(groups, columns=["split", "class_name", "count"], dtype=object)
     kinds = {"split": pd.CategoricalDtype(SPLITS), "class_name": "category"}
@@ -162,8 +162,8 @@ def _read_split(
     class_folders: list[Path],
     groups: list[tuple[str, str, int]],
     problems: Remarks,
-    merged: list[Path],
-    files: list[Path],
+    merged: list[str],
+    files: list[str],
 ) -> Iterator[str]:
     """Each image of a split, relative to `root`; adds to the last four on the way."""
     for class_folder in class_folders:
@@ -172,16 +172,16 @@ def _read_split(
             prefix = parent.relative_to(root).as_posix()
             yield from (f"{prefix}/{name}" for name in images)
             count += len(images)
-            files.extend(parent / name for name in others if not is_hidden(name))
+            files.extend(f"{prefix}/{name}" for name in others if not is_hidden(name))
             if images and parent != class_folder and not says_nothing(parent.name):
-                merged.append(parent)
+                merged.append(prefix)
         if count:
             # macOS writes an accent as a separate character: NFC makes both spellings the same.
             groups.append((split, unicodedata.normalize("NFC", class_folder.name), count))
         else:
             inside = sorted(os.listdir(class_folder))
             message = f"holds no images{', but ' if inside else ''}{listed(inside)}. Add some"
-            remedy = "." if inside else ", or remove the empty folder."
+            remedy = ", or move it elsewhere." if inside else ", or remove the empty folder."
             problems.append((class_folder, f"{class_folder} {message}{remedy}"))
 
 

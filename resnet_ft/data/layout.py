@@ -48,7 +48,7 @@ class Layout:
         places = {folder: self._unwrapped(folder, split) for folder, split in splits.items()}
         if not splits:
             splits, places = {self.root: "train"}, {self.root: self.root}
-        classes = {folder: self._class_folders(place) for folder, place in places.items()}
+        classes = {folder: subfolders(place) for folder, place in places.items()}
         known = {like(path.name) for of in splits if splits[of] == "train" for path in classes[of]}
         self.splits: list[tuple[str, list[Path]]] = []
         for folder, split in splits.items():
@@ -126,10 +126,8 @@ class Layout:
                 return {}
             self._refuse(
                 root,
-                f"Is {listed(found)} in {root} a split or a class? Images also lie beside it, in "
-                f"{listed(others)}. If it is a split, move these elsewhere, and call the splits "
-                "Train and Val; if it is a class, move the folders of all classes into one called "
-                "Train.",
+                f"Is {listed(found)} in {root} a split, or a class like {listed(others)} beside it?"
+                " Move the others elsewhere, or all class folders into one called Train.",
             )
         for path in beside:
             self._note(path, f"{path} is not used, since it lies beside {listed(found)}.")
@@ -144,14 +142,6 @@ class Layout:
             what = f"{root} has no Train folder beside {listed(found)}"
             self._refuse(root, f"{what}. Name the training one Train.")
         return found
-
-    def _class_folders(self, folder: Path) -> list[Path]:
-        """Its folders, without those that hold no image and are of no class by their names."""
-        inside = subfolders(folder)
-        others = [path for path in inside if _is_beside(path.name) and not any(find_images(path))]
-        for path in others:
-            self._note(path, f"{path} is not used, since it holds no images.")
-        return [path for path in inside if path not in others]
 
     def _check_classes(self, folder: Path, classes: list[Path]) -> None:
         """Refuse class folders that may be something else, and a folder without any."""
@@ -169,11 +159,8 @@ class Layout:
             splits = dict.fromkeys(split for split in map(_split_of, deeper) if split in _BARE)
             again = sorted((names - {path.name}) & {one.name for one in deeper})
             if len(splits) > 1:
-                self._refuse(
-                    path,
-                    f"{path} holds splits. If it holds the whole data set, give it as data_dir; if "
-                    f"it is a class, sort them as Train/{path.name}, Val/{path.name}.",
-                )
+                sorting = f"sort them as Train/{path.name}, Val/{path.name}"
+                self._refuse(path, f"{path} holds splits: give it as data_dir, or {sorting}.")
             elif again and path != folder:
                 self._refuse(
                     path,

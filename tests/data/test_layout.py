@@ -64,14 +64,14 @@ TREES = {
     "images; annotations/1.xml": "! images has no class folders.* annotations",
     "Train/images/{cat,dog}; Val/images/{cat,dog}": "train: cat dog, val: cat dog",
     "Train/{cat,dog}/images; Val/{cat,dog}/images": "train: cat dog, val: cat dog",
-    "data/{train,val}/{cat,dog}; extra": "! data holds splits.*give it as data_dir",
+    "data/{train,val}/{cat,dog}; extra": "! data holds splits: give it as data_dir",
     "train/{train,val}/{cat,dog}": "! train holds splits",
     # Real classes with the name of a split.
     "bus; car; train": (
         "train: bus car train, val: bus car train",
         "train is a class and no split.*like bus, car",
     ),
-    "bus; car; train/{steam,electric}": "! Is train in .* a split or a class.*bus, car",
+    "bus; car; train/{steam,electric}": "! Is train in .* a split, or a class like bus, car",
     "valid; invalid": ("train: invalid valid, val: invalid valid", "valid is a class and no split"),
     "Train/{bullet train,test tube,bus}; Val/{bullet train,test tube,bus}": (
         "train: bullet train bus test tube, val: bullet train bus test tube"
@@ -81,10 +81,7 @@ TREES = {
         "train: electric_train steam_train, val: electric_train steam_train"
     ),
     "mask; no_mask": "train: mask no_mask, val: mask no_mask",
-    "cat; dog; annotations/1.xml": (
-        "train: cat dog, val: cat dog",
-        "annotations is not used, since it holds no images",
-    ),
+    "cat; dog; annotations/1.xml": "! annotations holds no images, but 1.xml.*move it elsewhere",
     # Parts of one data set, and classes in parts.
     "cats/{2019,2020}": r"! single class \(cats\).*dates",
     "cats/{2019,2020}; dogs/2019": (
