@@ -1,5 +1,6 @@
 """What a tree of folders is: a table of trees as people have them, and what each is taken for."""
 
+import random
 import re
 import warnings
 from itertools import product
@@ -181,3 +182,33 @@ def test_a_tree_is_what_a_person_would_take_it_for(tree, tmp_path):
     right, note = expected if isinstance(expected, tuple) else (expected, "^$")
     assert found == right
     assert re.search(note, said), said
+
+
+def test_no_image_of_a_tree_is_left_out_without_a_word(tmp_path):
+    draw = random.Random(0)
+    names = ["train", "val", "Test", "test_set", "seg_train", "images", "masks", "cat", "dog"]
+    names += ["Cat", "2019", "fold1", "fold2", "pred"]
+
+    def grow(folder: Path, depth: int) -> None:
+        folder.mkdir(parents=True)
+        for i in range(draw.randint(0, 2) if depth else 2):
+            (folder / f"{i}.png").touch()
+        for name in draw.sample(names, draw.randint(1, 3)) if depth else []:
+            grow(folder / name, depth - 1)
+
+    accepted = 0
+    for number in range(400):
+        grow(root := tmp_path / f"{number}", draw.randint(1, 3))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                index = index_dataset(root)
+            except DatasetError:
+                continue
+        accepted += 1
+        said = "\n".join(str(warning.message) for warning in caught)
+        for path in {*root.rglob("*.png")} - {*index.paths()}:
+            folders = [str(folder) for folder in path.parents if root in folder.parents]
+            is_said = f"{path.parent} that lie in no class folder" in said
+            assert is_said or any(folder in said for folder in folders), (path, said)
+    assert accepted > 20
