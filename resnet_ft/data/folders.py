@@ -27,12 +27,13 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
-def is_image(path: str) -> bool:
+def is_image(name: str, folder: str = "") -> bool:
     """Whether Pillow has a decoder for a file: its extension says so or, without one, its bytes."""
-    if path[path.rfind(".") :].lower() in IMAGE_EXTENSIONS:
+    if name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS:
         return True
-    if _EXTENSION.fullmatch(os.path.splitext(path)[1]):
+    if _EXTENSION.fullmatch(os.path.splitext(name)[1]):
         return False
+    path = os.path.join(folder, name)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
             return False
@@ -82,9 +83,11 @@ def walk_folders(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         entered.add(real)
         hidden = {name for name in folders if is_hidden(name)}
         folders[:] = sorted(set(folders) - hidden)
-        visible = [name for name in sorted(names) if not is_hidden(name)]
-        images = [name for name in visible if is_image(f"{parent}/{name}")]
-        yield Path(parent), images, sorted(hidden.union(names).difference(images))
+        names.sort()
+        likely = [name for name in names if is_image(name, parent)]
+        images = [name for name in likely if not is_hidden(name)]
+        others = hidden.union(names).difference(images) if len(images) < len(names) else hidden
+        yield Path(parent), images, sorted(others)
 
 
 def _refuse(error: OSError) -> NoReturn:
