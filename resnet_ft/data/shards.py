@@ -26,6 +26,7 @@ from torch.utils.data import get_worker_info
 from resnet_ft import distributed
 from resnet_ft.data.batches import EpochBatchSampler
 from resnet_ft.data.dataset import SeededDataset, seed_of
+from resnet_ft.data.folders import find_images, subfolders
 from resnet_ft.data.images import IMAGE_EXTENSIONS, open_resized
 from resnet_ft.data.index import SPLITS
 from resnet_ft.errors import DatasetError, ImageError
@@ -61,8 +62,12 @@ class ShardIndex:
 
 def holds_shards(location: str | Path) -> bool:
     """Whether this is an address, or a folder of shards, rather than a folder of images."""
+    if is_address(location):
+        return True
     folder = Path(location)
-    return is_address(location) or ((folder / INDEX).is_file() and any(folder.glob("*.tar")))
+    is_described = os.path.isfile(folder / INDEX) and any(folder.glob("*.tar"))
+    # Beside images in folders, a file of this name describes something else.
+    return is_described and not any(any(find_images(path)) for path in subfolders(folder))
 
 
 def _place_of(location: str | Path, name: str) -> str:
@@ -117,6 +122,11 @@ def list_samples(file: IO[bytes], place: str) -> tuple[list[str], np.ndarray]:
                 key, extension = named[1], "." + named[2].lower()
                 sample = found.setdefault(key, {})
                 if extension in IMAGE_EXTENSIONS:
+                    if "image" in sample:
+                        raise DatasetError(
+                            f"{place}: sample {key} has two images. Keep the one to learn from, or "
+                            f"call the other {key}.mask{extension}; then pack again."
+                        )
                     sample["image"] = member.offset_data, member.size
                 elif extension == ".cls":
                     file.seek(member.offset_data)

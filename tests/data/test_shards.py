@@ -4,6 +4,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -451,3 +452,26 @@ def test_two_processes_train_together_each_on_its_part(shards):
     assert first["labels"] == {"train": [3, 3, 3], "val": [3]}  # 17 = 9 + 8, 6 = 3 + 3
     assert second["labels"] == {"train": [3, 3, 2], "val": [3]}
     assert first["weights"] == second["weights"]
+
+
+def test_a_sample_with_two_images_is_refused(single_shards):
+    shard = next(single_shards.glob("train-*.tar"))
+    with tarfile.open(shard) as tar:
+        (key,) = {member.name.split(".")[0] for member in tar}
+    with tarfile.open(shard, "a") as tar:
+        tar.addfile(tarfile.TarInfo(f"{key}.bmp"))  # a mask, say
+    index = json.loads((single_shards / "dataset.json").read_text())
+    for entry in index["splits"]["train"]:
+        entry["bytes"] = (single_shards / entry["name"]).stat().st_size
+    (single_shards / "dataset.json").write_text(json.dumps(index))
+    with pytest.raises(
+        DatasetError, match=rf"{key} has two images.*call the other {key}\.mask\.bmp"
+    ):
+        list(load(single_shards)["train"])
+
+
+def test_a_dataset_json_of_something_else_beside_images_is_not_taken_for_shards(photos):
+    (photos / "dataset.json").write_text('{"name": "photos"}')
+    (photos / "original.tar").write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"original\.tar is not unpacked"):
+        assert len(load(photos)["train"].dataset) == 17
