@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import sys
 import zlib
 from pathlib import Path
 
@@ -16,13 +15,15 @@ from torch.utils.data import TensorDataset
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
-if (
-    "gpu" not in sys.argv and Path(sys.argv[0]).name != "gpu.py"
-):  # what is compared to the last bit is compared on the processor
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 if method := os.environ.get("RESNET_FT_START_METHOD"):  # see test_start_methods.py
     multiprocessing.set_start_method(method, force=True)
 matplotlib.use("agg")  # for this process alone: the kernels of the notebooks draw inline
+
+
+def pytest_configure(config):
+    """What is compared to the last bit is compared on the processor; `-m gpu` uses a GPU."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)
