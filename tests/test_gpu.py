@@ -97,7 +97,7 @@ def test_the_recipe_learns_and_its_checkpoint_is_read_on_a_processor(photos, tmp
     options = {"run_dir": tmp_path / "run", "photos": photos, "cache": tmp_path / "cache"}
     history = pd.DataFrame(json.loads(run("recipe", precision, **options).splitlines()[-1]))
     assert history["epoch"].tolist() == [0, 1, 2]
-    assert np.isfinite(history.drop(columns=["learning_rate", "val_loss"]).to_numpy()).all()
+    assert np.isfinite(history.iloc[1:].to_numpy(float)).all()  # the head alone has no average
     best = tmp_path / "run" / "best.pt"
     image = photos / "Val/red/0.png"
     here = Predictor.load(best).predict(image).set_index("class_name")["probability"]
