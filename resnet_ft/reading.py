@@ -15,18 +15,17 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, Self
-
-import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from resnet_ft.errors import ResnetFtError
 
+if TYPE_CHECKING:  # imported where they are used: staging needs none of them
+    import pandas as pd
+    from torch import Tensor
+
 _LARGEST_JSON = 16 << 20  # bytes: a thousand times what the library writes
 _SLACK = 16 << 20  # bytes that small files may take in memory
-_LONGEST_NAME = 1 << 20  # bytes; tarfile reads a name into memory, however long its header says
+LONGEST_NAME = 1 << 20  # bytes; tarfile reads a name into memory, however long its header says
 _IDENTIFIER = re.compile(r"\w[\w-]{0,63}", re.ASCII)
 _FORMULA = re.compile("'*[=+@\t\r-]")  # how text begins that a spreadsheet takes for a formula
 
@@ -47,8 +46,8 @@ def in_words(failure: BaseException) -> str:
     text = getattr(failure, "strerror", None) or str(failure)
     if code := re.search(r"GLOBAL (\S+)|unrecognized function (.+)", text):
         text = (
-            f"it holds {code[1] or code[2]}, which is more than plain data. For a whole model, call "
-            "torch.save(model.state_dict(), path) where it was made"
+            f"it holds {code[1] or code[2]}, which is more than plain data. For a whole model, "
+            "call torch.save(model.state_dict(), path) where it was made"
         )
     elif isinstance(failure, pickle.UnpicklingError) or "weights_only" in text:
         text = "it is damaged, or no file of torch.save"  # PyTorch says how to run code in it
@@ -79,47 +78,48 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 def read_table(
     path: str | Path, columns: Sequence[str], *, is_number: Callable[[str], bool]
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """A table that `write_table` wrote, with these columns and perhaps others.
 
     Those that `is_number` names are floats, empty cells NaN; the others are text. Raises ValueError
     for anything else, and whatever reading does.
     """
+    import pandas as pd
+
     encoding: Any = {"encoding": "utf-8-sig", "encoding_errors": "surrogateescape"}
     names = [*pd.read_csv(path, nrows=0, index_col=False, **encoding)]
     if missing := [name for name in columns if name not in names]:
         found = ", ".join(map(str, names))[:200]
         raise ValueError(f"it has no column {', '.join(missing)}, but {found}")
     numbers = [name for name in names if is_number(name)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # of cells that would be dropped
-        table = pd.read_csv(
-            path,
-            dtype={name: np.float64 if name in numbers else str for name in names},
-            keep_default_na=False,  # "NA" may be a class
-            na_values={name: ["", "nan", "NaN"] for name in numbers},
-            index_col=False,
-            **encoding,
-        )
+    table = pd.read_csv(
+        path,
+        dtype={name: float if name in numbers else str for name in names},
+        keep_default_na=False,  # "NA" may be a class
+        na_values={name: ["", "nan", "NaN"] for name in numbers},
+        index_col=False,
+        **encoding,
+    )
     for name in [name for name in names if name not in numbers]:
         formulas = [bool(text and text[0] == "'" and _FORMULA.match(text)) for text in table[name]]
         table.loc[formulas, name] = table.loc[formulas, name].str[1:]
     return table
 
 
-def write_table(table: pd.DataFrame, path: str | Path) -> None:
+def write_table(table: "pd.DataFrame", path: str | Path) -> None:
     """Write a CSV file that spreadsheets read as UTF-8, and whose texts they take for no formulas.
 
-    A text that begins with =, +, - or @ gets an apostrophe before it; `read_table` removes it.
+    See `as_text`, which `read_table` takes back.
     """
-
-    def as_text(cell: object) -> object:
-        return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
-
     table = table.copy()
     for name in table.select_dtypes(exclude="number"):
         table[name] = table[name].map(as_text)
     table.to_csv(path, index=False, encoding="utf-8-sig", errors="surrogateescape")
+
+
+def as_text(cell: object) -> object:
+    """A cell, with an apostrophe before a text that a spreadsheet would take for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
 class StrictTarInfo(tarfile.TarInfo):
@@ -145,27 +145,9 @@ class StrictTarInfo(tarfile.TarInfo):
         # Headers whose content is the name of the next entry, or more about it.
         is_name = info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
         is_more = info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
-        if (is_name or is_more) and not 0 <= info.size <= _LONGEST_NAME:
+        if (is_name or is_more) and not 0 <= info.size <= LONGEST_NAME:
             raise tarfile.ReadError(f"an entry's name takes {info.size:,} bytes")
         return info
-
-
-def _numpy_scalar(dtype: np.dtype, content: bytes) -> np.generic:
-    return np.frombuffer(content, dtype, count=1)[0]
-
-
-# Plain data that training scripts put beside tensors, by the names that pickles give it.
-_HARMLESS: list[Any] = [
-    *(argparse.Namespace, np.dtype),
-    *{type(np.dtype(code)) for code in f"?SU{np.typecodes['AllInteger']}{np.typecodes['AllFloat']}"},
-    *((_numpy_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *(
-        (path, f"{module}.{name}")
-        for path, system in ((PurePosixPath, "Posix"), (PureWindowsPath, "Windows"))
-        for name in (f"{system}Path", f"Pure{system}Path")
-        for module in ("pathlib", "pathlib._local")
-    ),
-]
 
 
 def read_saved(file: IO[bytes]) -> Any:
@@ -174,6 +156,8 @@ def read_saved(file: IO[bytes]) -> Any:
     Raises ValueError for code, for content that takes more memory than the file is long, and
     whatever reading damaged content does.
     """
+    import torch
+
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if zipfile.is_zipfile(file):
@@ -191,7 +175,7 @@ def read_saved(file: IO[bytes]) -> Any:
                     raise ValueError("it holds a bytearray, which may take any amount of memory")
     file.seek(0)
     known = torch.serialization.get_safe_globals()  # of the user: they stay
-    harmless = [one for one in _HARMLESS if one not in known]
+    harmless = [one for one in _harmless() if one not in known]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(harmless):
             warnings.simplefilter("ignore")  # of old protocols and of what is deprecated
@@ -204,8 +188,28 @@ def read_saved(file: IO[bytes]) -> Any:
     return content
 
 
-def _tensors(content: object) -> Iterator[Tensor]:
+def _harmless() -> list[Any]:
+    """Plain data that training scripts put beside tensors, by the names that pickles give it."""
+    import numpy as np
+
+    def scalar(dtype: np.dtype, content: bytes) -> np.generic:
+        return np.frombuffer(content, dtype, count=1)[0]
+
+    codes = f"?SU{np.typecodes['AllInteger']}{np.typecodes['AllFloat']}"
+    names: dict[str, Any] = {
+        f"numpy.{core}.multiarray.scalar": scalar for core in ("core", "_core")
+    }
+    for path, system in ((PurePosixPath, "Posix"), (PureWindowsPath, "Windows")):
+        for name in (f"{system}Path", f"Pure{system}Path"):
+            names |= {f"{module}.{name}": path for module in ("pathlib", "pathlib._local")}
+    kinds = {type(np.dtype(code)) for code in codes}
+    return [argparse.Namespace, np.dtype, *kinds, *((one, name) for name, one in names.items())]
+
+
+def _tensors(content: object) -> "Iterator[Tensor]":
     """The tensors in nested containers, each container once: they may hold themselves."""
+    from torch import Tensor
+
     waiting, seen = [content], set[int]()
     while waiting:
         one = waiting.pop()
@@ -216,7 +220,7 @@ def _tensors(content: object) -> Iterator[Tensor]:
             waiting += [*one.keys(), *one.values()] if isinstance(one, dict) else one
 
 
-def check_finite(tensors: dict[str, Tensor]) -> None:
+def check_finite(tensors: "dict[str, Tensor]") -> None:
     """Raise ValueError where weights are not numbers, or infinite: they would predict nothing."""
     floats = {name: one for name, one in tensors.items() if one.is_floating_point()}
     if wrong := [name for name, one in floats.items() if not bool(one.isfinite().all())]:

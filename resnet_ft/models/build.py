@@ -52,7 +52,7 @@ def build_model(
         raise ParameterError(
             f"arch={arch!r} is unknown. Choose one of {', '.join(architectures())}."
         )
-    content = None
+    content: object = None
     try:
         if weights in ("DEFAULT", "auto"):
             content = _pretrained_weights(arch)
@@ -133,8 +133,8 @@ def _pretrained_weights(arch: str) -> StateDict:
         raise
     except Exception as error:  # a damaged file in the cache can fail in any way
         raise WeightsError(
-            f"The pretrained weights of {arch} could not be loaded ({in_words(error)}). Connect to the "
-            f"internet; or {remedy}; or start from random weights with weights=None."
+            f"The pretrained weights of {arch} could not be loaded ({in_words(error)}). Connect "
+            f"to the internet; or {remedy}; or start from random weights with weights=None."
         ) from error
 
 
@@ -190,8 +190,8 @@ def _find_network(content: object, expected: list[str], source: str | Path | Non
     names = ", ".join(f"{place} {prefix}".strip() or "the file itself" for place, prefix in found)
     if len(found) > 1 and len(usual) != 1:
         raise WeightsError(
-            f"{source} holds {len(found)} networks that fit: {names}. Save the state dict of one of "
-            "them alone."
+            f"{source} holds {len(found)} networks that fit: {names}. Save the state dict of "
+            "one of them alone."
         )
     if len(found) > 1:
         warnings.warn(f"{source} holds the networks {names}; {taken[0]} is used.", stacklevel=4)

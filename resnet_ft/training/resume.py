@@ -16,6 +16,7 @@ from torch import Tensor
 
 from resnet_ft import distributed, engine
 from resnet_ft.errors import ParameterError, RunError, TrainingError
+from resnet_ft.reading import reading
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.rng import seed_by_rank, set_rng_states
 from resnet_ft.training.run import Run, check_unchanged
@@ -211,6 +212,10 @@ def _capture(state: TrainingState, progress: dict[str, Any], run: Run) -> Resume
     return {**plain, **rest, "callbacks": callbacks}
 
 
+_DAMAGED = "The resume state", RunError, "Put the run's own files back, or choose another run_dir."
+
+
+@reading(*_DAMAGED)
 def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
     """Restore all but callbacks and generators, if the run has a resume state; return it.
 
@@ -231,6 +236,8 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
         if state.scheduler is not None:
             state.scheduler.load_state_dict(content["scheduler"])
         state.load_state_dict(content["progress"])
+        for generators in filter(None, (state.rng, state.rng_before_phase)):  # set again later
+            set_rng_states(generators, state.dataloaders.values())
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise RunError(
             f"The run began with another model, optimizer, scheduler or metric ({error}). To "
@@ -249,6 +256,7 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
     return content
 
 
+@reading(*_DAMAGED)
 def resume_callbacks(state: TrainingState, content: dict[str, Any] | None) -> None:
     """Give every callback the state of its namesake, and all generators theirs.
 
