@@ -221,9 +221,9 @@ def _tensors(content: object) -> "Iterator[Tensor]":
 
 
 def check_finite(tensors: "dict[str, Tensor]") -> None:
-    """Raise ValueError where weights are not numbers, or infinite: they would predict nothing."""
+    """Raise ValueError for weights with which a model would predict nothing."""
     floats = {name: one for name, one in tensors.items() if one.is_floating_point()}
     if wrong := [name for name, one in floats.items() if not bool(one.isfinite().all())]:
-        raise ValueError(
-            f"{len(wrong)} of its {len(tensors)} tensors are not finite, such as {wrong[0]}"
-        )
+        raise ValueError(f"{len(wrong)} of its tensors are not finite, such as {wrong[0]}")
+    if wrong := [name for name in floats if "running_var" in name and (floats[name] < 0).any()]:
+        raise ValueError(f"{wrong[0]}, a variance, is below zero")

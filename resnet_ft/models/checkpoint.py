@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -89,8 +90,12 @@ class Checkpoint:
                 f"checkpoint cannot hold. {remedy}"
             )
         with reading("The preprocessing of the checkpoint", CheckpointError, remedy):
-            if not 0 < self.preprocessing.get("image_size", 1) <= _LARGEST_IMAGE:
-                raise ValueError(f"image_size {self.preprocessing['image_size']}")
+            size, mean, std = map(self.preprocessing.get, ("image_size", "mean", "std"))
+            numbers = np.array([*(mean or ()), *(std or ()), size or 1], float)
+            if not np.isfinite(numbers).all() or not 0 < min([*(std or ()), size or 1]):
+                raise ValueError(f"image_size {size}, mean {mean}, std {std}")
+            if numbers[-1] > _LARGEST_IMAGE:
+                raise ValueError(f"image_size {size} is more than {_LARGEST_IMAGE}")
             return eval_transform(**self.preprocessing)
 
     def class_names(self) -> list[str]:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.optim import Optimizer
 
 from resnet_ft import distributed, engine
 from resnet_ft.errors import ParameterError, RunError, TrainingError
@@ -232,7 +233,9 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
     try:
         state.best.load_state_dict(content["best"])
         engine.unwrapped(state.model).load_state_dict(content["model"])
+        groups = state.optimizer.state_dict()["param_groups"]
         state.optimizer.load_state_dict(content["optimizer"])
+        _check_optimizer(state.optimizer, groups)
         if state.scheduler is not None:
             state.scheduler.load_state_dict(content["scheduler"])
         state.load_state_dict(content["progress"])
@@ -254,6 +257,21 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
         done = f"{state.epochs_done} of {state.num_epochs} epochs are done"
         print(f"{state.run.folder} {'is finished' if state.is_finished else 'resumes'}: {done}")
     return content
+
+
+def _check_optimizer(optimizer: Optimizer, before: list[dict[str, Any]]) -> None:
+    """Raise ValueError where what was loaded has not the form of what was there `before`."""
+    for old, new in zip(before, optimizer.param_groups, strict=True):
+        for name in old.keys() - {"params"}:
+            kinds = {float if isinstance(one[name], int) else type(one[name]) for one in (old, new)}
+            if len(kinds - {NoneType}) > 1:
+                raise ValueError(f"the optimizer's {name} is {new[name]!r}")
+    fits: dict[str, list[bool]] = {}  # whether a tensor has the shape of its parameter
+    for parameter, kept in optimizer.state.items():
+        for name, one in kept.items():
+            fits.setdefault(name, []).append(getattr(one, "shape", None) == parameter.shape)
+    if wrong := [name for name, each in fits.items() if len(each) / 2 < sum(each) < len(each)]:
+        raise ValueError(f"the optimizer's {', '.join(wrong)} have other shapes than the weights")
 
 
 @reading(*_DAMAGED)

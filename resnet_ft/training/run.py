@@ -80,7 +80,7 @@ class Run:
         if old | new != old:
             text = json.dumps({**old, **new}, indent=2, ensure_ascii=False) + "\n"
             with atomic_write(file) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_text(text, "utf-8", "surrogatepass")  # names that are not UTF-8
 
     def _copy_decisions(self, decisions: str | os.PathLike[str]) -> None:
         own = self.folder / "decisions.csv"
