@@ -240,7 +240,9 @@ class CacheFile:
     def find(self, keys: np.ndarray) -> np.ndarray:
         """A record for each key, with _UNKNOWN for an offset where there is none."""
         found, records = np.full(len(keys), _NO_RECORD), np.fromfile(self._index, _RECORD)[1:]
-        records = records[records["offset"] + _sizes(records) <= self.pixels.stat().st_size]
+        end = self.pixels.stat().st_size - _sizes(records)  # a damaged record may say anything
+        stored = (records["height"] > 0) & (records["width"] > 0) & (records["offset"] <= end)
+        records = records[stored | (records["offset"] == _NOT_STORED)]
         if len(records):
             records = records[np.argsort(records["key"], kind="stable")]
             places = np.searchsorted(records["key"], keys, side="right") - 1  # the newest of a key
@@ -259,7 +261,7 @@ class CacheFile:
 
 def _sizes(records: np.ndarray) -> np.ndarray:
     """How many bytes of pixels the image of each record has."""
-    sizes = records["height"].astype(np.int64) * records["width"] * 3
+    sizes = records["height"].astype(float) * records["width"] * 3
     return np.where(records["offset"] < 0, 0, sizes)
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from resnet_ft.data.index import DatasetIndex
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import atomic_write, fingerprint
+from resnet_ft.reading import read_table, reading, write_table
 from resnet_ft.remote import is_address
 
 _DECISIONS = ("keep", "exclude", "relabel", "move")
@@ -109,14 +110,12 @@ def read_decisions(file: str | Path) -> pd.DataFrame:
 
     Raises DatasetError, naming the line, for anything else.
     """
-    options = {"keep_default_na": False, "index_col": False, "encoding_errors": "surrogateescape"}
-    try:
-        table = pd.read_csv(file, dtype=str, **options)
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"The decisions in {file} cannot be read: {error}. Give a CSV file with the columns "
-            f"{', '.join(_COLUMNS)}, such as Audit.write_decisions makes."
-        ) from error
+    remedy = (
+        f"Give a CSV file with the columns {', '.join(_COLUMNS)}, such as Audit.write_decisions "
+        "makes."
+    )
+    with reading(f"The decisions in {file}", DatasetError, remedy):
+        table = read_table(file, (), is_number=lambda name: False)
     return _checked(table, str(file))
 
 
@@ -138,8 +137,7 @@ def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
 def write_decisions(table: pd.DataFrame, file: str | Path) -> Path:
     """Write decisions to a CSV file, over those that it held."""
     with atomic_write(file) as temporary:
-        table = table.reindex(columns=_COLUMNS, fill_value="")
-        table.to_csv(temporary, index=False, errors="surrogateescape")
+        write_table(table.reindex(columns=_COLUMNS, fill_value=""), temporary)
     return Path(file)
 
 

@@ -19,6 +19,7 @@ from resnet_ft.errors import DatasetError, ImageError
 from resnet_ft.files import atomic_write
 from resnet_ft.models.checkpoint import load_checkpoint
 from resnet_ft.notebook import progress_bar
+from resnet_ft.reading import write_table
 
 AnyFile = str | Path | Image.Image
 
@@ -109,7 +110,7 @@ class Predictor:
         table.insert(0, "path", [str(path) for path in paths])
         if csv is not None:
             with atomic_write(csv) as temporary:
-                table.to_csv(temporary, index=False)
+                write_table(table, temporary)
         return table
 
     def _pixels(self, image: AnyFile) -> np.ndarray:

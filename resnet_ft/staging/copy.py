@@ -17,6 +17,7 @@ from resnet_ft.data.folders import find_images, is_hidden, is_image, walk_images
 from resnet_ft.data.layout import listed
 from resnet_ft.errors import DatasetError
 from resnet_ft.notebook import progress_bar
+from resnet_ft.reading import as_text
 from resnet_ft.remote import DriveRetry, in_parallel, is_transient
 from resnet_ft.staging.shrink import shrunk
 
@@ -193,7 +194,7 @@ def _read_manifest(file: IO[bytes]) -> dict[str, list[int]]:
     file.seek(0)
     lines = file.read().split(b"\n")
     for line in lines:
-        with suppress(ValueError):
+        with suppress(ValueError, TypeError, RecursionError):
             name, *state = json.loads(line)
             copied[name] = state
     if lines[-1]:
@@ -235,7 +236,7 @@ def _report(source: Path, target: Path, failed: dict[Path, str]) -> None:
             "Disconnect and delete runtime gives a fresh machine), and run it again."
         )
     with table.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        csv.writer(file).writerows([("file", "reason"), *rows])
+        csv.writer(file).writerows([("file", "reason"), *(map(as_text, row) for row in rows)])
     warnings.warn(
         f"{len(rows):,} files of {source} could not be copied: {named}{more}. The others are at "
         f"{target} and can be used; {table} lists all that failed. Run it again to copy only "

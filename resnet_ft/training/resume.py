@@ -9,14 +9,16 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.optim import Optimizer
 
 from resnet_ft import distributed, engine
 from resnet_ft.errors import ParameterError, RunError, TrainingError
+from resnet_ft.reading import reading
 from resnet_ft.training.callbacks import Callback, EarlyStop
 from resnet_ft.training.rng import seed_by_rank, set_rng_states
 from resnet_ft.training.run import Run, check_unchanged
@@ -212,6 +214,10 @@ def _capture(state: TrainingState, progress: dict[str, Any], run: Run) -> Resume
     return {**plain, **rest, "callbacks": callbacks}
 
 
+_DAMAGED = "The resume state", RunError, "Put the run's own files back, or choose another run_dir."
+
+
+@reading(*_DAMAGED)
 def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
     """Restore all but callbacks and generators, if the run has a resume state; return it.
 
@@ -228,11 +234,15 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
     try:
         state.best.load_state_dict(content["best"])
         engine.unwrapped(state.model).load_state_dict(content["model"])
+        groups = state.optimizer.state_dict()["param_groups"]
         state.optimizer.load_state_dict(content["optimizer"])
+        _check_optimizer(state.optimizer, groups)
         if state.scheduler is not None:
             present = state.scheduler.state_dict()
             state.scheduler.load_state_dict(_of_types(content["scheduler"], present))
         state.load_state_dict(content["progress"])
+        for generators in filter(None, (state.rng, state.rng_before_phase)):  # set again later
+            set_rng_states(generators, state.dataloaders.values())
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise RunError(
             f"The run began with another model, optimizer, scheduler or metric ({error}). To "
@@ -249,6 +259,22 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
     return content
 
 
+def _check_optimizer(optimizer: Optimizer, before: list[dict[str, Any]]) -> None:
+    """Raise ValueError where what was loaded has not the form of what was there `before`."""
+    for old, new in zip(before, optimizer.param_groups, strict=True):
+        for name in old.keys() - {"params"}:
+            kinds = {float if isinstance(one[name], int) else type(one[name]) for one in (old, new)}
+            if len(kinds - {NoneType}) > 1:
+                raise ValueError(f"the optimizer's {name} is {new[name]!r}")
+    fits: dict[str, list[bool]] = {}  # whether a tensor has the shape of its parameter
+    for parameter, kept in optimizer.state.items():
+        for name, one in kept.items():
+            fits.setdefault(name, []).append(getattr(one, "shape", None) == parameter.shape)
+    if wrong := [name for name, each in fits.items() if len(each) / 2 < sum(each) < len(each)]:
+        raise ValueError(f"the optimizer's {', '.join(wrong)} have other shapes than the weights")
+
+
+@reading(*_DAMAGED)
 def resume_callbacks(state: TrainingState, content: dict[str, Any] | None) -> None:
     """Give every callback the state of its namesake, and all generators theirs.
 

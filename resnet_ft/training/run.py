@@ -8,19 +8,27 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from resnet_ft.errors import RunError
 from resnet_ft.files import atomic_write
+from resnet_ft.reading import checked_identifier, in_words, read_json, read_table, reading
 from resnet_ft.training.storage import ResumeState, Storage
 
 _VERSIONS_OF = ("torch", "torchvision", "numpy", "pandas", "accelerate", "pillow")
+_COLUMNS = (
+    *("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    *("learning_rate", "seconds"),
+)
 # A run may get longer, and its files may lie elsewhere: these entries of config.json may change.
 _MAY_CHANGE = (
     *("training.num_epochs", "fine_tune.epochs", "fine_tune.patience"),
@@ -82,7 +90,7 @@ class Run:
         if old | new != old:
             text = json.dumps({**old, **new}, indent=2, ensure_ascii=False) + "\n"
             with atomic_write(file) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_text(text, "utf-8", "surrogatepass")  # names that are not UTF-8
 
     def _copy_decisions(self, decisions: str | os.PathLike[str]) -> None:
         own = self.folder / "decisions.csv"
@@ -122,14 +130,11 @@ class Run:
     def config(self) -> dict[str, object]:
         """The parameters of the run."""
         file = self.folder / "config.json"
-        try:
-            config: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
+        with reading(file, RunError, "Put the file of this run back, or choose another run_dir."):
+            config = read_json(file)
+            if config.get("id") is not None:
+                config["id"] = checked_identifier(config["id"])  # a path is made of it
             return config
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{file} cannot be read ({error}). Put the file of this run back, or choose "
-                "another run_dir."
-            ) from error
 
     @property
     def decisions(self) -> Path | None:
@@ -150,15 +155,34 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row per epoch, as `train_model` returns it."""
-        return pd.read_csv(self.folder / "history.csv")
+        """One row per epoch, as `train_model` returns it.
+
+        Where history.csv is lost or damaged, it comes from the resume state, with a warning. Raises
+        RunError where there is none.
+        """
+        file = self.folder / "history.csv"
+        with reading(file, RunError, "Put the file of this run back, or choose another run_dir."):
+            try:
+                return _checked(read_table(file, _COLUMNS, is_number=_COLUMNS.__contains__))
+            except Exception as error:
+                saved: Any = self.resume_state() if self.can_resume else None
+                progress = saved and (saved[1].get("progress") or saved[1]["position"])
+                if not progress or not progress["rows"]:
+                    raise
+                history = _checked(history_of(progress["rows"]))
+                warnings.warn(
+                    f"{file} cannot be read ({in_words(error)}). Its rows are those of the "
+                    "resume state.",
+                    stacklevel=2,
+                )
+                return history
 
     @property
     def id(self) -> str | None:
         """What identifies the run, once it has begun."""
         if self._id is None and (self.folder / "config.json").exists():
-            found = self.config.get("id")
-            self._id = None if found is None else str(found)
+            found: Any = self.config.get("id")
+            self._id = found
         return self._id
 
     @cached_property
@@ -180,7 +204,11 @@ class Run:
         Raises RunError where it is damaged or belongs to another run.
         """
         found = self.storage.read_resume_state()
-        if found is not None and found[1]["run"] != self.id:
+        if found is None:
+            return None
+        with reading(f"What {self.folder} resumes from", RunError, "Choose another run_dir."):
+            run = found[1]["run"]
+        if run != self.id:
             raise RunError(
                 f"{self.folder} holds the last.0.pt or last.1.pt of another run. Move them back to "
                 "where they came from, or choose another run_dir."
@@ -200,6 +228,28 @@ class Run:
         if not (self.folder / "history.csv").exists():
             return self.best.exists()
         return bool(self.history["epoch"].max() > 0)  # the head alone is solved again in seconds
+
+
+def history_of(rows: Sequence[Mapping[str, float]]) -> pd.DataFrame:
+    """A table of one row per epoch; the columns of metrics and callbacks come last."""
+    history = pd.DataFrame(rows)
+    first = [name for name in _COLUMNS if name in history]
+    return history[first + [name for name in history if name not in first]]
+
+
+def _checked(history: pd.DataFrame) -> pd.DataFrame:
+    """The table of history.csv. Raises ValueError for rows that no training writes."""
+    for name in [name for name in history if name not in _COLUMNS]:
+        with suppress(ValueError):  # a column of somebody's own may hold texts
+            history[name] = pd.to_numeric(history[name])
+    measured = [name for name in _COLUMNS if name != "learning_rate"]  # a solved head has none
+    trained = history.loc[history["epoch"] != 0, measured].to_numpy()
+    if not len(history) or not np.isfinite(trained).all():
+        raise ValueError("it has no rows, or cells that are empty or infinite")
+    epochs = history["epoch"].to_numpy()
+    if (epochs != epochs[0] + np.arange(len(epochs))).any() or epochs[0] not in (0, 1):
+        raise ValueError("its epochs are not numbered from 0 or 1")
+    return history.astype({"epoch": int})
 
 
 def _versions() -> dict[str, str]:

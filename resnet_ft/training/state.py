@@ -17,15 +17,11 @@ from resnet_ft.errors import CheckpointError, ParameterError, TrainingError
 from resnet_ft.models.checkpoint import load_checkpoint, save_checkpoint
 from resnet_ft.training.criterion import check_criterion
 from resnet_ft.training.rng import RngStates, rng_states
-from resnet_ft.training.run import Run
+from resnet_ft.training.run import Run, history_of
 from resnet_ft.training.schedule import check_scheduler
 
 Row = dict[str, float]
 Metric = Callable[[Tensor, Tensor], Tensor]
-_COLUMNS = (
-    *("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
-    *("learning_rate", "seconds"),
-)
 
 
 @dataclass(frozen=True)
@@ -70,9 +66,14 @@ class Progress:
         return copied | {"sums": dict(self.sums), "row": dict(self.row), "rows": list(self.rows)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Continue from what `state_dict` gave. Raises TypeError for values of other kinds."""
         for one in fields(Progress):
-            setattr(self, one.name, saved[one.name])
+            value, present = saved[one.name], getattr(self, one.name)
+            if present is not None and type(value) is not type(present):
+                raise TypeError(f"{one.name} is {value!r}")
+            setattr(self, one.name, value)
+        if self.phase not in ("train", "val") or min(self.step, self.epoch, self.micro_batches) < 0:
+            raise ValueError(f"phase {self.phase!r}, epoch {self.epoch}, step {self.step}")
 
     @property
     def is_finished(self) -> bool:
@@ -88,9 +89,7 @@ class Progress:
     @property
     def history(self) -> pd.DataFrame:
         """One row per complete epoch; the columns of metrics and callbacks come last."""
-        history = pd.DataFrame(self.rows)
-        first = [name for name in _COLUMNS if name in history]
-        return history[first + [name for name in history if name not in first]]
+        return history_of(self.rows)
 
 
 @dataclass(kw_only=True)
@@ -278,7 +277,7 @@ class BestModel:
     def _is_saved(self, run: Run) -> bool:
         try:
             return _rank(load_checkpoint(run.best).scores) == _rank(self._scores)
-        except CheckpointError:  # lost, or half written when the process was killed
+        except (CheckpointError, KeyError):  # lost, or half written when the process was killed
             return False
 
     def _save(self, weights: dict[str, Tensor]) -> None:

@@ -9,7 +9,6 @@ its Trash; writing over the same two names leaves nothing there.
 import hashlib
 import io
 import os
-import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from resnet_ft.errors import RunError
 from resnet_ft.files import default_cache_dir, rewrite
+from resnet_ft.reading import in_words, read_saved
 
 _NAMES = ("last.0.pt", "last.1.pt")
 _NUMBER, _DIGEST = 8, 32  # bytes
@@ -156,8 +156,8 @@ def read_newest(folders: Iterable[Path]) -> tuple[Path, int, ResumeState] | None
     for path in sorted(found, key=_number, reverse=True):
         try:
             content = _read(path)
-        except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            damaged.append(f"{path} cannot be read ({str(error).splitlines()[0]})")
+        except Exception as error:  # a damaged file can fail in any way
+            damaged.append(f"{path} cannot be read ({in_words(error)})")
             continue
         if damaged:
             warnings.warn(
@@ -237,5 +237,5 @@ def _read(path: Path) -> ResumeState:
     if hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
         raise ValueError("it is incomplete or was changed")
     payload = io.BytesIO(data[: -_NUMBER - _DIGEST])
-    content: ResumeState = torch.load(payload, map_location="cpu", weights_only=True)
+    content: ResumeState = read_saved(payload)
     return content

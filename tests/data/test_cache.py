@@ -212,3 +212,18 @@ def test_whenever_it_is_killed_the_next_call_completes_the_same_cache(tmp_path):
         for image, other in zip(images, expected, strict=True):
             assert np.array_equal(image, other)
     assert cut_short >= kills // 2  # or else the test would have tried little
+
+
+@pytest.mark.parametrize("field", ["offset", "height", "width"])
+@pytest.mark.parametrize("value", [-7, 2**31 - 1])
+def test_a_damaged_record_is_not_believed(tmp_path, field, value):
+    path = write_image(tmp_path / "a.png", (20, 16))
+    before, _ = decode_once([path], 8, cache_dir=tmp_path / "cache")
+    pixels = before[0]
+    (index,) = (tmp_path / "cache").rglob("*.index")
+    record = np.dtype([("key", "<u8"), ("offset", "<i8"), ("height", "<i4"), ("width", "<i4")])
+    records = np.fromfile(index, record)
+    records[field][1] = value
+    records.tofile(index)
+    images, reasons = decode_once([path], 8, cache_dir=tmp_path / "cache")
+    assert not reasons and np.array_equal(images[0], pixels)

@@ -202,3 +202,19 @@ def test_two_logs_of_one_file_keep_the_decisions_of_each_other(tmp_path):
     other.decide("b.png", "exclude")
     one.decide("c.png", "keep")
     assert one.decided() == {"a.png", "b.png", "c.png"}
+
+
+def test_what_a_person_typed_is_no_formula_and_is_read_back(tmp_path):
+    table = decide(("-a/@b.png", "relabel", "=cmd|x"), ("'c.png", "keep", "+1"))
+    file = write_decisions(table, tmp_path / "d.csv")
+    cells = {cell for line in file.read_text("utf-8-sig").splitlines() for cell in line.split(",")}
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    assert read_decisions(file)[["path", "decision", "value"]].equals(table)
+    assert file.read_bytes().startswith(b"\xef\xbb\xbf")  # by which Excel recognises UTF-8
+
+
+@pytest.mark.parametrize("content", [b"\0\1\2\3" * 99, b'path,decision\n"a', b"\xff\xfe", b"\n\n"])
+def test_a_damaged_file_of_decisions_is_named(tmp_path, content):
+    (tmp_path / "d.csv").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"d\.csv"):
+        read_decisions(tmp_path / "d.csv")
