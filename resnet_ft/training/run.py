@@ -89,8 +89,14 @@ class Run:
             check_unchanged(self, old, new)
         if old | new != old:
             text = json.dumps({**old, **new}, indent=2, ensure_ascii=False) + "\n"
-            with atomic_write(file) as temporary:
-                temporary.write_text(text, "utf-8", "surrogatepass")  # names that are not UTF-8
+            try:
+                with atomic_write(file) as temporary:
+                    temporary.write_text(text, "utf-8", "surrogatepass")  # names beyond UTF-8
+            except OSError as error:  # before any work is done that could not be saved
+                raise RunError(
+                    f"{file} cannot be written ({error.strerror or error}). Make room there, or "
+                    "choose a run_dir that you may write to."
+                ) from error
 
     def _copy_decisions(self, decisions: str | os.PathLike[str]) -> None:
         own = self.folder / "decisions.csv"

@@ -310,6 +310,11 @@ def check_training(state: TrainingState) -> None:
         raise ParameterError(f"num_epochs={state.num_epochs!r} should be a whole number.")
     if taken := {"loss", "accuracy", "weight"} & set(state.metrics):
         raise ParameterError(f"The history has its own {', '.join(taken)}: rename your metric.")
+    if isinstance(getattr(whole_model(state.model), "classes", None), nn.Module):
+        raise ParameterError(
+            "A layer of the model is called classes, where the names of the classes are kept for "
+            "its checkpoint. Give the layer another name."
+        )
     check_criterion(state.criterion)
     steps = (state.steps_per_epoch or {}).get("train")
     check_scheduler(state.scheduler, state.num_epochs, steps)

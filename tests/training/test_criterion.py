@@ -7,7 +7,13 @@ from several import CRITERIA
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from resnet_ft import ParameterError, TrainingError, configure_engine, train_model
+from resnet_ft import (
+    ParameterError,
+    TrainingError,
+    configure_engine,
+    make_dataloaders,
+    train_model,
+)
 from resnet_ft.training.criterion import weight_of
 
 WEIGHTS = torch.tensor([10.0, 0.1])
@@ -96,3 +102,22 @@ def test_a_loss_per_sample_and_an_optimizer_that_needs_several_losses_are_refuse
         train(nn.CrossEntropyLoss(reduction="none"), 1)
     with pytest.raises(ParameterError, match="LBFGS computes a loss several times per step"):
         train(None, 1, optimizer=torch.optim.LBFGS([nn.Parameter(torch.zeros(1))]))
+
+
+def test_a_layer_that_takes_the_place_of_the_class_names_is_refused(photos):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    model.classes = nn.Identity()
+    loaders = make_dataloaders(photos, image_size=8, num_workers=0)
+    with pytest.raises(ParameterError, match="A layer of the model is called classes"):
+        train_model(model, loaders, num_epochs=1)
+
+
+def test_a_learning_rate_that_is_a_tensor_is_recorded_as_it_was_in_each_epoch():
+    weight = torch.tensor(0.1)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(243, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=weight)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    loaders = {name: DataLoader(tensors(8, 0), batch_size=4) for name in ("train", "val")}
+    _, history = train_model(model, loaders, None, optimizer, schedule, num_epochs=3)
+    assert history["learning_rate"].tolist() == pytest.approx([0.1, 0.01, 0.001])
