@@ -11,13 +11,18 @@ from pathlib import Path
 import platformdirs
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as people give it: "~" at its beginning is the home folder."""
+    return Path(os.path.expanduser(path))  # unlike Path's own, it takes "~$photo.jpg" as it is
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which replaces `path` when the block succeeds.
 
     A block that raises leaves `path` as it was and the temporary file removed.
     """
-    path = Path(path)
+    path = user_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -34,7 +39,7 @@ def rewrite(path: str | Path) -> Iterator[Path]:
     On Google Drive, where a replaced file fills the Trash, an existing file is overwritten. A
     process killed at that moment leaves half of it, so keep what matters in another file as well.
     """
-    path = Path(path)
+    path = user_path(path)
     if not (is_on_drive(path) and path.exists()):
         with atomic_write(path) as temporary:
             yield temporary
@@ -46,7 +51,7 @@ def rewrite(path: str | Path) -> Iterator[Path]:
 
 def is_on_drive(path: str | Path) -> bool:
     """Whether a path lies in a mounted Google Drive (My Drive or a shared one)."""
-    return not {"MyDrive", "Shareddrives"}.isdisjoint(Path(path).absolute().parts)
+    return not {"MyDrive", "Shareddrives"}.isdisjoint(user_path(path).absolute().parts)
 
 
 def fingerprint(parts: Iterable[object]) -> str:
@@ -85,9 +90,9 @@ class DiskBudget:
 
     def make_room(self, needed: int, *, in_use: Container[Path] = ()) -> bool:
         """Delete the least recently used files, none `in_use`; whether `needed` bytes then fit."""
-        for path, size in self.sizes.items():
+        for path in list(self.sizes):
             if self.used + needed > self.limit and path not in in_use:
                 with suppress(OSError):  # Windows does not delete a file that is being read
                     path.unlink(missing_ok=True)
-                    self.used -= size
+                    self.used -= self.sizes.pop(path)
         return self.used + needed <= self.limit

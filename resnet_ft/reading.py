@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from resnet_ft.errors import ResnetFtError
+from resnet_ft.files import user_path
 
 if TYPE_CHECKING:  # imported where they are used: staging needs none of them
     import pandas as pd
@@ -66,7 +67,7 @@ def checked_identifier(text: object) -> str:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ValueError for anything else, and whatever reading does."""
-    with open(path, "rb") as file:
+    with user_path(path).open("rb") as file:
         content = file.read(_LARGEST_JSON + 1)
     if len(content) > _LARGEST_JSON:
         raise ValueError(f"it has more than {_LARGEST_JSON >> 20} MB")

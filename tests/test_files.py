@@ -3,7 +3,27 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import write_image
 
+from resnet_ft import (
+    Predictor,
+    Run,
+    audit_dataset,
+    build_model,
+    check_storage,
+    decisions_file,
+    evaluate,
+    index_dataset,
+    load_predictions,
+    make_dataloaders,
+    open_image,
+    pack_dataset,
+    read_decisions,
+    save_checkpoint,
+    stage_dataset,
+)
+from resnet_ft.data.decisions import DecisionLog
 from resnet_ft.files import (
     DiskBudget,
     atomic_write,
@@ -11,6 +31,7 @@ from resnet_ft.files import (
     fingerprint,
     is_on_drive,
     rewrite,
+    user_path,
 )
 
 
@@ -102,3 +123,61 @@ def test_a_budget_leaves_room_on_the_disk(cache):
     assert DiskBudget(cache, "*.part", share=0.5).limit == pytest.approx(usable / 2, **near)
     assert DiskBudget(cache, "*.part", 1e9).limit == pytest.approx(usable, **near)
     assert DiskBudget(cache, "*.part", 0).limit == 0
+
+
+def test_a_file_that_was_deleted_is_not_counted_again(cache):
+    budget = DiskBudget(cache, "*.part", 400 / GIB)
+    assert budget.make_room(150)
+    assert budget.make_room(350)
+    assert names(cache) == [] and budget.used == 0
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_enters(photos, tmp_path, monkeypatch):
+    (home := tmp_path / "home").mkdir()
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(elsewhere)
+    photos.rename(home / "photos")
+    write_image(home / "photos.png")
+
+    assert index_dataset("~/photos").root == home / "photos"
+    assert audit_dataset("~/photos", cache_dir="~/cache").root == home / "photos"
+    assert (home / "cache" / "facts.sqlite3").exists()
+    loaders = make_dataloaders("~/photos", batch_size=4, cache_dir="~/cache", num_workers=0)
+    assert (home / "cache" / "images").is_dir()
+    assert pack_dataset("~/photos", "~/photos.tar") == home / "photos.tar"
+    pack_dataset("~/photos", "~/shards", max_shard_mb=1)
+    assert make_dataloaders("~/shards", batch_size=4, num_workers=0)["train"]
+    staged = stage_dataset("~/photos.tar", "~/local")
+    assert staged.parent == home / "local"
+    assert stage_dataset("photos", relative_to="~") == home / "photos"
+    assert open_image("~/photos.png").size
+    assert check_storage("~/new")["folder"] == str(home / "new")
+    decisions = decisions_file("~/runs", "~/photos")
+    assert decisions.parent == home / "runs"
+    assert decisions == decisions_file(home / "runs", str(home / "photos"))
+    log = DecisionLog("~/runs/log.csv")
+    log.decide("Train/red/0.png", "exclude")
+    assert len(read_decisions("~/runs/log.csv")) == 1
+
+    run = Run.open("~/runs/x", {"seed": 0}, decisions="~/runs/log.csv")
+    assert run.decisions.read_bytes() == (home / "runs" / "log.csv").read_bytes()
+    model = build_model("resnet18", 2, weights=None)
+    torch.save(model.state_dict(), home / "weights.pth")
+    build_model("resnet18", 2, weights="~/weights.pth")
+    classes = loaders["train"].dataset.classes
+    shown = loaders["train"].dataset.preprocessing
+    saved = save_checkpoint("~/best.pt", model, classes=classes, preprocessing=shown)
+    assert saved == home / "best.pt"
+    predictor = Predictor.load("~/best.pt")
+    table = predictor.predict_folder("~/photos/Val", "~/table.csv", num_workers=0)
+    assert len(table) == 6 and (home / "table.csv").exists()
+    predictions = evaluate(model, loaders["val"])
+    assert predictions.save("~/runs/p.csv") == home / "runs" / "p.csv"
+    assert load_predictions("~/runs/p.csv").classes == classes
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_name_that_only_begins_with_a_tilde_is_a_name():
+    assert user_path("~$photo.jpg") == Path("~$photo.jpg")
+    assert user_path("a/~/b") == Path("a/~/b")

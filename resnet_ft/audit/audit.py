@@ -12,7 +12,7 @@ from resnet_ft.audit.inspect import inspect_files
 from resnet_ft.data.decisions import write_decisions
 from resnet_ft.data.index import SPLITS, read_layout
 from resnet_ft.errors import ParameterError
-from resnet_ft.files import default_cache_dir
+from resnet_ft.files import default_cache_dir, user_path
 
 _TYPES = {  # of the columns that hold the facts of `inspect_file`
     "object": "format mode content perceptual_hash problem reason thumbnail",
@@ -53,9 +53,10 @@ class Audit:
 
         It is a CSV file for `make_dataloaders(decisions=file)`, to be read and edited.
         """
-        if not Path(file).exists():
+        file = user_path(file)
+        if not file.exists():
             write_decisions(propose_decisions(self.images, self.pairs), file)
-        return Path(file)
+        return file
 
     def _headline(self) -> str:
         counts = self.images["split"].value_counts()

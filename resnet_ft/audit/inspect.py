@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageFilter, UnidentifiedImageError
 
 from resnet_ft.data import images
+from resnet_ft.files import user_path
 from resnet_ft.notebook import progress_bar
 
 Facts = dict[str, Any]
@@ -180,7 +181,7 @@ class _FactStore:
     """
 
     def __init__(self, cache_dir: str | Path):
-        self.path = Path(cache_dir) / "facts.sqlite3"
+        self.path = user_path(cache_dir) / "facts.sqlite3"
         self._waiting: list[tuple] = []
         self._usable = True
 

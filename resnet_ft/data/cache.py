@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from resnet_ft.data.folders import PathArray
 from resnet_ft.data.images import open_image, open_resized
 from resnet_ft.errors import ImageError
-from resnet_ft.files import DiskBudget, atomic_write, default_cache_dir, fingerprint
+from resnet_ft.files import DiskBudget, atomic_write, default_cache_dir, fingerprint, user_path
 from resnet_ft.notebook import progress_bar
 
 _FORMAT = 1  # increase it with any change to how images are decoded or resized
@@ -99,7 +99,7 @@ def decode_once(
     has, less one; 0 stores nothing). A second process waits and finds the work done.
     """
     paths = PathArray(paths)
-    file = CacheFile(Path(cache_dir or default_cache_dir()) / "images", side)
+    file = CacheFile(user_path(cache_dir or default_cache_dir()) / "images", side)
     try:
         with file.locked():
             return _fill(file, paths, cache_size_gb, num_workers)

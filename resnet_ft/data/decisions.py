@@ -14,7 +14,7 @@ import pandas as pd
 
 from resnet_ft.data.index import DatasetIndex
 from resnet_ft.errors import DatasetError
-from resnet_ft.files import atomic_write, fingerprint
+from resnet_ft.files import atomic_write, fingerprint, user_path
 from resnet_ft.reading import read_table, reading, write_table
 from resnet_ft.remote import is_address, masked
 
@@ -75,6 +75,7 @@ def decisions_file(runs_dir: str | Path, data_dir: str, *, relative_to: str | Pa
     for an archive of that name beside it; the query of a URL does not count. A file of an earlier
     version, for another spelling, is used where it is the only one; a warning names any other.
     """
+    runs_dir, relative_to = user_path(runs_dir), user_path(relative_to)
     spellings = list(dict.fromkeys([masked(data_dir), str(data_dir)]))
     if data_dir != "sample" and not is_address(data_dir):
         base = os.path.realpath(relative_to)
@@ -138,7 +139,7 @@ def write_decisions(table: pd.DataFrame, file: str | Path) -> Path:
     """Write decisions to a CSV file, over those that it held."""
     with atomic_write(file) as temporary:
         write_table(table.reindex(columns=_COLUMNS, fill_value=""), temporary)
-    return Path(file)
+    return user_path(file)
 
 
 class DecisionLog:
@@ -148,7 +149,7 @@ class DecisionLog:
     """
 
     def __init__(self, file: str | Path):
-        self.file = Path(file)
+        self.file = user_path(file)
         self._undo: list[tuple[str, dict[str, str] | None]] = []
 
     def __getitem__(self, path: str) -> tuple[str, str]:

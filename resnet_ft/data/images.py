@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from resnet_ft.errors import ImageError
+from resnet_ft.files import user_path
 
 _READS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 if _READS_HEIC:
@@ -154,6 +155,7 @@ def unreadable_because(file: ImageSource, error: Exception) -> str:
 @contextmanager
 def _opened(file: ImageSource) -> Iterator[Image.Image]:
     """The image in a file; whatever goes wrong while it is open becomes an ImageError."""
+    file = user_path(file) if isinstance(file, str | Path) else file
     try:
         if isinstance(file, str | Path) and not stat.S_ISREG(os.stat(file).st_mode):
             raise OSError("not a file")  # opening a pipe or a device could wait forever

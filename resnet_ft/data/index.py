@@ -14,7 +14,7 @@ import pandas as pd
 from resnet_ft.data.folders import PathArray, is_hidden, walk_folders
 from resnet_ft.data.layout import Layout, Remarks, like, listed, says_nothing
 from resnet_ft.errors import DatasetError
-from resnet_ft.files import fingerprint
+from resnet_ft.files import fingerprint, user_path
 
 SPLITS = ("train", "val", "test")
 _VAL_SHARE = 0.2
@@ -107,12 +107,13 @@ def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Remarks, Remarks]:
 
     Raises DatasetError for a folder that does not exist or cannot be listed.
     """
+    data_dir = user_path(data_dir)
     if not os.path.isdir(data_dir):
         raise DatasetError(
             f"There is no folder {data_dir}, or you may not look at it. Check data_dir, or stage "
             "the data first."
         )
-    layout = Layout(Path(data_dir))
+    layout = Layout(data_dir)
     root, problems, notes = layout.root, layout.problems, layout.notes
     groups: list[tuple[str, str, int]] = []  # split, class and number of images
     merged: list[str] = []  # folders within class folders

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, ImageDraw, ImageFilter
 
+from resnet_ft.files import user_path
+
 _COUNTS = {"Train": 40, "Val": 16, "Test": 12}
 _FLAWED_COUNTS = {"Train": 24, "Val": 8}
 _RARE_COUNTS = {"Train": 4, "Val": 2}  # of mushrooms, in the flawed data set
@@ -33,7 +35,7 @@ def make_sample_dataset(destination: str | Path, *, flawed: bool = False, seed: 
     file named after it: `flaw_blurred.jpg`. Give an empty folder: existing files of the same names
     are overwritten. Returns `destination`.
     """
-    destination = Path(destination)
+    destination = user_path(destination)
     for class_number, class_name in enumerate(_SUBJECTS):
         counts = _COUNTS
         if flawed:

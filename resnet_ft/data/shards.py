@@ -29,7 +29,7 @@ from resnet_ft.data.folders import find_images, subfolders
 from resnet_ft.data.images import IMAGE_EXTENSIONS, open_resized
 from resnet_ft.data.index import SPLITS
 from resnet_ft.errors import DatasetError, ImageError
-from resnet_ft.files import DiskBudget, default_cache_dir, fingerprint
+from resnet_ft.files import DiskBudget, default_cache_dir, fingerprint, user_path
 from resnet_ft.reading import StrictTarInfo, in_words, read_json, reading
 from resnet_ft.remote import fetch, is_address, masked
 
@@ -66,7 +66,7 @@ def holds_shards(location: str | Path) -> bool:
     """Whether this is an address, or a folder of shards, rather than a folder of images."""
     if is_address(location):
         return True
-    folder = Path(location)
+    folder = user_path(location)
     is_described = os.path.isfile(folder / INDEX) and any(folder.glob("*.tar"))
     # Beside images in folders, a file of this name describes something else.
     return is_described and not any(any(find_images(path)) for path in subfolders(folder))
@@ -74,7 +74,7 @@ def holds_shards(location: str | Path) -> bool:
 
 def _place_of(location: str | Path, name: str) -> str:
     """The path or address of a file: `name` instead of "{}" in `location`, or below it."""
-    location = str(location)
+    location = str(location if is_address(location) else user_path(location))
     return location.replace("{}", name) if "{}" in location else f"{location.rstrip('/')}/{name}"
 
 
@@ -172,9 +172,9 @@ class ShardFiles:
         self.index = read_shard_index(location)
         self._location = location
         self._is_remote = is_address(location)
-        self._folder = Path(location)
+        self._folder = user_path(location)
         if self._is_remote:
-            caches = Path(cache_dir or default_cache_dir()) / "shards"
+            caches = user_path(cache_dir or default_cache_dir()) / "shards"
             self._folder = caches / fingerprint([location, self.index])
         self._size_gb = cache_size_gb
         self._records: dict[str, np.ndarray] = {}

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from resnet_ft import distributed, engine
 from resnet_ft.data.batches import EpochBatchSampler
 from resnet_ft.errors import DatasetError, ParameterError
-from resnet_ft.files import atomic_write
+from resnet_ft.files import atomic_write, user_path
 from resnet_ft.models.check import check_model
 from resnet_ft.models.freezing import evaluation_mode
 from resnet_ft.notebook import progress_bar
@@ -46,7 +46,7 @@ class Predictions:
         probabilities = pd.DataFrame(self.probabilities, columns=columns)
         with atomic_write(path) as temporary:
             write_table(pd.concat([self.table, probabilities], axis=1), temporary)
-        return Path(path)
+        return user_path(path)
 
 
 def load_predictions(path: str | Path) -> Predictions:

@@ -20,7 +20,7 @@ from resnet_ft.data.cache import file_keys
 from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.features import store
-from resnet_ft.files import default_cache_dir, fingerprint
+from resnet_ft.files import default_cache_dir, fingerprint, user_path
 from resnet_ft.models.check import check_model
 from resnet_ft.models.cutting import cut_frozen, fold_batchnorm
 from resnet_ft.models.freezing import evaluation_mode
@@ -70,7 +70,7 @@ def precompute(
         )
     check_model(model, dataloaders["train"])
     frozen, head = cut_frozen(model)
-    directory = store.writable(Path(cache_dir or default_cache_dir() / "features"))
+    directory = store.writable(user_path(cache_dir or default_cache_dir() / "features"))
     every_view = list(_views(sources, views, _weights_digest(frozen), directory))
     writes = distributed.is_first_in(directory)
     lock = FileLock(directory / "features.lock") if writes else nullcontext()

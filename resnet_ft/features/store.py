@@ -116,8 +116,8 @@ def make_room(
             path.unlink()
     budget = DiskBudget(directory, "features-*", size_gb, share=0.5)
     in_use = [path for path in budget.sizes if path.stem.split("-")[1] in kept]
-    if not budget.make_room(needed, in_use=in_use):
-        room = max(0, budget.limit - budget.used)
+    room = max(0, budget.limit - sum(budget.sizes[path] for path in in_use))
+    if needed > room or not budget.make_room(needed, in_use=in_use):  # nothing is deleted in vain
         raise TrainingError(
             f"The outputs of the frozen layers need {needed / 2**20:,.1f} MiB in {directory}, but "
             f'only {room / 2**20:,.1f} MiB may be used. Freeze more (freeze(model, until="fc") '

@@ -16,7 +16,7 @@ from resnet_ft.data.folders import find_images
 from resnet_ft.data.images import resized, upright_rgb
 from resnet_ft.data.transforms import describe_preprocessing, prepare, side_before_crop
 from resnet_ft.errors import DatasetError, ImageError
-from resnet_ft.files import atomic_write
+from resnet_ft.files import atomic_write, user_path
 from resnet_ft.models.checkpoint import load_checkpoint
 from resnet_ft.notebook import progress_bar
 from resnet_ft.reading import write_table
@@ -81,7 +81,7 @@ class Predictor:
         decode the images, and `cache_dir` keeps them as for `make_dataloaders`. Raises DatasetError
         for a folder without images, or without one that can be read.
         """
-        paths = list(find_images(Path(folder)))
+        paths = list(find_images(user_path(folder)))
         if not paths:
             raise DatasetError(f"There are no images in {folder}. Check the path.")
         workers = worker_processes(num_workers)

@@ -14,6 +14,7 @@ from torchvision import models
 from torchvision.models import ResNet, get_model_weights
 
 from resnet_ft.errors import ParameterError, WeightsError
+from resnet_ft.files import user_path
 from resnet_ft.reading import check_finite, in_words, read_saved
 
 StateDict = dict[str, Tensor]
@@ -57,7 +58,7 @@ def build_model(
         if weights in ("DEFAULT", "auto"):
             content = _pretrained_weights(arch)
         elif weights is not None:
-            content = _read_weights(Path(weights))
+            content = _read_weights(user_path(weights))
     except WeightsError as error:
         if weights != "auto":
             raise

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from resnet_ft.data.transforms import eval_transform
 from resnet_ft.engine import unwrapped
 from resnet_ft.errors import CheckpointError, ParameterError
-from resnet_ft.files import atomic_write
+from resnet_ft.files import atomic_write, user_path
 from resnet_ft.models.build import build_model, num_outputs
 from resnet_ft.reading import check_finite, read_saved, reading
 
@@ -146,7 +146,7 @@ def save_checkpoint(
             torch.save({**asdict(checkpoint), "state_dict": on_cpu}, temporary)
         except RuntimeError as error:  # what PyTorch says of a full disk
             raise OSError(str(error).split("\n", 1)[0]) from error
-    return Path(path)
+    return user_path(path)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -154,7 +154,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises CheckpointError, with the remedy, for a file that is missing, damaged, or something else.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint {path}. Train a model first (notebook 03).")
     remedy = "Save it again with save_checkpoint, or fetch it again from where it came."

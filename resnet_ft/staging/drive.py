@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from resnet_ft.errors import DriveError
+from resnet_ft.files import user_path
 
 _REMEDIES = {
     "mount failed": (
@@ -35,7 +36,7 @@ def mount_drive(mount_point: str | Path = "/content/drive", *, timeout_s: float 
     from google.colab import drive
 
     try:
-        drive.mount(str(mount_point), timeout_ms=round(timeout_s * 1000))
+        drive.mount(str(user_path(mount_point)), timeout_ms=round(timeout_s * 1000))
     except NotImplementedError as error:
         raise DriveError(
             f"Drive cannot be mounted on this runtime ({error}). Choose Runtime > Change runtime "
@@ -45,7 +46,7 @@ def mount_drive(mount_point: str | Path = "/content/drive", *, timeout_s: float 
         reason = f"Drive could not be mounted at {mount_point}: {error}"
         remedy = next((text for key, text in _REMEDIES.items() if key in reason), "Run it again.")
         raise DriveError(f"{reason}. {remedy}") from error
-    return Path(mount_point) / "MyDrive"
+    return user_path(mount_point) / "MyDrive"
 
 
 def unmount_drive() -> None:
@@ -88,7 +89,7 @@ def check_storage(folder: str | Path, *, write: bool = True) -> dict[str, object
     With `write`, a missing folder is made, and a small file is written, read back and removed.
     Raises DriveError where the folder cannot be written to or read.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     try:
         if write:
             folder.mkdir(parents=True, exist_ok=True)

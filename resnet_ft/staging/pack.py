@@ -24,7 +24,7 @@ from resnet_ft.data.images import IMAGE_EXTENSIONS, open_resized
 from resnet_ft.data.index import DatasetIndex, index_dataset
 from resnet_ft.data.shards import INDEX, Shard, ShardIndex, list_samples, read_shard_index
 from resnet_ft.errors import DatasetError, ImageError, ParameterError
-from resnet_ft.files import fingerprint
+from resnet_ft.files import fingerprint, user_path
 from resnet_ft.notebook import progress_bar
 from resnet_ft.staging.workfolder import RESUMABLE, unfinished
 
@@ -52,7 +52,7 @@ def pack_dataset(
     Files of the same names and sizes count as the same data set here. The next call resumes a
     killed one. This needs the webdataset library.
     """
-    data_dir, archive = Path(data_dir), Path(archive)
+    data_dir, archive = user_path(data_dir), user_path(archive)
     is_tar = archive.suffix.lower() == ".tar"
     if max_shard_mb is None and decisions is not None:
         raise ParameterError("decisions go with max_shard_mb: a single .tar holds every image.")

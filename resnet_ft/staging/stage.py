@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from resnet_ft.data.sample import make_sample_dataset
 from resnet_ft.errors import DatasetError, ParameterError
-from resnet_ft.files import fingerprint, is_on_drive
+from resnet_ft.files import fingerprint, is_on_drive, user_path
 from resnet_ft.remote import check_address, is_address, masked
 from resnet_ft.staging.archives import ARCHIVES, archive_stem, unpack
 from resnet_ft.staging.copy import copy_folder
@@ -42,8 +42,8 @@ def stage_dataset(
         if number is not None and number < 1:
             raise ParameterError(f"{option} is {number}. Give a whole number of at least 1.")
     if source != "sample" and not is_address(source):
-        source = Path(relative_to, source)
-    destination, suffix = Path(destination), f"-{max_side}px" if max_side else ""
+        source = Path(user_path(relative_to), user_path(source))
+    destination, suffix = user_path(destination), f"-{max_side}px" if max_side else ""
     try:
         if isinstance(source, Path) and source.is_dir():
             if not max_side and not is_on_drive(source):

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from resnet_ft.errors import ParameterError
+from resnet_ft.files import user_path
 from resnet_ft.notebook import progress_bar
 from resnet_ft.training.describe import describe_training
 from resnet_ft.training.state import TrainingState
@@ -149,7 +150,7 @@ class LivePlot(Callback):
     only_in_main_process = True
 
     def __init__(self, path: str | Path | None = None):
-        self.path = path
+        self.path = None if path is None else user_path(path)
 
     def on_fit_begin(self, state: TrainingState) -> None:
         from IPython.display import HTML, display
@@ -195,7 +196,7 @@ class Tracker(Callback):
         if name not in map(str, get_available_trackers()):
             raise ParameterError(f"The tracker {name} is not installed: pip install {name}")
         self._tracker_class: Any = LOGGER_TYPE_TO_CLASS[name]
-        self.logging_dir = logging_dir
+        self.logging_dir = None if logging_dir is None else user_path(logging_dir)
 
     def on_fit_begin(self, state: TrainingState) -> None:
         self._steps = 0

@@ -15,6 +15,7 @@ from resnet_ft import distributed, engine
 from resnet_ft.data.loaders import make_dataloaders
 from resnet_ft.data.transforms import train_transform
 from resnet_ft.errors import ParameterError, TrainingError
+from resnet_ft.files import user_path
 from resnet_ft.models.build import build_model
 from resnet_ft.models.freezing import freeze
 from resnet_ft.reading import read_json, reading
@@ -53,7 +54,7 @@ def train_run(
     is where the images are, if not at `data_source`. Of several processes all call this. Raises
     ParameterError, naming the entry, for a file that says anything else.
     """
-    config = Path(config)
+    config = user_path(config)
     remedy = (
         "It should be the config.json of a run, or a JSON file of your own such as "
         '{"data_source": "photos", "arch": "resnet50"}.'

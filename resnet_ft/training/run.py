@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from resnet_ft.errors import RunError
-from resnet_ft.files import atomic_write
+from resnet_ft.files import atomic_write, user_path
 from resnet_ft.reading import checked_identifier, in_words, read_json, read_table, reading
 from resnet_ft.remote import masked
 from resnet_ft.training.storage import ResumeState, Storage
@@ -47,7 +47,7 @@ class Run:
     """
 
     def __init__(self, run_dir: str | os.PathLike[str]):
-        self.folder = Path(run_dir)
+        self.folder = user_path(run_dir)
         self._id: str | None = None
 
     @classmethod
@@ -80,8 +80,8 @@ class Run:
 
     def record(self, **parameters: object) -> None:
         """Add parameters to config.json; RunError where a run that has begun has other ones."""
-        if (weights := parameters.get("weights")) and Path(str(weights)).is_file():
-            with open(str(weights), "rb") as content:
+        if (weights := parameters.get("weights")) and user_path(str(weights)).is_file():
+            with user_path(str(weights)).open("rb") as content:
                 parameters["weights_content"] = hashlib.file_digest(content, "sha256").hexdigest()
         new = _as_stored(parameters)
         file = self.folder / "config.json"
@@ -104,12 +104,13 @@ class Run:
     def _copy_decisions(self, decisions: str | os.PathLike[str]) -> None:
         own = self.folder / "decisions.csv"
         own.unlink(missing_ok=True)  # of an earlier attempt
-        if Path(decisions).exists():
-            shutil.copyfile(decisions, own)
+        if user_path(decisions).exists():
+            shutil.copyfile(user_path(decisions), own)
 
     def _compare_decisions(self, decisions: str | os.PathLike[str]) -> None:
         own = self.decisions.read_bytes() if self.decisions else b""
-        now = Path(decisions).read_bytes() if Path(decisions).exists() else b""
+        file = user_path(decisions)
+        now = file.read_bytes() if file.exists() else b""
         if own != now:
             warnings.warn(
                 f"{self.folder} resumes with the decisions about images that it began with. "

@@ -299,6 +299,10 @@ def test_the_least_recently_used_makes_room_and_too_little_room_is_an_error(load
     freeze(model, until="layer1")
     with pytest.raises(TrainingError, match=r"need 0\.2 MiB .*freeze\(model, until=\"fc\"\)"):
         precompute(model, loaders, cache_dir=tmp_path / "small", cache_size_gb=size_gb)
+    before = stored(tmp_path)
+    with pytest.raises(TrainingError, match=r"need 0\.2 MiB"):
+        precompute(model, loaders, cache_dir=tmp_path, cache_size_gb=2 * size_gb)
+    assert stored(tmp_path) == before  # nothing is deleted in vain
 
 
 class OwnNetwork(nn.Module):
