@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import traceback
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -518,3 +519,15 @@ def test_a_size_in_a_header_that_no_file_has_takes_no_memory(shards, number, siz
     shard.write_bytes(data)
     with pytest.raises(DatasetError, match=r"val-000000\.tar is broken"):
         batches(load(shards)["val"])
+
+
+def test_passwords_in_the_address_of_shards_are_never_shown(tmp_path):
+    for address in (
+        "http://ann:opensesame@127.0.0.1:9/{}?sig=s1gn4ture",
+        "pipe:sh -c 'exit 3' -u ann:opensesame 'http://host/{}?sig=s1gn4ture'",
+        "http://ann:opensesame@[::1/{}",
+    ):
+        with pytest.raises(DatasetError) as raised:
+            make_dataloaders(address, cache_dir=tmp_path)
+        shown = "".join(traceback.format_exception(raised.value))
+        assert "opensesame" not in shown and "s1gn4ture" not in shown
