@@ -20,12 +20,12 @@ from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader, Dataset
 
 from resnet_ft.data.folders import PathArray
-from resnet_ft.data.images import open_image, open_resized
+from resnet_ft.data.images import decoding_key, open_image, open_resized
 from resnet_ft.errors import ImageError
-from resnet_ft.files import DiskBudget, atomic_write, default_cache_dir, fingerprint
+from resnet_ft.files import DiskBudget, atomic_write, default_cache_dir
 from resnet_ft.notebook import progress_bar
 
-_FORMAT = 1  # increase it with any change to how images are decoded or resized
+_FORMAT = 2  # increase it with any change to how images are decoded or resized
 _RECORD = np.dtype([("key", "<u8"), ("offset", "<i8"), ("height", "<i4"), ("width", "<i4")])
 # Instead of an offset: never decoded, or found readable when there was no room for it.
 _UNKNOWN, _NOT_STORED = -2, -1
@@ -266,11 +266,9 @@ def _sizes(records: np.ndarray) -> np.ndarray:
 
 
 def file_keys(paths: PathArray, side: int) -> np.ndarray:
-    """A number for each file from its path, size and time of change; 0 where there is none."""
+    """A number for each file from `decoding_key` and the side; 0 where there is no file."""
     keys = np.zeros(len(paths), np.uint64)
     for i, path in enumerate(paths):
         with suppress(OSError):
-            status = os.stat(path)
-            parts = os.path.abspath(path), status.st_size, status.st_mtime_ns, side
-            keys[i] = int(fingerprint(parts), 16)
+            keys[i] = int(decoding_key(path, side), 16)
     return keys

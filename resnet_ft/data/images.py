@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from resnet_ft.errors import ImageError
+from resnet_ft.files import fingerprint
 
 _READS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 if _READS_HEIC:
@@ -130,6 +131,20 @@ def orientation(image: Image.Image) -> int:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
         return found if found in range(1, 9) else 1
     return 1
+
+
+def decoding_key(path: str | Path, *options: object) -> str:
+    """A digest of all that decides about an image's pixels: the file, `options`, Pillow's rules.
+
+    Size and modification time stay when two files exchange their names or a program restores the
+    time; the inode and the time of the last change of any kind do not. Raises OSError.
+    """
+    status = os.stat(path)
+    times = status.st_mtime_ns, status.st_ctime_ns
+    rules = bool(ImageFile.LOAD_TRUNCATED_IMAGES)  # any program's code may have set it
+    return fingerprint(
+        (os.path.abspath(path), status.st_size, status.st_ino, *times, rules, *options)
+    )
 
 
 def unreadable_because(file: ImageSource, error: Exception) -> str:
