@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import deque
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,11 @@ from resnet_ft.models.build import build_model
 from resnet_ft.models.freezing import freeze
 from resnet_ft.staging.drive import project_root
 from resnet_ft.staging.stage import stage_dataset
-from resnet_ft.training.fine_tune import FineTuneOptions, fine_tune
+from resnet_ft.training.fine_tune import fine_tune
+from resnet_ft.training.options import FineTuneOptions, RunOptions, checked
 from resnet_ft.training.resume import Autosave
 from resnet_ft.training.run import Run
 
-_DEFAULTS = {
-    "data_source": "sample",
-    "arch": "resnet101",
-    "weights": "auto",
-    "freeze_until": None,
-    "image_size": 224,
-    "batch_size": 32,
-    "augmentation": "medium",
-    "mixed_precision": "auto",
-    "seed": 0,
-}
 _RECORDED = ("id", "created", "versions", "training", "fine_tune")  # by the run itself
 
 
@@ -56,20 +47,27 @@ def train_run(
     config = Path(config)
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        options = dict(content.get("fine_tune", {}))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ParameterError(
             f"{config} cannot be read ({error}). It should be the config.json of a run, or a JSON "
             'file of your own such as {"data_source": "photos", "arch": "resnet50"}.'
         ) from error
-    options = content.get("fine_tune", {})
-    known = {"": [*_DEFAULTS, *_RECORDED], '"fine_tune" ': FineTuneOptions.names()}
-    for (below, names), given in zip(known.items(), (content, options), strict=True):
+    defaults = asdict(RunOptions())
+    known = {"": [*defaults, *_RECORDED], '"fine_tune" ': FineTuneOptions.names()}
+    for (place, names), given in zip(known.items(), (content, options), strict=True):
         if unknown := sorted({*given} - {*names}):
             raise ParameterError(
-                f"{config} has unknown {below}entries: {', '.join(unknown)}. It may have "
+                f"{config} has unknown {place}entries: {', '.join(unknown)}. It may have "
                 f"{', '.join(names)}."
             )
-    chosen = {name: content.get(name, default) for name, default in _DEFAULTS.items()}
+    arguments = {"data_dir": data_dir, "num_workers": num_workers, "save_minutes": save_minutes}
+    entries = {name: content.get(name, default) for name, default in defaults.items()}
+    below = {f"fine_tune.{name}": value for name, value in options.items()}
+    values = checked({**arguments, **entries, **below}, remedy=f"Correct {config}.")
+    data_dir, num_workers, save_minutes = (values[name] for name in arguments)
+    chosen = {name: values[name] for name in entries}
+    options = {name: values[f"fine_tune.{name}"] for name in options}
 
     engine.configure_engine(mixed_precision=chosen["mixed_precision"])
     run = Run(config.parent)
@@ -111,7 +109,9 @@ def launch_training(
     complete step, if that takes less than torchrun's half minute. Raises TrainingError, with their
     last output, where they fail.
     """
-    Run.open(run, {"fine_tune": options})
+    given = {"num_processes": num_processes, "save_minutes": save_minutes, **options}
+    num_processes, save_minutes, *_ = checked(given).values()
+    Run.open(run, {"fine_tune": checked(options)})
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *(f"--nproc_per_node={num_processes}", "-m", "resnet_ft", "train"),
