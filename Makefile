@@ -2,6 +2,7 @@
 # make lint       style, types, dead code, CI's own files
 # make test       the tests, in about ten minutes, and the lines that they do not reach
 # make test-slow  the tests that take longer
+# make test-gpu   the tests that need a GPU
 # make docs       the documentation, into docs/_build/html/index.html
 # make bench-speed  this library beside others, in about 40 minutes; FRESH=1 measures all again
 # make bench-accuracy  whole recipes beside others, in about two hours; FRESH=1 measures all again
@@ -15,7 +16,7 @@ VALIDATE := $(BIN)/check-jsonschema --quiet --builtin-schema
 # Run a shell command and print how long the target took.
 timed = @began=$$(date +%s); { $(1); } && echo "make $@: $$(($$(date +%s) - began)) s"
 
-.PHONY: demo lint test test-slow docs bench-speed bench-accuracy template
+.PHONY: demo lint test test-slow test-gpu docs bench-speed bench-accuracy template
 
 demo: .venv/notebooks.stamp
 	$(call timed,$(BIN)/python scripts/demo.py)
@@ -28,10 +29,13 @@ lint: .venv/test.stamp
 		$(VALIDATE) vendor.citation-file-format CITATION.cff)
 
 test: .venv/test.stamp
-	$(call timed,$(BIN)/python -m pytest -m "not slow" --cov=resnet_ft)
+	$(call timed,$(BIN)/python -m pytest -m "not slow and not gpu" --cov=resnet_ft)
 
 test-slow: .venv/test.stamp
 	$(call timed,$(BIN)/python -m pytest -m slow)
+
+test-gpu: .venv/test.stamp
+	$(call timed,$(BIN)/python -m pytest -m gpu tests/test_gpu.py)
 
 docs: .venv/docs.stamp runs/demo/index.html
 	$(call timed,$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html)

@@ -20,6 +20,12 @@ if method := os.environ.get("RESNET_FT_START_METHOD"):  # see test_start_methods
 matplotlib.use("agg")  # for this process alone: the kernels of the notebooks draw inline
 
 
+def pytest_configure(config):
+    """What is compared to the last bit is compared on the processor; `-m gpu` uses a GPU."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)

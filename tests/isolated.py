@@ -116,11 +116,11 @@ def _outcome(read: Callable[[str], dict], path: str) -> dict:
     except BaseException as error:
         outcome = {"status": "raised", "detail": f"{type(error).__name__}: {error}"}
     outcome["seconds"] = time.perf_counter() - started
-    outcome["megabytes"] = _peak_megabytes()
+    outcome["megabytes"] = peak_megabytes()
     return outcome
 
 
-def _peak_megabytes() -> float:
+def peak_megabytes() -> float:
     """The peak memory of this process (Linux counts the parent's memory in ru_maxrss)."""
     status = Path("/proc/self/status")
     if status.exists():

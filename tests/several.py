@@ -56,7 +56,27 @@ def seed():
         set_seed(0)
 
 
-def loop(photos, run_dir, cache, batch_size=4, die_at=None, stop_at=None):
+def focal(logits, labels):
+    """A criterion of one's own: a mean over samples."""
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+    return ((1 - torch.exp(-losses)) ** 2 * losses).mean()
+
+
+def highest(logits, labels):
+    """No mean over samples: what it is of a batch cannot be told from its parts."""
+    return nn.functional.cross_entropy(logits, labels, reduction="none").max()
+
+
+CRITERIA = {
+    "plain": nn.CrossEntropyLoss(),
+    "weighted": nn.CrossEntropyLoss(torch.tensor([9.0, 0.5]), label_smoothing=0.1),
+    "sum": nn.CrossEntropyLoss(reduction="sum"),
+    "focal": focal,
+    "highest": highest,
+}
+
+
+def loop(photos, run_dir, cache, batch_size=4, die_at=None, stop_at=None, criterion="plain"):
     """A network without batch normalisation and dropout: the same numbers in any number of them."""
     seed()
     layers = [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()]
@@ -65,7 +85,7 @@ def loop(photos, run_dir, cache, batch_size=4, die_at=None, stop_at=None):
     data = loaders(photos, cache, batch_size)
     callbacks = [one(*at) for one, at in ((DieAt, die_at), (StopAt, stop_at)) if at]
     options = {"optimizer": optimizer, "num_epochs": 3, "callbacks": callbacks}
-    model, _ = train_model(model, data, run_dir=run_dir, **options)
+    model, _ = train_model(model, data, CRITERIA[criterion], run_dir=run_dir, **options)
     write(evaluate(model, data["val"]), run_dir)
 
 

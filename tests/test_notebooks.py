@@ -165,6 +165,7 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
     photos = tmp_path / "photos"
     shutil.copytree(shared_data("hymenoptera"), photos)
     (photos / "Val" / "ants" / "broken.jpg").write_bytes(b"no image")
+    shutil.copytree(photos / "Val" / "bees", photos / "Test" / "no labels")
     taught = min((photos / "Train" / "ants").glob("*.jpg"))
     shutil.copy(taught, photos / "Val" / "ants" / "leak.jpg")
     common = {**staged, "run_name": "ants"}
@@ -176,8 +177,10 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
     )
     assert (tmp_path / "packed.tar").is_file()
     assert figures(mounted) == 2
+    assert "Test has no folder of a class of Train" in outputs(mounted)
     explored = execute("02_explore_data", tmp_path, **staging, **small)
     assert figures(explored) >= 5
+    assert "Test has no folder of a class of Train" in outputs(explored)
     (file,) = (tmp_path / "runs").glob("decisions-photos-*.csv")
     decisions = pd.read_csv(file)
     assert decisions["path"].tolist() == [f"Train/ants/{taught.name}"]
@@ -213,7 +216,7 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
     for notebook in (explored, trained, visualized, inferred):
         assert "broken.jpg" in outputs(notebook)
     predictions = pd.read_csv(run / "predictions.csv")
-    assert len(predictions) == 400
+    assert len(predictions) == 400 + 83  # and those without labels
     assert predictions["error"].notna().sum() == 1
     names = {path.stem for path in (run / "figures").glob("*.png")}
     assert names == {"history", "predictions", "confusion_matrix", "mistakes", "prediction"}

@@ -102,7 +102,7 @@ def audit_dataset(
         raise ParameterError(
             f"image_size={image_size} must be positive, num_workers={num_workers} not negative."
         )
-    index, problems = read_layout(data_dir)
+    index, problems, notes = read_layout(data_dir)
     table = index.table.sort_values("split", kind="stable", ignore_index=True)  # training first
     facts = inspect_files(
         [index.root / path for path in table["path"]],
@@ -112,6 +112,6 @@ def audit_dataset(
     columns = pd.DataFrame(facts, table.index, [*_FACTS], dtype=object).astype(_FACTS)
     images = pd.concat([table, columns], axis=1)
     pairs = find_duplicates(images[images["problem"].isna()])
-    issues = find_issues(index.root, images, pairs, problems, image_size)
+    issues = find_issues(index.root, images, pairs, problems, notes, image_size)
     images = images.drop(columns=["thumbnail", "perceptual_hash"])
     return Audit(index.root, issues, images, pairs)

@@ -9,8 +9,8 @@ import pandas as pd
 from PIL import Image
 
 from resnet_ft.data.folders import is_hidden, walk_folders
-from resnet_ft.data.images import IMAGE_EXTENSIONS
-from resnet_ft.data.index import SPLITS, Problems
+from resnet_ft.data.index import SPLITS
+from resnet_ft.data.layout import Remarks
 
 Finding = tuple[str, str, str]  # path, issue, detail
 
@@ -36,6 +36,7 @@ MEANINGS = {
     "few images": ("warning", "Too few to learn the class from, or to score it: add some."),
     "class imbalance": ("warning", "Less than a fifth of the largest class: add images to it."),
     "class in one split": ("warning", "Learned but never scored: add validation images of it."),
+    "assumed": ("warning", "Not the plain layout: check that this is what you mean."),
     "outside of a class": ("warning", "Not used: move it into the folder of its class."),
     "unread format": ("warning", "Not used: convert it to JPEG or PNG."),
     "wrong extension": ("info", "Read by its content; its name may confuse other tools."),
@@ -46,21 +47,28 @@ MEANINGS = {
     "more than 8 bits": ("info", "Scaled to 8 bits."),
     "grey among colour": ("info", "Used as RGB: check that they are not all of one class."),
     "junk": ("info", "Not used: made by a system, or hidden."),
-    "other file": ("info", "Not used: its name is not that of an image."),
+    "other file": ("info", "Not used: it is no image."),
 }
 
 
 def find_issues(
-    root: Path, images: pd.DataFrame, pairs: pd.DataFrame, problems: Problems, image_size: int
+    root: Path,
+    images: pd.DataFrame,
+    pairs: pd.DataFrame,
+    problems: Remarks,
+    notes: Remarks,
+    image_size: int,
 ) -> pd.DataFrame:
     """Every finding as a table `path`, `issue`, `severity`, `detail`, the serious ones first.
 
     `images` has the columns of `DatasetIndex.table` and of `inspect_file`, `pairs` is what
-    `find_duplicates` makes of them, and `problems` are those of `read_layout`.
+    `find_duplicates` makes of them, `problems` and `notes` are those of `read_layout`.
     """
+    folders = [(path, note) for path, note in notes if path.is_dir()]  # each file has its own line
     findings = [
-        *((path.relative_to(root).as_posix(), "refused", reason) for path, reason in problems),
-        *_stray_findings(root, set(images["path"])),
+        *((os.path.relpath(path, root), "refused", reason) for path, reason in problems),
+        *((os.path.relpath(path, root), "assumed", note) for path, note in folders),
+        *_stray_findings(root, set(images["path"]), {path for path, _ in folders} - {root}),
         *_image_findings(images, image_size),
         *_class_findings(images),
         *_pair_findings(pairs, images),
@@ -72,26 +80,27 @@ def find_issues(
 
 
 _UNREAD_FORMATS = frozenset(
-    {".svg", ".eps", ".psd", ".jp2", ".jxl", ".ico", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"}
+    {".svg", ".eps", ".jxl"}
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"}  # cameras' raw formats
 )
 
 
-def _stray_findings(root: Path, images: Container[str]) -> Iterator[Finding]:
-    """Every entry below `root` that is neither an image of a class nor a visible folder."""
-    for parent, names in walk_folders(root):
-        for name in names:
-            path = (parent / name).relative_to(root).as_posix()
-            extension = os.path.splitext(name)[1].lower()
-            if path in images:
-                continue
-            if is_hidden(name):
-                issue = "junk"
-            elif extension in IMAGE_EXTENSIONS:
-                issue = "outside of a class"
-            else:
-                issue = "unread format" if extension in _UNREAD_FORMATS else "other file"
-            yield path, issue, ""
+def _stray_findings(
+    root: Path, images: Container[str], noted: Container[Path]
+) -> Iterator[Finding]:
+    """Every entry below `root` that is neither an image of a class nor a visible folder.
+
+    Images in a folder that is `noted` as a whole have no line each.
+    """
+    for parent, found, others in walk_folders(root):
+        prefix = parent.relative_to(root)
+        if not any(folder in noted for folder in (parent, *parent.parents)):
+            outside = ((prefix / name).as_posix() for name in found)
+            yield from ((path, "outside of a class", "") for path in outside if path not in images)
+        for name in others:
+            is_unread = os.path.splitext(name)[1].lower() in _UNREAD_FORMATS
+            issue = "unread format" if is_unread else "other file"
+            yield (prefix / name).as_posix(), "junk" if is_hidden(name) else issue, ""
 
 
 _FEW = 10  # images: with fewer of them for validation, one image is more than 10% of the score

@@ -20,12 +20,12 @@ from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader, Dataset
 
 from resnet_ft.data.folders import PathArray
-from resnet_ft.data.images import open_image, open_resized
+from resnet_ft.data.images import decoding_key, open_image, open_resized
 from resnet_ft.errors import ImageError
-from resnet_ft.files import DiskBudget, atomic_write, default_cache_dir, fingerprint
+from resnet_ft.files import DiskBudget, atomic_write, default_cache_dir
 from resnet_ft.notebook import progress_bar
 
-_FORMAT = 1  # increase it with any change to how images are decoded or resized
+_FORMAT = 2  # increase it with any change to how images are decoded or resized
 _RECORD = np.dtype([("key", "<u8"), ("offset", "<i8"), ("height", "<i4"), ("width", "<i4")])
 # Instead of an offset: never decoded, or found readable when there was no room for it.
 _UNKNOWN, _NOT_STORED = -2, -1
@@ -240,7 +240,9 @@ class CacheFile:
     def find(self, keys: np.ndarray) -> np.ndarray:
         """A record for each key, with _UNKNOWN for an offset where there is none."""
         found, records = np.full(len(keys), _NO_RECORD), np.fromfile(self._index, _RECORD)[1:]
-        records = records[records["offset"] + _sizes(records) <= self.pixels.stat().st_size]
+        end = self.pixels.stat().st_size - _sizes(records)  # a damaged record may say anything
+        stored = (records["height"] > 0) & (records["width"] > 0) & (records["offset"] <= end)
+        records = records[stored | (records["offset"] == _NOT_STORED)]
         if len(records):
             records = records[np.argsort(records["key"], kind="stable")]
             places = np.searchsorted(records["key"], keys, side="right") - 1  # the newest of a key
@@ -259,16 +261,14 @@ class CacheFile:
 
 def _sizes(records: np.ndarray) -> np.ndarray:
     """How many bytes of pixels the image of each record has."""
-    sizes = records["height"].astype(np.int64) * records["width"] * 3
+    sizes = records["height"].astype(float) * records["width"] * 3
     return np.where(records["offset"] < 0, 0, sizes)
 
 
 def file_keys(paths: PathArray, side: int) -> np.ndarray:
-    """A number for each file from its path, size and time of change; 0 where there is none."""
+    """A number for each file from `decoding_key` and the side; 0 where there is no file."""
     keys = np.zeros(len(paths), np.uint64)
     for i, path in enumerate(paths):
         with suppress(OSError):
-            status = os.stat(path)
-            parts = os.path.abspath(path), status.st_size, status.st_mtime_ns, side
-            keys[i] = int(fingerprint(parts), 16)
+            keys[i] = int(decoding_key(path, side), 16)
     return keys

@@ -5,6 +5,7 @@ out, "relabel" gives it to the class `value`, "move" to the split `value`; "keep
 looked at it and found it right.
 """
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -14,6 +15,8 @@ import pandas as pd
 from resnet_ft.data.index import DatasetIndex
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import atomic_write, fingerprint
+from resnet_ft.reading import read_table, reading, write_table
+from resnet_ft.remote import is_address
 
 _DECISIONS = ("keep", "exclude", "relabel", "move")
 _COLUMNS = ["path", "decision", "value", "reason"]
@@ -65,15 +68,41 @@ def apply_decisions(index: DatasetIndex, decisions: str | Path | pd.DataFrame) -
     return decided
 
 
-def decisions_file(runs_dir: str | Path, data_dir: str) -> Path:
+def decisions_file(runs_dir: str | Path, data_dir: str, *, relative_to: str | Path = ".") -> Path:
     """Where the notebooks keep the decisions about a data set: a CSV file in `runs_dir`.
 
-    A folder shares it with an archive of that name beside it; the query of a URL does not count.
+    It is the same file for every spelling of a folder (a relative path starts at `relative_to`) and
+    for an archive of that name beside it; the query of a URL does not count. A file of an earlier
+    version, for another spelling, is used where it is the only one; a warning names any other.
     """
-    source = str(data_dir).split("?")[0].split("#")[0].rstrip("/")
+    spellings = [str(data_dir)]
+    if data_dir != "sample" and not is_address(data_dir):
+        base = os.path.realpath(relative_to)
+        full = os.path.realpath(os.path.join(base, os.path.expanduser(data_dir)))
+        below = os.path.relpath(full, base) if Path(full).is_relative_to(base) else full
+        below = full if below == "sample" else below  # a folder, not the library's own sample
+        spellings = [below, str(data_dir), full, f"./{below}"]
+    files = list(dict.fromkeys(Path(runs_dir, _file_name(each)) for each in spellings))
+    cut = re.split("[?#]", str(data_dir))[0]  # as earlier versions did: of several data sets
+    shared = [Path(runs_dir, _file_name(cut))] if cut != str(data_dir) else []
+    found = [file for file in files if file.exists()]
+    unused = [str(file) for file in found[1:] + shared if file not in files[:1] and file.exists()]
+    if unused:
+        warnings.warn(
+            f"Decisions about {data_dir} may also be in {', '.join(unused)}, which an earlier "
+            f"version wrote. Copy the rows that you still want to {(found or files)[0]}.",
+            stacklevel=2,
+        )
+    return (found or files)[0]
+
+
+def _file_name(source: str) -> str:
+    if is_address(source):
+        source = re.split("[?#]", source)[0]
+    source = source.replace(os.sep, "/").rstrip("/")
     source = re.sub(r"\.(zip|tar|tgz|txz|tbz2|tar\.(gz|xz|bz2))$", "", source, flags=re.IGNORECASE)
     name = re.sub(r"[^\w.-]+", "_", source.split("/")[-1]).strip("._")[:60] or "data"
-    return Path(runs_dir) / f"decisions-{name}-{fingerprint([source])[:8]}.csv"
+    return f"decisions-{name}-{fingerprint([source])[:8]}.csv"
 
 
 def read_decisions(file: str | Path) -> pd.DataFrame:
@@ -81,14 +110,12 @@ def read_decisions(file: str | Path) -> pd.DataFrame:
 
     Raises DatasetError, naming the line, for anything else.
     """
-    options = {"keep_default_na": False, "index_col": False, "encoding_errors": "surrogateescape"}
-    try:
-        table = pd.read_csv(file, dtype=str, **options)
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"The decisions in {file} cannot be read: {error}. Give a CSV file with the columns "
-            f"{', '.join(_COLUMNS)}, such as Audit.write_decisions makes."
-        ) from error
+    remedy = (
+        f"Give a CSV file with the columns {', '.join(_COLUMNS)}, such as Audit.write_decisions "
+        "makes."
+    )
+    with reading(f"The decisions in {file}", DatasetError, remedy):
+        table = read_table(file, (), is_number=lambda name: False)
     return _checked(table, str(file))
 
 
@@ -110,8 +137,7 @@ def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
 def write_decisions(table: pd.DataFrame, file: str | Path) -> Path:
     """Write decisions to a CSV file, over those that it held."""
     with atomic_write(file) as temporary:
-        table = table.reindex(columns=_COLUMNS, fill_value="")
-        table.to_csv(temporary, index=False, errors="surrogateescape")
+        write_table(table.reindex(columns=_COLUMNS, fill_value=""), temporary)
     return Path(file)
 
 

@@ -1,6 +1,6 @@
 """One file to one upright RGB image, whatever its format, its mode or the camera's orientation.
 
-To read one more format, name its extensions here, and register its plug-in where Pillow needs one.
+To read one more format, register its plug-in here, where Pillow has none.
 """
 
 import importlib.util
@@ -12,19 +12,37 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from resnet_ft.errors import ImageError
+from resnet_ft.files import fingerprint
 
-IMAGE_EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-    | {".heic", ".heif"}
-)
 _READS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 if _READS_HEIC:
     from pillow_heif import register_heif_opener
 
     register_heif_opener()
+
+
+def readable_formats() -> list[str]:
+    """All formats of Pillow but EPS, which it would hand to Ghostscript, to run as a program."""
+    Image.init()
+    return [name for name in Image.OPEN if name != "EPS"]
+
+
+# Pillow only recognises the others: films, and data for which it has no decoder.
+_IMAGE_FORMATS = set(readable_formats()) - {"MPEG", "BUFR", "GRIB", "HDF5", "WMF"}
+IMAGE_EXTENSIONS = frozenset({".heic", ".heif", ".avif"}).union(  # also without their decoders
+    extension for extension, name in Image.EXTENSION.items() if name in _IMAGE_FORMATS
+)
+
+
+def begins_like_image(head: bytes) -> bool:
+    """Whether the first 16 bytes of a file are those of a format that Pillow reads."""
+    accepts = (Image.OPEN[name][1] for name in _IMAGE_FORMATS)
+    return any(accept(head) for accept in accepts if accept)
+
+
 # ISO/IEC 23008-12: a HEIC file begins with a box "ftyp" that names one of these brands.
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
 
@@ -115,10 +133,18 @@ def orientation(image: Image.Image) -> int:
     return 1
 
 
-def readable_formats() -> list[str]:
-    """All formats of Pillow but EPS, which it would hand to Ghostscript, to run as a program."""
-    Image.init()
-    return [name for name in Image.OPEN if name != "EPS"]
+def decoding_key(path: str | Path, *options: object) -> str:
+    """A digest of all that decides about an image's pixels: the file, `options`, Pillow's rules.
+
+    Size and modification time stay when two files exchange their names or a program restores the
+    time; the inode and the time of the last change of any kind do not. Raises OSError.
+    """
+    status = os.stat(path)
+    times = status.st_mtime_ns, status.st_ctime_ns
+    rules = bool(ImageFile.LOAD_TRUNCATED_IMAGES)  # any program's code may have set it
+    return fingerprint(
+        (os.path.abspath(path), status.st_size, status.st_ino, *times, rules, *options)
+    )
 
 
 def unreadable_because(file: ImageSource, error: Exception) -> str:

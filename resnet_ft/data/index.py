@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import chain
@@ -10,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from resnet_ft.data.folders import PathArray, subfolders, walk_images
+from resnet_ft.data.folders import PathArray, is_hidden, walk_folders
+from resnet_ft.data.layout import Layout, Remarks, like, listed, says_nothing
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import fingerprint
 
 SPLITS = ("train", "val", "test")
-_OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-_SPLIT_OF = {split: split for split in SPLITS} | _OTHER_NAMES
 _VAL_SHARE = 0.2
 
 
@@ -26,11 +26,15 @@ def index_dataset(data_dir: str | Path) -> "DatasetIndex":
     Understands `Train`/`Val`(/`Test`) folders of class folders, in any case and under their usual
     other names, and class folders alone. Without `Val`, `Test` replaces it; without both, about a
     fifth of each class becomes "val", chosen by a hash of the path. Hidden and system files are
-    left out. Raises DatasetError for a data set that cannot be trained on.
+    left out. A warning says what else is left out, and how folders were read that do not follow
+    this plain layout. Raises DatasetError for a folder that cannot be listed, for one that may be
+    meant in two ways, and for a data set that cannot be trained on.
     """
-    index, problems = read_layout(data_dir)
+    index, problems, notes = read_layout(data_dir)
     if problems:
         raise DatasetError(problems[0][1])
+    if notes:
+        warnings.warn("\n".join(note for _, note in notes), stacklevel=2)
     return index
 
 
@@ -98,31 +102,35 @@ class DatasetIndex:
         )
 
 
-Problems = list[tuple[Path, str]]  # files or folders, and what is wrong with each
+def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Remarks, Remarks]:
+    """What `index_dataset` describes, why it cannot be trained on, and what it warns of.
 
-
-def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Problems]:
-    """What `index_dataset` describes, and every reason why it cannot be trained on.
-
-    Raises DatasetError only for a folder that does not exist.
+    Raises DatasetError for a folder that does not exist or cannot be listed.
     """
-    root = Path(data_dir)
-    if not root.is_dir():
-        raise DatasetError(f"There is no folder {root}. Check data_dir, or stage the data first.")
-    inside = subfolders(root)
-    while len(inside) == 1 and inside[0].name.lower() not in _SPLIT_OF and subfolders(inside[0]):
-        root, inside = inside[0], subfolders(inside[0])  # an archive often has such a folder
-    problems: Problems = []
+    if not os.path.isdir(data_dir):
+        raise DatasetError(
+            f"There is no folder {data_dir}, or you may not look at it. Check data_dir, or stage "
+            "the data first."
+        )
+    layout = Layout(Path(data_dir))
+    root, problems, notes = layout.root, layout.problems, layout.notes
     groups: list[tuple[str, str, int]] = []  # split, class and number of images
-    folders = _split_folders(root, problems)
-    found = (_read_split(root, *folder, groups, problems) for folder in folders)
+    merged: list[str] = []  # folders within class folders
+    files: list[str] = []  # those in class folders that are no images
+    found = (_read_split(root, *part, groups, problems, merged, files) for part in layout.splits)
     paths = PathArray(chain.from_iterable(found))  # one by one, so that no list of them is made
+    for things, what in (
+        (merged, "Folders within class folders count as their class"),
+        (files, "Files that are no images are not used"),
+    ):
+        message = f"{what} ({len(things):,}): {listed(things)}."
+        notes += [(root / path, message) for path in things[:1]]
 
     table = pd.DataFrame(groups, columns=["split", "class_name", "count"], dtype=object)
     kinds = {"split": pd.CategoricalDtype(SPLITS), "class_name": "category"}
     rows = table.index.repeat(table["count"].astype(int))
     labels = table[list(kinds)].astype(kinds).loc[rows].reset_index(drop=True)
-    if {split for split, _ in folders} == {"train"}:
+    if {split for split, _ in layout.splits} == {"train"}:
         labels["split"] = _with_val(root, paths, labels, problems)
 
     classes = {split: {name for of, name, _ in groups if of == split} for split in SPLITS}
@@ -130,56 +138,54 @@ def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Problems]:
     if len(known) == 1:
         message = f"{root} has a single class ({min(known)}). A classifier needs two or more."
         problems.append((root, message))
+    twins = {like(name): name for name in sorted(known)}
+    pairs = [f"{name} and {twins[like(name)]}" for name in sorted(known - {*twins.values()})]
+    if pairs:
+        notes.append((root, f"Train has classes whose names hardly differ: {listed(pairs)}."))
     for split, names in classes.items():
-        if names - known:
+        strange = [
+            f"{name} (is it {twins[like(name)]}?)" if like(name) in twins else name
+            for name in sorted(names - known)
+        ]
+        if strange:
             message = (
-                f"{root}: {split} has classes that Train lacks: {', '.join(sorted(names - known))}"
+                f"{root}: {split} has classes that Train lacks: {', '.join(strange)}"
                 ". Add them to Train, or rename the folders so that both agree."
             )
             problems.append((root, message))
-    return DatasetIndex(root, sorted(known), labels, paths), problems
-
-
-def _split_folders(root: Path, problems: Problems) -> list[tuple[str, Path]]:
-    """The splits and their folders; the data folder itself is for training where it has none."""
-    found: list[tuple[str, Path]] = []
-    for path in subfolders(root):
-        if split := _SPLIT_OF.get(path.name.lower()):
-            if other := dict(found).get(split):
-                message = f"{other} and {path} are both {split}. Merge or rename one."
-                problems.append((path, message))
-            found.append((split, path))
-    if found and "train" not in dict(found):
-        others = ", ".join(str(path) for _, path in found)
-        message = f"{root} has no Train folder beside {others}. Name the training one Train."
-        problems.append((root, message))
-    if "val" not in dict(found):
-        found = [("val" if split == "test" else split, path) for split, path in found]
-    return found or [("train", root)]
+    return DatasetIndex(root, sorted(known), labels, paths), problems, notes
 
 
 def _read_split(
-    root: Path, split: str, folder: Path, groups: list[tuple[str, str, int]], problems: Problems
+    root: Path,
+    split: str,
+    class_folders: list[Path],
+    groups: list[tuple[str, str, int]],
+    problems: Remarks,
+    merged: list[str],
+    files: list[str],
 ) -> Iterator[str]:
-    """Each image of a split, relative to `root`; adds to `groups` and `problems` on the way."""
-    class_folders = subfolders(folder)
-    if not class_folders:
-        problems.append((folder, f"{folder} has no class folders. Make one for each class."))
+    """Each image of a split, relative to `root`; adds to the last four on the way."""
     for class_folder in class_folders:
         count = 0
-        for parent, names in walk_images(class_folder):
+        for parent, images, others in walk_folders(class_folder):
             prefix = parent.relative_to(root).as_posix()
-            yield from (f"{prefix}/{name}" for name in names)
-            count += len(names)
+            yield from (f"{prefix}/{name}" for name in images)
+            count += len(images)
+            files.extend(f"{prefix}/{name}" for name in others if not is_hidden(name))
+            if images and parent != class_folder and not says_nothing(parent.name):
+                merged.append(prefix)
         if count:
             # macOS writes an accent as a separate character: NFC makes both spellings the same.
             groups.append((split, unicodedata.normalize("NFC", class_folder.name), count))
         else:
-            message = f"{class_folder} holds no images. Add some, or remove the folder."
-            problems.append((class_folder, message))
+            inside = sorted(os.listdir(class_folder))
+            message = f"holds no images{', but ' if inside else ''}{listed(inside)}. Add some"
+            remedy = ", or move it elsewhere." if inside else ", or remove the empty folder."
+            problems.append((class_folder, f"{class_folder} {message}{remedy}"))
 
 
-def _with_val(root: Path, paths: PathArray, labels: pd.DataFrame, problems: Problems) -> pd.Series:
+def _with_val(root: Path, paths: PathArray, labels: pd.DataFrame, problems: Remarks) -> pd.Series:
     """The split of each image, with about a fifth of each class in "val": at least one, never all.
 
     A hash of each path decides, so that an image stays where it is when others are added. Only in
@@ -193,7 +199,7 @@ def _with_val(root: Path, paths: PathArray, labels: pd.DataFrame, problems: Prob
     if alone.size:
         message = (
             f"Class {alone[0]} has a single image: one is needed for training and one for "
-            "validation. Add images, or remove the class."
+            "validation. Add images, or move its folder elsewhere."
         )
         problems.append((root, message))
         return labels["split"]

@@ -53,7 +53,7 @@ class MixedLoader:
         self.batch_sampler, self.sampler = loader.batch_sampler, loader.sampler
         self.generator = loader.generator
         self.epoch = 0
-        self._mix = v2.RandomChoice(
+        self.mix = v2.RandomChoice(
             [kind(alpha=alpha or _ALPHA[kind], num_classes=num_classes) for kind in _MIXES[mix]]
         )
 
@@ -70,7 +70,7 @@ class MixedLoader:
         first_batch = getattr(self.batch_sampler, "first_batch", 0)
         for step, (images, labels) in enumerate(self.loader, first_batch):
             with seeded(seed_of("mix", self.seed, epoch, step)):
-                mixed = self._mix(images, labels)
+                mixed = self.mix(images, labels)
             yield mixed
 
 

@@ -4,7 +4,6 @@ They have the layout of the webdataset library: a sample is `<key>.jpg` (or anot
 `<key>.cls`, its label as text. `dataset.json` beside them says what they hold.
 """
 
-import json
 import os
 import re
 import tarfile
@@ -26,16 +25,20 @@ from torch.utils.data import get_worker_info
 from resnet_ft import distributed
 from resnet_ft.data.batches import EpochBatchSampler
 from resnet_ft.data.dataset import SeededDataset, seed_of
+from resnet_ft.data.folders import find_images, subfolders
 from resnet_ft.data.images import IMAGE_EXTENSIONS, open_resized
 from resnet_ft.data.index import SPLITS
 from resnet_ft.errors import DatasetError, ImageError
 from resnet_ft.files import DiskBudget, default_cache_dir, fingerprint
+from resnet_ft.reading import StrictTarInfo, in_words, read_json, reading
 from resnet_ft.remote import fetch, is_address
 
 INDEX = "dataset.json"
 _NAME = re.compile(r"\w[\w-]*\.tar", re.ASCII)  # no other folder, and no command in a "pipe:"
 _MEMBER = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
 _ENTRY = np.dtype([("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
+_MOST_SAMPLES = 10**8  # in a split
+_LONGEST_LABEL = 20  # bytes
 _MIXED = 4  # shards whose samples are mixed: each sample comes up to this many shards later
 _AHEAD = 2  # shards that are fetched before they are needed
 _IN_USE = 8  # shards that a process may need at about the same time
@@ -61,8 +64,12 @@ class ShardIndex:
 
 def holds_shards(location: str | Path) -> bool:
     """Whether this is an address, or a folder of shards, rather than a folder of images."""
+    if is_address(location):
+        return True
     folder = Path(location)
-    return is_address(location) or ((folder / INDEX).is_file() and any(folder.glob("*.tar")))
+    is_described = os.path.isfile(folder / INDEX) and any(folder.glob("*.tar"))
+    # Beside images in folders, a file of this name describes something else.
+    return is_described and not any(any(find_images(path)) for path in subfolders(folder))
 
 
 def _place_of(location: str | Path, name: str) -> str:
@@ -74,31 +81,38 @@ def _place_of(location: str | Path, name: str) -> str:
 def read_shard_index(location: str | Path) -> ShardIndex:
     """Read `dataset.json`. Raises DatasetError if it is missing or does not describe shards."""
     place = _place_of(location, INDEX)
-    if is_address(location):
-        with tempfile.TemporaryDirectory() as folder:
-            fetch(place, Path(folder, INDEX))
-            text = Path(folder, INDEX).read_bytes()
-    else:
-        text = Path(place).read_bytes()
+    remedy = "Pack the data set again, or check the address."
+    with tempfile.TemporaryDirectory() as folder, reading(place, DatasetError, remedy):
+        file = Path(place)
+        if is_address(location):
+            file = Path(folder, INDEX)
+            fetch(place, file)
+        described, text = read_json(file), file.read_bytes()
     try:
-        described = json.loads(text)
         found = {
-            split: [Shard(str(s["name"]), int(s["samples"]), int(s["bytes"])) for s in shards]
+            str(split): [Shard(str(s["name"]), int(s["samples"]), int(s["bytes"])) for s in shards]
             for split, shards in described["splits"].items()
         }
-        names = [shard.name for shards in found.values() for shard in shards]
+        shards = [shard for shards in found.values() for shard in shards]
+        names = [shard.name for shard in shards]
         strange = [name for name in names if not _NAME.fullmatch(name)]
         if strange or len(set(names)) < len(names):
             raise ValueError(f"the shards should be called train-000000.tar, ..., not {strange}")
-        if not all(sum(shard.samples for shard in shards) for shards in found.values()):
-            raise ValueError("a split without samples")
+        numbers = [number for shard in shards for number in (shard.samples, shard.bytes)]
+        if not all(0 <= number < 2**63 for number in numbers):
+            raise ValueError("numbers of samples or bytes that no shard has")
+        totals = [sum(shard.samples for shard in shards) for shards in found.values()]
+        if not totals or not all(0 < total <= _MOST_SAMPLES for total in totals):
+            raise ValueError(f"a split without samples, or with more than {_MOST_SAMPLES:,}")
         splits = {split: found[split] for split in SPLITS if split in found}
         classes = [str(name) for name in described["classes"]]
+        if not isinstance(described["classes"], list) or len(set(classes)) < len(classes):
+            raise ValueError("classes that are no list of names, or a name twice")
         return ShardIndex(classes, str(described.get("fingerprint") or fingerprint([text])), splits)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # of whatever a file holds that nobody here wrote
         raise DatasetError(
             f"{place} does not describe shards as pack_dataset does: {type(error).__name__}: "
-            f"{error}. Pack the data set again, or check the address."
+            f"{in_words(error)}. {remedy}"
         ) from error
 
 
@@ -109,21 +123,34 @@ def list_samples(file: IO[bytes], place: str) -> tuple[list[str], np.ndarray]:
     """
     found: dict[str, dict[str, Any]] = {}
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        total = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=StrictTarInfo) as tar:
             for member in tar:
                 named = _MEMBER.fullmatch(member.name)
                 if not (named and member.isfile()):
                     continue
                 key, extension = named[1], "." + named[2].lower()
                 sample = found.setdefault(key, {})
+                if member.offset_data + member.size > total:
+                    raise ValueError(f"it ends within {member.name[:80]}")
                 if extension in IMAGE_EXTENSIONS:
+                    if "image" in sample:
+                        raise DatasetError(
+                            f"{place}: sample {key} has two images. Keep the one to learn from, or "
+                            f"call the other {key}.mask{extension}; then pack again."
+                        )
                     sample["image"] = member.offset_data, member.size
                 elif extension == ".cls":
                     file.seek(member.offset_data)
-                    sample["label"] = int(file.read(member.size))
-    except (tarfile.TarError, ValueError) as error:
+                    sample["label"] = int(file.read(min(member.size, _LONGEST_LABEL)))
+                    if not 0 <= sample["label"] < 2**31:
+                        raise ValueError(f"label {sample['label']} of {member.name[:80]}")
+    except Exception as error:  # tarfile raises anything for damaged headers
+        if isinstance(error, OSError) and error.errno:  # of the disk
+            raise
         raise DatasetError(
-            f"{place} is broken: {error}. Copy it again, or pack the data set again."
+            f"{place} is broken: {in_words(error)}. Copy it again, or pack the data set again."
         ) from error
     for key, sample in found.items():
         if len(sample) < 2:

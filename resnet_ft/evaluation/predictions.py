@@ -17,6 +17,9 @@ from resnet_ft.files import atomic_write
 from resnet_ft.models.check import check_model
 from resnet_ft.models.freezing import evaluation_mode
 from resnet_ft.notebook import progress_bar
+from resnet_ft.reading import read_table, reading, write_table
+
+_COLUMNS = ("path", "label", "predicted", "confidence", "loss")
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,28 @@ class Predictions:
         columns = [f"p({name})" for name in self.classes]
         probabilities = pd.DataFrame(self.probabilities, columns=columns)
         with atomic_write(path) as temporary:
-            pd.concat([self.table, probabilities], axis=1).to_csv(temporary, index=False)
+            write_table(pd.concat([self.table, probabilities], axis=1), temporary)
         return Path(path)
 
 
 def load_predictions(path: str | Path) -> Predictions:
-    """Read what `Predictions.save` wrote."""
-    names = dict.fromkeys(("path", "label", "predicted"), str)
-    table = pd.read_csv(path, dtype=names, keep_default_na=False)  # "NA" may be a class
-    columns = [column for column in table if column.startswith("p(")]
-    probabilities = table[columns].to_numpy(np.float32)
-    classes = [column[2:-1] for column in columns]
+    """Read what `Predictions.save` wrote. Raises DatasetError for anything else."""
+    remedy = "Evaluate the model again (notebook 04); fit_head writes head_predictions.csv."
+    with reading(path, DatasetError, remedy):
+        table = read_table(path, _COLUMNS, is_number=_is_number)
+        columns = [column for column in table if column.startswith("p(")]
+        probabilities = table[columns].to_numpy(np.float32)
+        classes = [column[2:-1] for column in columns]
+        unknown = {*table["label"], *table["predicted"]}.difference(classes)
+        if not len(table) or unknown:
+            raise ValueError(f"it has no rows, or classes without a column: {sorted(unknown)[:3]}")
+        if not ((probabilities >= 0) & (probabilities <= 1)).all() or table["loss"].isna().any():
+            raise ValueError("it has probabilities that are empty, below 0 or above 1")
     return Predictions(table.drop(columns=columns), probabilities, classes)
+
+
+def _is_number(column: str) -> bool:
+    return column.startswith("p(") or column in ("confidence", "loss")
 
 
 def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:

@@ -2,7 +2,9 @@
 
 import atexit
 import copy
+import math
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -70,7 +72,8 @@ class FeatureFile:
             part.replace(part.with_suffix(".f16"))
 
     def _paths(self, suffix: str) -> list[Path]:
-        return list(self.directory.glob(f"features-{self.key}-*{suffix}"))
+        named = re.compile(rf"features-{self.key}-[1-9]\d*(x[1-9]\d*)*\{suffix}")
+        return [path for path in self.directory.glob("features-*") if named.fullmatch(path.name)]
 
 
 def _row_shape(path: Path) -> tuple[int, ...]:
@@ -78,7 +81,7 @@ def _row_shape(path: Path) -> tuple[int, ...]:
 
 
 def _row_bytes(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape)) * _DTYPE.itemsize
+    return math.prod(shape) * _DTYPE.itemsize
 
 
 def writable(directory: Path) -> Path:

@@ -21,6 +21,7 @@ from resnet_ft.errors import DatasetError, DriveError, ImageError, ParameterErro
 from resnet_ft.files import atomic_write
 from resnet_ft.models.checkpoint import load_checkpoint
 from resnet_ft.notebook import progress_bar
+from resnet_ft.reading import write_table
 from resnet_ft.training.options import checked
 
 AnyFile = str | Path | Image.Image
@@ -132,10 +133,10 @@ class Predictor:
         if csv is not None:
             try:
                 with atomic_write(csv) as temporary:
-                    table.to_csv(temporary, index=False)
+                    write_table(table, temporary)
             except OSError as error:
                 instead = Path(tempfile.mkdtemp(prefix="resnet_ft-"), Path(csv).name)
-                table.to_csv(instead, index=False)
+                write_table(table, instead)
                 warnings.warn(
                     f"{csv} could not be written ({error}). The table is in {instead}, on this "
                     "machine: move it from there.",

@@ -1,7 +1,7 @@
 """build_model: a ResNet, pretrained where possible, with a head for your number of classes."""
 
-import pickle
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -14,6 +14,7 @@ from torchvision import models
 from torchvision.models import ResNet, get_model_weights
 
 from resnet_ft.errors import ParameterError, WeightsError
+from resnet_ft.reading import check_finite, in_words, read_saved
 
 StateDict = dict[str, Tensor]
 _TIMM = "timm/"
@@ -66,12 +67,12 @@ def build_model(
             'Give len(dataloaders["train"].dataset.classes).'
         )
     check_architecture(arch)
-    state_dict = None
+    content: object = None
     try:
         if weights in ("DEFAULT", "auto"):
-            state_dict = _pretrained_weights(arch)
+            content = _pretrained_weights(arch)
         elif weights is not None:
-            state_dict = _read_state_dict(Path(weights))
+            content = _read_weights(Path(weights))
     except WeightsError as error:
         if weights != "auto":
             raise
@@ -81,9 +82,9 @@ def build_model(
             stacklevel=2,
         )
     model: Any = _new_model(arch, num_classes)
-    if state_dict is not None:
-        _load(model, state_dict, weights)
-    model.arch, model.pretrained = arch, state_dict is not None
+    if content is not None:
+        _load(model, content, weights)
+    model.arch, model.pretrained = arch, content is not None
     return model
 
 
@@ -138,51 +139,114 @@ def _pretrained_weights(arch: str) -> StateDict:
         if not file.exists():  # torch.hub waits forever for a server that does not answer
             requests.get(weights.url, stream=True, timeout=_TIMEOUT_S).close()
         return weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except ParameterError:
+        raise
+    except Exception as error:  # a damaged file in the cache can fail in any way
         raise WeightsError(
-            f"The pretrained weights of {arch} could not be loaded ({error}). Connect to the "
-            f"internet; or {remedy}; or start from random weights with weights=None."
+            f"The pretrained weights of {arch} could not be loaded ({in_words(error)}). Connect "
+            f"to the internet; or {remedy}; or start from random weights with weights=None."
         ) from error
 
 
-def _read_state_dict(path: Path) -> StateDict:
-    """The tensors of a .pth or .safetensors file; scripts nest them: "state_dict" or "model"."""
+def _read_weights(path: Path) -> object:
+    """The content of a .pth or .safetensors file."""
     if not path.is_file():
         raise WeightsError(
             f'There is no weights file {path}. Check the path, or use weights="auto".'
         )
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            return load_file(path) if path.suffix == ".safetensors" else read_saved(file)
     except Exception as error:  # a file from anywhere can fail in any way inside the unpickler
         raise WeightsError(
-            f"{path} could not be read as weights ({error}). It should be a .safetensors file or a "
-            "state dict saved with torch.save(model.state_dict(), path)."
+            f"{path} could not be read as weights ({in_words(error)}). It should be a .safetensors "
+            "file or a state dict saved with torch.save(model.state_dict(), path)."
         ) from error
-    for key in ("state_dict", "model"):
-        content = content.get(key, content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
-        raise WeightsError(f"{path} holds no state dict: save model.state_dict(), not the model.")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def _load(model: nn.Module, state_dict: StateDict, source: str | Path | None) -> None:
-    """Fill a model; its head only where the shapes are the same."""
-    own, of_head = model.state_dict(), f"{head_of(model)[0]}."
-    fitting = {
-        name: tensor
-        for name, tensor in state_dict.items()
-        if not name.startswith(of_head) or own.get(name, tensor).shape == tensor.shape
-    }
-    try:
-        missing, unexpected = model.load_state_dict(fitting, strict=False)
-    except RuntimeError as error:
-        raise WeightsError(f"{source} does not fit the model: {error}") from error
-    missing = [name for name in missing if not name.startswith(of_head)]
-    if missing or unexpected:
-        wrong = ", ".join([*missing, *unexpected][:3])
+def _find_network(content: object, expected: list[str], source: str | Path | None) -> StateDict:
+    """The state dict with the `expected` names in what a file holds: at the top or one level below.
+
+    Scripts put it beside other things, under a name of their own; wrappers such as torch.compile
+    and Lightning put "_orig_mod." or "model." before all of its names.
+    """
+    places = {**(content if isinstance(content, dict) else {}), "": content}
+    found: dict[tuple[str, str], StateDict] = {}  # by place and prefix
+    seen: list[str] = []
+    left_out: dict[tuple[str, str], list[str]] = {}
+    for place, mapping in places.items():
+        inside = mapping.items() if isinstance(mapping, dict) else ()
+        tensors = {name: one for name, one in inside if torch.is_tensor(one) and name == str(name)}
+        seen = max(seen, list(tensors), key=len)
+        for prefix in [name[: -len(expected[0])] for name in tensors if name.endswith(expected[0])]:
+            if all(f"{prefix}{name}" in tensors for name in expected):
+                key = str(place), prefix
+                found[key] = {
+                    name.removeprefix(prefix): one
+                    for name, one in tensors.items()
+                    if name.startswith(prefix)
+                }
+                left_out[key] = [name for name in tensors if not name.startswith(prefix)]
+    if not seen:
+        raise WeightsError(f"{source} holds no state dict: save model.state_dict(), not the model.")
+    if not found:
+        missing = len(set(expected) - set(seen))
         raise WeightsError(
-            f"{source} is of another architecture: {len(missing)} tensors are missing and "
-            f"{len(unexpected)} have no place ({wrong}, ...). Give the arch of these weights."
+            f"{source} is of another architecture: it has {_some(seen)}, but {missing} of the "
+            f"model's {_some(expected)} are missing. Give the arch of these weights."
         )
+    usual = [key for key in found if key[0] in ("", "state_dict", "model")]
+    taken = usual[0] if usual else next(iter(found))
+    names = ", ".join(f"{place} {prefix}".strip() or "the file itself" for place, prefix in found)
+    if len(found) > 1 and len(usual) != 1:
+        raise WeightsError(
+            f"{source} holds {len(found)} networks that fit: {names}. Save the state dict of "
+            "one of them alone."
+        )
+    if len(found) > 1:
+        warnings.warn(f"{source} holds the networks {names}; {taken[0]} is used.", stacklevel=4)
+    if rest := left_out[taken]:
+        warnings.warn(f"{source}: {_some(rest)} are of no use for the model.", stacklevel=4)
+    return found[taken]
+
+
+def _some(names: Collection[str]) -> str:
+    """The number of tensors, and the first of their names."""
+    first = ", ".join(list(names)[:3])
+    return f"{len(names)} tensors ({first}{', ...' if len(names) > 3 else ''})"
+
+
+def _load(model: nn.Module, content: object, source: str | Path | None) -> None:
+    """Fill a model; its head only where names and shapes are the same."""
+    own, of_head = model.state_dict(), f"{head_of(model)[0]}."
+    needed = [name for name in own if not name.startswith(of_head)]
+    # Networks of before 2018 did not count batches; load_state_dict does without.
+    expected = [name for name in needed if not name.endswith("num_batches_tracked")]
+    tensors = _find_network(content, expected, source)
+    heads = [
+        {name: one.shape for name, one in all_of_them.items() if name.startswith(of_head)}
+        for all_of_them in (own, tensors)
+    ]
+    if heads[0] != heads[1]:  # the head is new
+        tensors = {name: one for name, one in tensors.items() if name not in heads[1]}
+        if other := heads[1].keys() - heads[0]:
+            warnings.warn(
+                f"The head in {source} has other layers, {_some(sorted(other))}. It is left out: "
+                "the head of the model is new.",
+                stacklevel=3,
+            )
+    different = [name for name in tensors if name in own and tensors[name].shape != own[name].shape]
+    unknown = [name for name in tensors if name not in own]
+    if different or unknown:
+        raise WeightsError(
+            f"{source} is of another architecture: {len(different)} tensors have another shape and "
+            f"{len(unknown)} have no place ({', '.join([*different, *unknown][:3])}, ...). Give "
+            "the arch of these weights."
+        )
+    try:
+        check_finite(tensors)
+        model.load_state_dict(tensors, strict=False)
+    except (RuntimeError, ValueError) as error:
+        raise WeightsError(
+            f"{source} does not fit the model ({in_words(error)}). Take other weights."
+        ) from error

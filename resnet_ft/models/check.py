@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from resnet_ft import engine
 from resnet_ft.data.batches import EpochBatchSampler
@@ -18,8 +18,8 @@ from resnet_ft.models.freezing import evaluation_mode
 def check_model(model: nn.Module, loader: DataLoader, *, micro_batches: int | None = None) -> None:
     """Raise ParameterError where the model fails on a loader's images, or gives no logits.
 
-    With `micro_batches`, into which each training batch is split, also where there is a class
-    without an output, or batch normalisation could not learn from the smallest part. Generators,
+    With `micro_batches`, into which each training batch is split, also where classes and outputs
+    are not equally many, or batch normalisation could not learn from the smallest part. Generators,
     modes and statistics stay as they are. The images of a stream are not known beforehand.
     """
     if (images := _first_image(loader)) is None:
@@ -51,11 +51,12 @@ def check_model(model: nn.Module, loader: DataLoader, *, micro_batches: int | No
             hook.remove()
     classes = (micro_batches and getattr(loader.dataset, "classes", None)) or ()
     outputs = logits.shape[1:] if isinstance(logits, Tensor) else type(logits).__name__
-    if isinstance(outputs, str) or len(outputs) != 1 or outputs[0] < len(classes):
+    if isinstance(outputs, str) or len(outputs) != 1 or (classes and outputs[0] != len(classes)):
         raise ParameterError(
             f"{name} gives {outputs if isinstance(outputs, str) else list(outputs)} for an image, "
             f"where logits for {len(classes) or 'all'} classes are needed, one per class (for two "
-            'classes too). Build it with num_classes=len(dataloaders["train"].dataset.classes).'
+            "classes too, and no others). Build it with num_classes="
+            'len(dataloaders["train"].dataset.classes).'
         )
     if micro_batches and single and _smallest_batch(loader) // micro_batches < 2:
         raise ParameterError(
@@ -69,7 +70,7 @@ def _first_image(loader: DataLoader) -> Tensor | None:
     """A batch of one image of a loader, if it is known how to make it; draws nothing at random."""
     source: Any = getattr(loader, "loader", loader)  # what a MixedLoader mixes
     dataset: Any = source.dataset
-    if source.batch_sampler is None or not hasattr(dataset, "__getitem__"):
+    if source.batch_sampler is None or isinstance(dataset, IterableDataset):
         return None
     own = isinstance(source.batch_sampler, EpochBatchSampler)
     collate = default_collate if own else source.collate_fn

@@ -4,12 +4,14 @@ A checkpoint is plain data (numbers, strings, lists, dicts, tensors) written by 
 read with `weights_only=True`, so that opening one runs no code and needs no class of this library.
 """
 
-import pickle
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -20,7 +22,14 @@ from resnet_ft.engine import unwrapped
 from resnet_ft.errors import CheckpointError, ParameterError
 from resnet_ft.files import atomic_write
 from resnet_ft.models.build import build_model, num_outputs
+from resnet_ft.reading import check_finite, read_saved, reading
 
+_LARGEST_IMAGE = 4096  # pixels that a checkpoint may ask for
+_TYPES: dict[str, Any] = {
+    **{"arch": str | None, "classes": list | None, "num_classes": int | None},
+    **{"preprocessing": dict | None, "state_dict": dict, "scores": dict},
+    **{"created": str, "versions": dict},
+}
 _FORMATS = ("resnet_ft checkpoint 1", "resnet_ft checkpoint 2")  # the first had no num_classes
 
 
@@ -74,12 +83,20 @@ class Checkpoint:
 
         Raises CheckpointError where that was not `eval_transform`.
         """
+        remedy = "Give the transform: Predictor.load(path, transform=...), for example."
         if self.preprocessing is None:
             raise CheckpointError(
                 "The model was trained with another transform than eval_transform, which a "
-                "checkpoint cannot hold. Give it: Predictor.load(path, transform=...), for example."
+                f"checkpoint cannot hold. {remedy}"
             )
-        return eval_transform(**self.preprocessing)
+        with reading("The preprocessing of the checkpoint", CheckpointError, remedy):
+            size, mean, std = map(self.preprocessing.get, ("image_size", "mean", "std"))
+            numbers = np.array([*(mean or ()), *(std or ()), size or 1], float)
+            if not np.isfinite(numbers).all() or not min([*(std or ()), size or 1]) > 0:
+                raise ValueError(f"image_size {size}, mean {mean}, std {std}")
+            if numbers[-1] > _LARGEST_IMAGE:
+                raise ValueError(f"image_size {size} is more than {_LARGEST_IMAGE}")
+            return eval_transform(**self.preprocessing)
 
     def class_names(self) -> list[str]:
         """The names of the outputs; numbers where the data set named no classes."""
@@ -110,6 +127,8 @@ def save_checkpoint(
     """
     model = unwrapped(model)
     classes = classes or getattr(model, "classes", None)
+    if twice := _names_twice(classes or ()):
+        raise CheckpointError(f"Several classes are called {twice}. Give each a name of its own.")
     checkpoint = Checkpoint(
         arch=getattr(model, "arch", None),
         classes=[str(name) for name in classes] if classes is not None else None,
@@ -138,21 +157,45 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint {path}. Train a model first (notebook 03).")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: it is damaged, or holds more than plain data "
-            f"({error}). Save it again with save_checkpoint, or fetch it again from where it came."
-        ) from error
-    found = content.get("format") if isinstance(content, dict) else type(content).__name__
-    if found == _FORMATS[0] and "num_classes" not in content:
-        last = [*(content.get("state_dict") or {}).values()][-1:] if content.get("arch") else []
-        content["num_classes"] = len(last[0]) if last else None  # a known head's bias comes last
-    expected = {one.name for one in fields(Checkpoint)}
-    if found not in _FORMATS or set(content) != expected:
-        raise CheckpointError(
-            f"{path} is not in the format {_FORMATS[-1]!r} (found {found!r}). For bare weights use "
-            "build_model(arch, num_classes, weights=path)."
-        )
-    return Checkpoint(**content)
+    remedy = "Save it again with save_checkpoint, or fetch it again from where it came."
+    with reading(path, CheckpointError, remedy):
+        with path.open("rb") as file:
+            content = read_saved(file)
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        if found == _FORMATS[0] and "num_classes" not in content:
+            last = [*(content.get("state_dict") or {}).values()][-1:] if content.get("arch") else []
+            heads = [content.get("classes") or (last[0] if last else ())]  # a known head's bias
+            content["num_classes"] = len(heads[0]) or None
+        if found not in _FORMATS or set(content) != {one.name for one in fields(Checkpoint)}:
+            raise CheckpointError(
+                f"{path} is not in the format {_FORMATS[-1]!r} (found {str(found)[:80]!r}). For "
+                "bare weights use build_model(arch, num_classes, weights=path)."
+            )
+        _check(checkpoint := Checkpoint(**content))
+    return checkpoint
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    """Raise ValueError for a content that no training leaves."""
+    for name, kind in _TYPES.items():
+        value = getattr(checkpoint, name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"its {name} is a {type(value).__name__}")
+    tensors, names, count = checkpoint.state_dict, checkpoint.classes, checkpoint.num_classes
+    if not all(isinstance(key, str) and torch.is_tensor(one) for key, one in tensors.items()):
+        raise ValueError("its state_dict holds more than tensors")
+    check_finite(tensors)
+    if names is not None:
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("its classes are more than names")
+        if twice := _names_twice(names):
+            raise ValueError(f"several of its classes are called {twice}")
+        if len(names) not in (0, count):
+            raise ValueError(f"it names {len(names)} classes and counts {count}")
+    outputs = {len(one) for one in tensors.values() if one.ndim}
+    if checkpoint.arch is not None and count is not None and count not in outputs:
+        raise ValueError(f"it counts {count} classes, and no layer has so many outputs")
+
+
+def _names_twice(names: Iterable[object]) -> str:
+    return ", ".join(name for name, count in Counter(map(str, names)).items() if count > 1)[:200]

@@ -13,10 +13,11 @@ import zlib
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from resnet_ft.errors import DatasetError
 from resnet_ft.notebook import progress_bar
+from resnet_ft.reading import LONGEST_NAME, StrictTarInfo
 from resnet_ft.remote import DriveRetry
 
 # How a tar may be compressed: its suffixes, its first bytes and what opens it.
@@ -35,7 +36,6 @@ _RATIO = 200  # images hardly shrink in an archive
 _SLACK = 16 << 20  # bytes beyond the ratio: for what is read ahead, and for small drawings
 _MOST_LINKS = 40  # in a chain, as on Linux
 _BLOCK = 4096  # bytes that even an empty file takes
-_LONGEST_NAME = 1 << 20  # bytes; tarfile reads a name into memory, however long its header says
 _TRAILER = 16 << 20  # bytes after the last entry that are read to verify the checksum at the end
 
 
@@ -189,7 +189,7 @@ def _entries(
                 elif file_type == stat.S_IFLNK:
                     entry.type = tarfile.SYMTYPE
                     with archive.open(info) as content:
-                        target = content.read(_LONGEST_NAME)
+                        target = content.read(LONGEST_NAME)
                     entry.linkname = target.decode("utf-8", "surrogateescape")
                 elif file_type not in (0, stat.S_IFREG):
                     entry.type = tarfile.FIFOTYPE  # or a device: both are refused
@@ -205,34 +205,9 @@ def _entries(
             f"{name} cannot be unpacked. Give a folder, or one of {', '.join(ARCHIVES)}."
         )
     with decompress(raw) if decompress else raw as stream:
-        with tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictTarInfo) as tar:
+        with tarfile.open(fileobj=stream, mode="r:", tarinfo=StrictTarInfo) as tar:
             for entry in tar:
-                if entry.isreg() and entry.size < 0:  # the next entry would be this one, for ever
-                    raise tarfile.ReadError(f"its entry {entry.name!r} has a size below zero")
                 yield entry, tar.extractfile(entry) if entry.isreg() else None
         for _ in range(_TRAILER >> 20):
             if not stream.read(1 << 20):
                 break
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """tarfile takes a damaged or missing header for the end of an archive; here it is an error."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # typeshed does not list it
-            raise  # the block of zeros that ends an archive
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"it ends or is damaged at byte {archive.offset:,}") from error
-
-    @classmethod
-    def frombuf(cls, block: bytes | bytearray, encoding: str, errors: str) -> Self:
-        info = super().frombuf(block, encoding, errors)
-        # Headers whose content is the name of the next entry, or more about it.
-        is_name = info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-        is_more = info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
-        if (is_name or is_more) and not 0 <= info.size <= _LONGEST_NAME:
-            raise tarfile.ReadError(f"an entry's name takes {info.size:,} bytes")
-        return info

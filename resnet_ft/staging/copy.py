@@ -13,10 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
-from resnet_ft.data.folders import find_images, is_hidden, walk_images
-from resnet_ft.data.images import IMAGE_EXTENSIONS
+from resnet_ft.data.folders import find_images, is_hidden, is_image, walk_images
+from resnet_ft.data.layout import listed
 from resnet_ft.errors import DatasetError
 from resnet_ft.notebook import progress_bar
+from resnet_ft.reading import as_text
 from resnet_ft.remote import DriveRetry, in_parallel, is_transient
 from resnet_ft.staging.shrink import shrunk
 
@@ -110,6 +111,7 @@ def _list_images(
     images: dict[Path, _Stamp] = {}
     failed: dict[Path, str] = {}
     found: list[os.DirEntry[str]] = []
+    others: list[str] = []
     entered: set[str] = set()
     level = [source]
     while level:
@@ -119,12 +121,16 @@ def _list_images(
             if isinstance(result, str):
                 failed[folder.relative_to(source)] = result
                 continue
-            real, subfolders, entries = result
+            real, subfolders, entries, names = result
             if real not in entered:
                 entered.add(real)
                 folders.append(folder.relative_to(source))
                 found += entries
+                others += names
                 level += subfolders
+    if others:
+        message = f"Files of {source} that are no images are not copied ({len(others):,})"
+        warnings.warn(f"{message}: {listed(sorted(others))}.", stacklevel=4)
     stamps = in_parallel(lambda image: _attempt(retry, _stamp, image), found, workers)
     for image, stamp in progress_bar(stamps, f"Listing {source.name}", len(found)):
         known = failed if isinstance(stamp, str) else images
@@ -146,27 +152,29 @@ def _attempt(
         return error.strerror or str(error)
 
 
-def _scan(folder: Path) -> tuple[str, list[Path], list[os.DirEntry[str]]]:
-    """Where a folder really is, and the folders and images in it."""
-    folders, images = [], []
+def _scan(folder: Path) -> tuple[str, list[Path], list[os.DirEntry[str]], list[str]]:
+    """Where a folder really is, and the folders, images and names of other files in it."""
+    folders, images, others = list[Path](), list[os.DirEntry[str]](), list[str]()
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_hidden(entry.name):
                 continue
-            is_image = os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS
             try:
                 is_folder = entry.is_dir()
-                if not is_folder and not is_image:  # a dangling link may lead to a folder again
+                is_one = not is_folder and is_image(entry.path)
+                if not is_folder and not is_one:  # a dangling link may lead to a folder again
                     is_folder = entry.is_symlink() and not os.path.exists(entry.path)
             except OSError as error:
                 if is_transient(error):
                     raise
-                is_folder = False  # a link that leads to itself
+                is_folder, is_one = False, is_image(entry.path)  # a link that leads to itself
             if is_folder:
                 folders.append(folder / entry.name)
-            elif is_image:
+            elif is_one:
                 images.append(entry)
-    return os.path.realpath(folder), folders, images
+            else:
+                others.append(entry.name)
+    return os.path.realpath(folder), folders, images, others
 
 
 def _stamp(image: os.DirEntry[str]) -> _Stamp:
@@ -186,7 +194,7 @@ def _read_manifest(file: IO[bytes]) -> dict[str, list[int]]:
     file.seek(0)
     lines = file.read().split(b"\n")
     for line in lines:
-        with suppress(ValueError):
+        with suppress(ValueError, TypeError, RecursionError):
             name, *state = json.loads(line)
             copied[name] = state
     if lines[-1]:
@@ -228,7 +236,7 @@ def _report(source: Path, target: Path, failed: dict[Path, str]) -> None:
             "Disconnect and delete runtime gives a fresh machine), and run it again."
         )
     with table.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        csv.writer(file).writerows([("file", "reason"), *rows])
+        csv.writer(file).writerows([("file", "reason"), *(map(as_text, row) for row in rows)])
     warnings.warn(
         f"{len(rows):,} files of {source} could not be copied: {named}{more}. The others are at "
         f"{target} and can be used; {table} lists all that failed. Run it again to copy only "

@@ -20,7 +20,7 @@ import torch
 from resnet_ft import engine
 from resnet_ft.data.decisions import apply_decisions
 from resnet_ft.data.folders import walk_images
-from resnet_ft.data.images import open_resized
+from resnet_ft.data.images import IMAGE_EXTENSIONS, open_resized
 from resnet_ft.data.index import DatasetIndex, index_dataset
 from resnet_ft.data.shards import INDEX, Shard, ShardIndex, list_samples, read_shard_index
 from resnet_ft.errors import DatasetError, ImageError, ParameterError
@@ -176,6 +176,8 @@ def _write_shards(index: DatasetIndex, folder: Path, max_shard_mb: float) -> Pat
                         for (key, path, label), content in contents:
                             if content is not None:
                                 extension = path.suffix[1:].lower()
+                                if f".{extension}" not in IMAGE_EXTENSIONS:
+                                    extension = "jpg"  # readers go by the content
                                 tar.write({"__key__": key, extension: content, "cls": str(label)})
                     os.replace(work / name, begun / name)
                 progress.update(len(samples))

@@ -12,6 +12,7 @@ from resnet_ft import engine
 from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.predictions import predict_logits
 from resnet_ft.training.callbacks import Callback
+from resnet_ft.training.criterion import adds_up, weight_of
 from resnet_ft.training.state import TrainingState, most_likely
 
 
@@ -21,14 +22,17 @@ def validation_scores(
     """`val_loss` and `val_accuracy` over all samples; random generators stay as they are."""
     with torch.random.fork_rng(devices=[]):  # a loader draws a number for its workers
         logits, labels = predict_logits(model, loader)
-    # Per batch, as train_model does: with class weights the mean over all at once is another.
+    # Per batch, as train_model does: a criterion of one's own may not be a mean over samples.
     size = getattr(loader.batch_sampler, "batch_size", len(labels))
-    device, loss_sum = engine.device(), 0.0
+    device, loss_sum, weights = engine.device(), 0.0, 0.0
     with torch.inference_mode():
         for of_batch, true in zip(logits.split(size), labels.split(size), strict=True):
-            loss_sum += criterion(of_batch.to(device), true.to(device)).item() * len(true)
+            if weight := weight_of(criterion, true):
+                loss = criterion(of_batch.to(device), true.to(device)).item()
+                loss_sum += loss if adds_up(criterion) else loss * weight
+                weights += weight
     correct = (logits.argmax(dim=1) == most_likely(labels)).sum().item()
-    return {"val_loss": loss_sum / len(labels), "val_accuracy": correct / len(labels)}
+    return {"val_loss": loss_sum / weights, "val_accuracy": correct / len(labels)}
 
 
 class WeightAverage(Callback):

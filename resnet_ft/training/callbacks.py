@@ -9,7 +9,8 @@ import pandas as pd
 
 from resnet_ft.errors import ParameterError
 from resnet_ft.notebook import progress_bar
-from resnet_ft.training.state import TrainingState, describe_training
+from resnet_ft.training.describe import describe_training
+from resnet_ft.training.state import TrainingState
 from resnet_ft.visualize.plots import plot_history
 
 
@@ -76,6 +77,7 @@ class EarlyStop(Callback):
             raise ParameterError(f"metric={metric!r} should end in loss or in accuracy.")
         self.patience, self.min_delta, self.metric = patience, min_delta, metric
         self._sign = -1.0 if metric.endswith("loss") else 1.0
+        self.waits_again = False  # whether a run that it ended would not end by its patience now
 
     def on_fit_begin(self, state: TrainingState) -> None:
         # With the sign, higher is better. The first row may be that of the head alone.
@@ -96,10 +98,13 @@ class EarlyStop(Callback):
         state.should_stop |= self._epochs_without >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "epochs_without": self._epochs_without}
+        counts = {"best": self._best, "epochs_without": self._epochs_without}
+        return {**counts, "patience": self.patience}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._best, self._epochs_without = state["best"], state["epochs_without"]
+        before = state.get("patience", self.patience)
+        self.waits_again = before <= self._epochs_without < self.patience
 
 
 class ProgressBar(Callback):

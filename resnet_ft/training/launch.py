@@ -1,6 +1,5 @@
 """A run without a notebook: trained as its config.json says, in one process or in several."""
 
-import json
 import subprocess
 import sys
 from collections import deque
@@ -19,6 +18,7 @@ from resnet_ft.data.transforms import train_transform
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.models.build import build_model
 from resnet_ft.models.freezing import freeze
+from resnet_ft.reading import read_json, reading
 from resnet_ft.staging.drive import project_root
 from resnet_ft.staging.stage import stage_dataset
 from resnet_ft.training.fine_tune import fine_tune
@@ -45,14 +45,15 @@ def train_run(
     ParameterError, naming the entry, for a file that says anything else.
     """
     config = Path(config)
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-        options = dict(content.get("fine_tune", {}))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ParameterError(
-            f"{config} cannot be read ({error}). It should be the config.json of a run, or a JSON "
-            'file of your own such as {"data_source": "photos", "arch": "resnet50"}.'
-        ) from error
+    remedy = (
+        "It should be the config.json of a run, or a JSON file of your own such as "
+        '{"data_source": "photos", "arch": "resnet50"}.'
+    )
+    with reading(config, ParameterError, remedy):
+        content: Any = read_json(config)
+        options = content.get("fine_tune", {})
+        if not isinstance(options, dict):
+            raise ValueError(f'"fine_tune" is {options!r}, not an object {{...}}')
     defaults = asdict(RunOptions())
     known = {"": [*defaults, *_RECORDED], '"fine_tune" ': FineTuneOptions.names()}
     for (place, names), given in zip(known.items(), (content, options), strict=True):

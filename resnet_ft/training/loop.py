@@ -23,8 +23,10 @@ from resnet_ft.evaluation.predictions import class_names
 from resnet_ft.models.check import check_model
 from resnet_ft.models.freezing import synchronised_batchnorm, train_mode
 from resnet_ft.training.callbacks import Callback, ProgressBar
+from resnet_ft.training.criterion import adds_up, check_additive, weight_of
+from resnet_ft.training.describe import describe_training, initial_rates, remember_rates
 from resnet_ft.training.images import check_images, record_images
-from resnet_ft.training.resume import load_resume_state, resume_callbacks, with_autosave
+from resnet_ft.training.resume import announce, load_resume_state, resume_callbacks, with_autosave
 from resnet_ft.training.rng import rng_states, set_rng_states
 from resnet_ft.training.run import Run
 from resnet_ft.training.schedule import PerStep
@@ -35,8 +37,6 @@ from resnet_ft.training.state import (
     StepOutput,
     TrainingState,
     check_training,
-    describe_training,
-    share_of,
     trainable_parameters,
     whole_model,
 )
@@ -121,8 +121,12 @@ def train_model(
     if hasattr(whole, "arch"):  # convolutions are faster so, but other models may fail
         model.to(memory_format=torch.channels_last)
     model.to(engine.device())
-    with state.run.storage.locked() if state.run else nullcontext():
-        _train(state, first_row)
+    rates = initial_rates(state.optimizer)
+    try:
+        with state.run.storage.locked() if state.run else nullcontext():
+            _train(state, first_row)
+    finally:
+        remember_rates(state.optimizer, rates)
     return network, state.history
 
 
@@ -153,9 +157,9 @@ def _train(state: TrainingState, first_row: Row | None) -> None:
             state.run.save_history(state.history)
     if not state.is_finished:
         check_model(state.model, state.dataloaders["train"], micro_batches=state.micro_batches)
-    state.notify("on_fit_begin")
-    try:
+    with _callbacks(state):
         resume_callbacks(state, saved)
+        announce(state, saved)
         saved = None  # as large as the run itself
         network = engine.unwrapped(state.model)
         prepared = engine.prepared(state.model, state.optimizer)
@@ -163,12 +167,31 @@ def _train(state: TrainingState, first_row: Row | None) -> None:
             with synchronised_batchnorm(network), prepared as (net, optimizer):
                 while not state.is_finished:
                     _run_epoch(state, net, optimizer)
-    except BaseException:
-        state.notify("on_interrupt")
-        raise
-    finally:
+
+
+@contextmanager
+def _callbacks(state: TrainingState) -> Iterator[None]:
+    """Begin the callbacks; at the end, give the model its best weights and end each that began.
+
+    One that raises keeps no other from ending. The first exception is raised, and others warned of.
+    """
+    begun: list[Any] = []
+    raised: list[BaseException] = []
+    try:
+        for callback in state.callbacks:
+            begun.append(callback)
+            begun[-1].on_fit_begin(state)
+        yield
+    except BaseException as error:
+        raised += [error, *state.notify_all("on_interrupt", begun)]
+    try:
         state.best.restore()
-        state.notify("on_fit_end")
+    finally:
+        raised += state.notify_all("on_fit_end", begun)
+    for other in {str(one): one for one in raised[1:] if str(one) != str(raised[0])}.values():
+        warnings.warn(f"A callback failed as well: {type(other).__name__}: {other}", stacklevel=3)
+    if raised:
+        raise raised[0]
 
 
 def _run_epoch(state: TrainingState, net: nn.Module, optimizer: Optimizer) -> None:
@@ -185,10 +208,13 @@ def _run_epoch(state: TrainingState, net: nn.Module, optimizer: Optimizer) -> No
     state.row["seconds"] = time.perf_counter() - state.epoch_began
     state.rows.append(state.row)
     state.is_best = state.best.update(state.row)
-    if isinstance(state.scheduler, ReduceLROnPlateau):
-        state.scheduler.step(state.row["val_loss"])
-    elif state.scheduler is not None and not isinstance(state.scheduler, PerStep):
-        state.scheduler.step()
+    with warnings.catch_warnings():
+        # Resumed in a validation, this process has taken no step of the optimizer yet.
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        if isinstance(state.scheduler, ReduceLROnPlateau):
+            state.scheduler.step(state.row["val_loss"])
+        elif state.scheduler is not None and not isinstance(state.scheduler, PerStep):
+            state.scheduler.step()
     if state.run:
         state.run.save_history(state.history)
     state.notify("on_epoch_end")
@@ -209,7 +235,6 @@ def _train_epoch(state: TrainingState, net: nn.Module, optimizer: Optimizer) -> 
                 state.criterion,
                 optimizer,
                 micro_batches=state.micro_batches,
-                share=share_of(state.dataloaders["train"]) if several else None,
                 before_update=partial(_finish_gradients, state, net, optimizer),
             )
             state.micro_batches = state.output.micro_batches
@@ -286,27 +311,22 @@ def run_step(
     optimizer: Optimizer | None = None,
     *,
     micro_batches: int = 1,
-    share: float | None = None,
     before_update: Callable[[StepOutput], None] | None = None,
 ) -> StepOutput:
     """Logits and loss of a batch; with an optimizer, the weights take a step.
 
     The batch goes through the model in `micro_batches` parts, whose gradients add up to those of
     the batch; twice as many where memory runs out, and the output says how many it were. (Batch
-    normalisation that learns sees the parts.) `before_update` is called between backward and the
-    optimizer's step. The gradients are those of the loss summed over the samples and divided by
-    `share`, by default their number. Raises TrainingError where a single image is too much.
+    normalisation that learns sees the parts.) In several processes, the gradients are those of the
+    batch of all. `before_update` is called between backward and the optimizer's step. Raises
+    TrainingError where a single image is too much, or the criterion cannot be split.
     """
-    device = engine.device()
-    images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
     while True:
         try:
-            output = _forward_backward(
-                net, images, labels, criterion, optimizer, micro_batches, share or len(labels)
-            )
+            output = _forward_backward(net, batch, criterion, optimizer, micro_batches)
             break
         except torch.OutOfMemoryError as error:
-            micro_batches = _twice(micro_batches, len(labels), error)
+            micro_batches = _twice(micro_batches, len(batch[1]), error)
         engine.free_memory()  # here, where the error no longer holds what filled it
     if optimizer is not None:
         if before_update is not None:
@@ -317,31 +337,39 @@ def run_step(
 
 def _forward_backward(
     net: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    batch: Batch,
     criterion: Callable[[Tensor, Tensor], Tensor],
     optimizer: Optimizer | None,
     micro_batches: int,
-    share: float,
 ) -> StepOutput:
+    images, labels = (tensor.to(engine.device(), non_blocking=True) for tensor in batch)
     number = min(micro_batches, len(labels))
     if optimizer is not None:
         optimizer.zero_grad()
         if micro_batches > 1:  # synchronised batch normalisation waits for every part of the others
             number = min(distributed.of_all(number))
-    losses: list[Tensor] = []
-    logits: list[Tensor] = []
-    for some, true in zip(images.tensor_split(number), labels.tensor_split(number), strict=True):
-        is_last = len(losses) == number - 1
+    weights = [weight_of(criterion, part) for part in batch[1].tensor_split(number)]
+    total = sum(weights)
+    of_all = total if optimizer is None else distributed.total(total)[0]
+    mean, all_logits = torch.zeros((), device=labels.device), list[Tensor]()
+    parts = zip(images.tensor_split(number), labels.tensor_split(number), weights, strict=True)
+    for some, true, weight in parts:
+        is_last = len(all_logits) == number - 1
         with nullcontext() if is_last or optimizer is None else engine.accelerator().no_sync(net):
-            logits.append(net(some))
-            _check_labels(logits[-1], true)
-            loss = criterion(logits[-1], true)
+            logits = net(some)
+            _check_labels(logits, true)
+            # Where all labels are ignored, their mean would not be a number.
+            loss = criterion(logits, true) if weight else 0 * logits.sum()
             if optimizer is not None:
-                engine.backward(loss * (len(true) / share))
-        losses.append(loss.detach() * (len(true) / len(labels)))
-        logits[-1] = logits[-1].detach()
-    return StepOutput(images, labels, torch.cat(logits), torch.stack(losses).sum(), micro_batches)
+                share = 1 if adds_up(criterion) else weight / (of_all or 1)
+                # Gradients are means over processes.
+                engine.backward(loss * (share * distributed.count()))
+        mean += loss.detach() * ((1 if adds_up(criterion) else weight) / (total or 1))
+        all_logits.append(logits.detach())
+    logits = torch.cat(all_logits)
+    if optimizer is not None and (number > 1 or distributed.count() > 1):
+        check_additive(criterion, logits, labels, mean)
+    return StepOutput(images, labels, logits, mean, total, micro_batches)
 
 
 def _finish_gradients(
@@ -365,12 +393,6 @@ def _finish_gradients(
     state.count(totals, samples)
     state.should_stop = bool(stop)
     state.stop_signal = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
-    if distributed.count() > 1:
-        # Gradients are means over processes, whose shares of this batch may be unequal.
-        scale = distributed.count() * share_of(state.dataloaders["train"]) / samples
-        gradients = (one.grad for one in net.parameters() if scale != 1)
-        for gradient in filter(torch.is_tensor, gradients):
-            gradient.mul_(scale)
     engine.accelerator().unscale_gradients(optimizer)
     state.notify("on_before_optimizer_step")
     if state.clip_grad_norm is not None:

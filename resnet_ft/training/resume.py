@@ -5,18 +5,21 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.optim import Optimizer
 
 from resnet_ft import distributed, engine
 from resnet_ft.errors import ParameterError, RunError, TrainingError
-from resnet_ft.training.callbacks import Callback
+from resnet_ft.reading import reading
+from resnet_ft.training.callbacks import Callback, EarlyStop
 from resnet_ft.training.rng import seed_by_rank, set_rng_states
 from resnet_ft.training.run import Run, check_unchanged
 from resnet_ft.training.state import TrainingState
@@ -211,6 +214,10 @@ def _capture(state: TrainingState, progress: dict[str, Any], run: Run) -> Resume
     return {**plain, **rest, "callbacks": callbacks}
 
 
+_DAMAGED = "The resume state", RunError, "Put the run's own files back, or choose another run_dir."
+
+
+@reading(*_DAMAGED)
 def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
     """Restore all but callbacks and generators, if the run has a resume state; return it.
 
@@ -221,16 +228,21 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
         seed_by_rank()
         return None
     state.saves, content = saved[0], _in_present_form(saved[1])
-    if state.run and state.config is not None:
-        check_unchanged(state.run, content["config"], state.config)
+    if state.run and state.config is not None:  # config.json may have been edited since
+        check_unchanged(state.run, content["config"], state.config, warn=False)
     num_epochs, micro_batches = state.num_epochs, state.micro_batches
     try:
         state.best.load_state_dict(content["best"])
         engine.unwrapped(state.model).load_state_dict(content["model"])
+        groups = state.optimizer.state_dict()["param_groups"]
         state.optimizer.load_state_dict(content["optimizer"])
+        _check_optimizer(state.optimizer, groups)
         if state.scheduler is not None:
-            state.scheduler.load_state_dict(content["scheduler"])
+            present = state.scheduler.state_dict()
+            state.scheduler.load_state_dict(_of_types(content["scheduler"], present))
         state.load_state_dict(content["progress"])
+        for generators in filter(None, (state.rng, state.rng_before_phase)):  # set again later
+            set_rng_states(generators, state.dataloaders.values())
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise RunError(
             f"The run began with another model, optimizer, scheduler or metric ({error}). To "
@@ -244,11 +256,25 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
     state.num_epochs, state.micro_batches = num_epochs, max(micro_batches, state.micro_batches)
     if state.run:
         state.run.save_history(state.history)
-        done = f"{state.epochs_done} of {state.num_epochs} epochs are done"
-        print(f"{state.run.folder} {'is finished' if state.is_finished else 'resumes'}: {done}")
     return content
 
 
+def _check_optimizer(optimizer: Optimizer, before: list[dict[str, Any]]) -> None:
+    """Raise ValueError where what was loaded has not the form of what was there `before`."""
+    for old, new in zip(before, optimizer.param_groups, strict=True):
+        for name in old.keys() - {"params"}:
+            kinds = {float if isinstance(one[name], int) else type(one[name]) for one in (old, new)}
+            if len(kinds - {NoneType}) > 1:
+                raise ValueError(f"the optimizer's {name} is {new[name]!r}")
+    fits: dict[str, list[bool]] = {}  # whether a tensor has the shape of its parameter
+    for parameter, kept in optimizer.state.items():
+        for name, one in kept.items():
+            fits.setdefault(name, []).append(getattr(one, "shape", None) == parameter.shape)
+    if wrong := [name for name, each in fits.items() if len(each) / 2 < sum(each) < len(each)]:
+        raise ValueError(f"the optimizer's {', '.join(wrong)} have other shapes than the weights")
+
+
+@reading(*_DAMAGED)
 def resume_callbacks(state: TrainingState, content: dict[str, Any] | None) -> None:
     """Give every callback the state of its namesake, and all generators theirs.
 
@@ -267,19 +293,42 @@ def resume_callbacks(state: TrainingState, content: dict[str, Any] | None) -> No
     for callback in with_state:
         number = next(i for i, (name, _) in enumerate(left) if name == _name(callback))
         callback.load_state_dict(left.pop(number)[1])
+        if isinstance(callback, EarlyStop) and callback.waits_again:
+            state.should_stop = False  # it is more patient now than when it ended the run
     if not state.step and state.rng:  # mid-phase, `remaining_batches` draws the earlier ones first
         set_rng_states(state.rng, state.dataloaders.values())
+
+
+def announce(state: TrainingState, content: dict[str, Any] | None) -> None:
+    """Say how far a resumed run has come."""
+    if content is not None and state.run:
+        total = max(state.num_epochs, state.epochs_done)
+        done = f"{state.epochs_done} of {total} epochs are done"
+        print(f"{state.run.folder} {'is finished' if state.is_finished else 'resumes'}: {done}")
+
+
+def _of_types(saved: Any, present: Any) -> Any:
+    """Saved plain data with the types of what it replaces: a resume state holds no Counter."""
+    if isinstance(saved, dict) and isinstance(present, dict):
+        inner = {name: _of_types(one, present.get(name)) for name, one in saved.items()}
+        return Counter(inner) if isinstance(present, Counter) else inner
+    if isinstance(saved, list) and isinstance(present, list) and len(saved) == len(present):
+        return [_of_types(*pair) for pair in zip(saved, present, strict=True)]
+    return saved
 
 
 def _in_present_form(content: ResumeState) -> dict[str, Any]:
     """A resume state as it is written now; the first form had a "position" in place of progress."""
     saved: dict[str, Any] = dict(content)
     if "position" not in saved:
-        return saved
+        progress = saved["progress"]
+        weighed = {"weight": progress["samples"], **progress["sums"]}  # some have no weight yet
+        return {**saved, "progress": {**progress, "sums": weighed}}
     position = saved.pop("position")
     names = {"count": "samples", "generators": "rng", "generators_before": "rng_before_phase"}
     progress = {names.get(name, name): value for name, value in position.items()}
-    progress["sums"] = {"loss": position["loss_sum"], "accuracy": position["correct"]}
+    sums = {"loss": position["loss_sum"], "accuracy": position["correct"]}
+    progress["sums"] = {**sums, "weight": position["count"]}
     by_step = [state for name, state in saved["callbacks"] if name == "StepScheduler"]
     others = [[name, state] for name, state in saved["callbacks"] if name != "StepScheduler"]
     scheduler = by_step[0] if by_step else saved["scheduler"]

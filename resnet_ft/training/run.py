@@ -1,26 +1,41 @@
 """A run directory: the parameters of a run, what it measured, and the model that it left."""
 
+import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from resnet_ft.errors import RunError
 from resnet_ft.files import atomic_write
+from resnet_ft.reading import checked_identifier, in_words, read_json, read_table, reading
 from resnet_ft.training.storage import ResumeState, Storage
 
 _VERSIONS_OF = ("torch", "torchvision", "numpy", "pandas", "accelerate", "pillow")
-# A run may get longer when it is started again: these entries of config.json may change.
-_LENGTHS = ("training.num_epochs", "fine_tune.epochs")
+_COLUMNS = (
+    *("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    *("learning_rate", "seconds"),
+)
+# A run may get longer, and its files may lie elsewhere: these entries of config.json may change.
+_MAY_CHANGE = (
+    *("training.num_epochs", "fine_tune.epochs", "fine_tune.patience"),
+    *("data_source", "weights"),
+)
+# These are described in words, which not every difference makes another run.
+_DESCRIBED = ("train_transform", "val_transform", "criterion_settings", "sampling")
 
 
 class Run:
@@ -64,6 +79,9 @@ class Run:
 
     def record(self, **parameters: object) -> None:
         """Add parameters to config.json; RunError where a run that has begun has other ones."""
+        if (weights := parameters.get("weights")) and Path(str(weights)).is_file():
+            with open(str(weights), "rb") as content:
+                parameters["weights_content"] = hashlib.file_digest(content, "sha256").hexdigest()
         new = json.loads(json.dumps(parameters, default=str))  # as they will be read again
         file = self.folder / "config.json"
         old = self.config if file.exists() else {}
@@ -71,8 +89,14 @@ class Run:
             check_unchanged(self, old, new)
         if old | new != old:
             text = json.dumps({**old, **new}, indent=2, ensure_ascii=False) + "\n"
-            with atomic_write(file) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            try:
+                with atomic_write(file) as temporary:
+                    temporary.write_text(text, "utf-8", "surrogatepass")  # names beyond UTF-8
+            except OSError as error:  # before any work is done that could not be saved
+                raise RunError(
+                    f"{file} cannot be written ({error.strerror or error}). Make room there, or "
+                    "choose a run_dir that you may write to."
+                ) from error
 
     def _copy_decisions(self, decisions: str | os.PathLike[str]) -> None:
         own = self.folder / "decisions.csv"
@@ -112,14 +136,11 @@ class Run:
     def config(self) -> dict[str, object]:
         """The parameters of the run."""
         file = self.folder / "config.json"
-        try:
-            config: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
+        with reading(file, RunError, "Put the file of this run back, or choose another run_dir."):
+            config = read_json(file)
+            if config.get("id") is not None:
+                config["id"] = checked_identifier(config["id"])  # a path is made of it
             return config
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{file} cannot be read ({error}). Put the file of this run back, or choose "
-                "another run_dir."
-            ) from error
 
     @property
     def decisions(self) -> Path | None:
@@ -140,15 +161,34 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row per epoch, as `train_model` returns it."""
-        return pd.read_csv(self.folder / "history.csv")
+        """One row per epoch, as `train_model` returns it.
+
+        Where history.csv is lost or damaged, it comes from the resume state, with a warning. Raises
+        RunError where there is none.
+        """
+        file = self.folder / "history.csv"
+        with reading(file, RunError, "Put the file of this run back, or choose another run_dir."):
+            try:
+                return _checked(read_table(file, _COLUMNS, is_number=_COLUMNS.__contains__))
+            except Exception as error:
+                saved: Any = self.resume_state() if self.can_resume else None
+                progress = saved and (saved[1].get("progress") or saved[1]["position"])
+                if not progress or not progress["rows"]:
+                    raise
+                history = _checked(history_of(progress["rows"]))
+                warnings.warn(
+                    f"{file} cannot be read ({in_words(error)}). Its rows are those of the "
+                    "resume state.",
+                    stacklevel=2,
+                )
+                return history
 
     @property
     def id(self) -> str | None:
         """What identifies the run, once it has begun."""
         if self._id is None and (self.folder / "config.json").exists():
-            found = self.config.get("id")
-            self._id = None if found is None else str(found)
+            found: Any = self.config.get("id")
+            self._id = found
         return self._id
 
     @cached_property
@@ -170,7 +210,11 @@ class Run:
         Raises RunError where it is damaged or belongs to another run.
         """
         found = self.storage.read_resume_state()
-        if found is not None and found[1]["run"] != self.id:
+        if found is None:
+            return None
+        with reading(f"What {self.folder} resumes from", RunError, "Choose another run_dir."):
+            run = found[1]["run"]
+        if run != self.id:
             raise RunError(
                 f"{self.folder} holds the last.0.pt or last.1.pt of another run. Move them back to "
                 "where they came from, or choose another run_dir."
@@ -192,33 +236,87 @@ class Run:
         return bool(self.history["epoch"].max() > 0)  # the head alone is solved again in seconds
 
 
-def _identity() -> dict[str, object]:
+def history_of(rows: Sequence[Mapping[str, float]]) -> pd.DataFrame:
+    """A table of one row per epoch; the columns of metrics and callbacks come last."""
+    history = pd.DataFrame(rows)
+    first = [name for name in _COLUMNS if name in history]
+    return history[first + [name for name in history if name not in first]]
+
+
+def _checked(history: pd.DataFrame) -> pd.DataFrame:
+    """The table of history.csv. Raises ValueError for rows that no training writes."""
+    for name in [name for name in history if name not in _COLUMNS]:
+        with suppress(ValueError):  # a column of somebody's own may hold texts
+            history[name] = pd.to_numeric(history[name])
+    measured = [name for name in _COLUMNS if name != "learning_rate"]  # a solved head has none
+    trained = history.loc[history["epoch"] != 0, measured].to_numpy()
+    if not len(history) or not np.isfinite(trained).all():
+        raise ValueError("it has no rows, or cells that are empty or infinite")
+    epochs = history["epoch"].to_numpy()
+    if (epochs != epochs[0] + np.arange(len(epochs))).any() or epochs[0] not in (0, 1):
+        raise ValueError("its epochs are not numbered from 0 or 1")
+    return history.astype({"epoch": int})
+
+
+def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    versions |= {name: version(name) for name in _VERSIONS_OF}
+    return versions | {name: version(name) for name in _VERSIONS_OF}
+
+
+def _identity() -> dict[str, object]:
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"id": secrets.token_hex(8), "created": created, "versions": versions}
+    return {"id": secrets.token_hex(8), "created": created, "versions": _versions()}
 
 
-def check_unchanged(run: Run, old: Mapping[str, object], new: Mapping[str, object]) -> None:
-    """Raise RunError where parameters differ from those that the run began with."""
-    changes = [change for name, change in _changes(old, new) if name not in _LENGTHS]
-    if changes:
+def check_unchanged(
+    run: Run, old: Mapping[str, object], new: Mapping[str, object], *, warn: bool = True
+) -> None:
+    """Raise RunError where parameters differ from those that the run began with.
+
+    What reads differently, but may be the same, is warned of: functions and objects without a name,
+    and the settings of classes of another version of a library.
+    """
+    other_versions = old.get("versions", {}) != _versions()
+    refused, unsure = list[str](), list[str]()
+    for name, before, now in _changes(old, new):
+        is_text = name.split(".")[-1] in _DESCRIBED and isinstance(before, str)
+        same = is_text and (other_versions or _certain(str(before)) == _certain(str(now)))
+        (unsure if same else refused).append(f"{name} was {before!r}, now {now!r}")
+    if refused:
         raise RunError(
-            f"{run.folder} holds a run that began with other parameters: {', '.join(changes)}. "
+            f"{run.folder} holds a run that began with other parameters: {', '.join(refused)}. "
             "To resume it, give the old ones; for the new ones choose another run_dir."
+        )
+    if unsure and warn:
+        warnings.warn(
+            f"{run.folder} resumes with what may not be as it was: {', '.join(unsure)}. "
+            "If it is not, the results are those of neither run.",
+            stacklevel=4,
         )
 
 
 def _changes(
     old: Mapping[str, object], new: Mapping[str, object], prefix: str = ""
-) -> Iterator[tuple[str, str]]:
-    """Names in config.json of the values that both have and that differ, with both values."""
+) -> Iterator[tuple[str, object, object]]:
+    """Name, value then and value now of what both have, what differs and what has to be equal."""
     for name in old.keys() & new.keys():
         before, now = old[name], new[name]
         if isinstance(before, dict) and isinstance(now, dict):
             yield from _changes(before, now, f"{prefix}{name}.")
-        elif before != now:
-            yield prefix + name, f"{prefix}{name} was {before!r}, now {now!r}"
+        elif before != now and prefix + name not in _MAY_CHANGE:
+            yield prefix + name, before, now
+
+
+def _certain(description: str) -> str:
+    """A description of `describe_training` without the insides of what it marks with "?"."""
+    while found := re.search(r"\?[\w.<>]+\(", description):
+        end, depth = found.end(), 1
+        while depth and end < len(description):
+            depth += {"(": 1, ")": -1}.get(description[end], 0)
+            end += 1
+        name = found[0].strip("?(")
+        description = f"{description[: found.start()]}{name}{description[end:]}"
+    return description
 
 
 def load_run(run_dir: str | os.PathLike[str]) -> Run:

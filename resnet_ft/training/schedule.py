@@ -1,13 +1,15 @@
 """Where learning rates come from: how large they are, by layer, and over the steps of a run."""
 
 import math
+import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from resnet_ft.errors import ParameterError
 from resnet_ft.visualize.style import BLUE, GREY, style
@@ -132,8 +134,82 @@ class PerStep:
         return self.scheduler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Continue from what `state_dict` gave; added steps have a warm-up of their own."""
+        (factor, *_), planned = getattr(self.scheduler, "lr_lambdas", [None]), 0
+        if isinstance(factor, _FactorOfSteps):
+            planned = sum(factor.parts)
         self.scheduler.load_state_dict(state)
+        if isinstance(factor, _FactorOfSteps) and (added := planned - sum(factor.parts)) > 0:
+            factor.parts = [*factor.parts, added]
+            for group, rate in zip(
+                self.scheduler.optimizer.param_groups, self.scheduler.base_lrs, strict=True
+            ):
+                group["lr"] = rate * factor(self.scheduler.last_epoch)
+            print(f"The learning rate follows its schedule anew for the {added} added steps.")
+
+
+class _FactorOfSteps:
+    """The factor of the learning rate in each step of a run that was lengthened now and then.
+
+    `parts` are the numbers of steps of the run and of what was added; each has a warm-up and a
+    decay of its own.
+    """
+
+    __slots__ = ("__dict__", "_of_share")  # a LambdaLR saves what is in __dict__
+
+    def __init__(self, of_share: Callable[[float], float], steps: int) -> None:
+        self._of_share, self.parts = of_share, [steps]
+
+    def __call__(self, step: int) -> float:
+        *earlier, last = self.parts
+        for steps in earlier:
+            if step < steps:
+                return self._of_share(step / max(1, steps))
+            step -= steps
+        return self._of_share(step / max(1, last))
+
+
+# What a scheduler of PyTorch changes as it steps; the rest of its state are its settings.
+_MOVING = frozenset(
+    """last_epoch _step_count _last_lr _is_initial _get_lr_called_within_step
+    T_cur T_i best num_bad_epochs cooldown_counter lr_lambdas""".split()  # noqa: SIM905
+)
+
+
+def describe_scheduler(scheduler: Any) -> dict[str, object]:
+    """The settings of a scheduler of PyTorch; of others, nothing is known."""
+    if not type(scheduler).__module__.startswith("torch.optim"):
+        return {}
+    settings = {
+        name: sorted(one.elements()) if isinstance(one, Counter) else one
+        for name, one in scheduler.state_dict().items()
+        if name not in _MOVING
+    }
+    for i, one in enumerate(getattr(scheduler, "_schedulers", ())):  # of which it is made
+        settings[f"{i} {type(one).__name__}"] = describe_scheduler(one)
+    settings.pop("_schedulers", None)
+    return settings
+
+
+def check_scheduler(scheduler: Any, epochs: int, steps_per_epoch: int | None) -> None:
+    """Raise ParameterError for a scheduler that ends before the run, warn of one that looks up.
+
+    `epochs` and the training steps of each, where they are known, are those of the whole run.
+    """
+    is_per_step = isinstance(scheduler, PerStep)
+    inner = scheduler.scheduler if is_per_step else scheduler
+    needed = epochs * (steps_per_epoch or 0) if is_per_step else epochs
+    if isinstance(inner, OneCycleLR) and inner.total_steps < needed:
+        raise ParameterError(
+            f"OneCycleLR has total_steps={inner.total_steps}, but it is stepped {needed} times: "
+            f"after every {'step' if is_per_step else 'epoch'}. Make it for that many."
+        )
+    if isinstance(inner, ReduceLROnPlateau) and inner.mode == "max":
+        warnings.warn(
+            'ReduceLROnPlateau(mode="max") is given the validation loss, which should fall: it '
+            'lowers the learning rate while training goes well. Make it with mode="min".',
+            stacklevel=4,
+        )
 
 
 def make_scheduler(optimizer: Optimizer, schedule: Schedule, over: int | _Clock) -> PerStep:
@@ -145,7 +221,7 @@ def make_scheduler(optimizer: Optimizer, schedule: Schedule, over: int | _Clock)
     """
     factor = _factor(schedule)
     if isinstance(over, int):
-        return PerStep(LambdaLR(optimizer, lambda step: factor(step / max(1, over))))
+        return PerStep(LambdaLR(optimizer, _FactorOfSteps(factor, over)))
     return PerStep(LambdaLR(optimizer, lambda _: factor(over.progress)))
 
 

@@ -1,7 +1,8 @@
 """What `train_model` works on, how far it has come, and the best weights so far."""
 
+import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,15 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from resnet_ft import distributed
-from resnet_ft.data.batches import EpochBatchSampler
 from resnet_ft.errors import CheckpointError, ParameterError, TrainingError
 from resnet_ft.models.checkpoint import load_checkpoint, save_checkpoint
+from resnet_ft.training.criterion import check_criterion
 from resnet_ft.training.rng import RngStates, rng_states
-from resnet_ft.training.run import Run
+from resnet_ft.training.run import Run, history_of
+from resnet_ft.training.schedule import check_scheduler
 
 Row = dict[str, float]
 Metric = Callable[[Tensor, Tensor], Tensor]
-_COLUMNS = (
-    *("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
-    *("learning_rate", "seconds"),
-)
 
 
 @dataclass(frozen=True)
@@ -31,13 +29,15 @@ class StepOutput:
     """What a step made of a batch, on the device.
 
     `images` (N, 3, H, W), `labels` (N,) or, mixed, probabilities (N, C), `logits` (N, C) without
-    gradients, `loss` their mean loss, a scalar.
+    gradients, `loss` their mean loss, a scalar, and `weight` what that mean divides by: N, unless
+    the criterion weighs or ignores labels.
     """
 
     images: Tensor
     labels: Tensor
     logits: Tensor
     loss: Tensor
+    weight: float
     micro_batches: int = 1
 
 
@@ -66,9 +66,14 @@ class Progress:
         return copied | {"sums": dict(self.sums), "row": dict(self.row), "rows": list(self.rows)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Continue from what `state_dict` gave. Raises TypeError for values of other kinds."""
         for one in fields(Progress):
-            setattr(self, one.name, saved[one.name])
+            value, present = saved[one.name], getattr(self, one.name)
+            if present is not None and type(value) is not type(present):
+                raise TypeError(f"{one.name} is {value!r}")
+            setattr(self, one.name, value)
+        if self.phase not in ("train", "val") or min(self.step, self.epoch, self.micro_batches) < 0:
+            raise ValueError(f"phase {self.phase!r}, epoch {self.epoch}, step {self.step}")
 
     @property
     def is_finished(self) -> bool:
@@ -84,9 +89,7 @@ class Progress:
     @property
     def history(self) -> pd.DataFrame:
         """One row per complete epoch; the columns of metrics and callbacks come last."""
-        history = pd.DataFrame(self.rows)
-        first = [name for name in _COLUMNS if name in history]
-        return history[first + [name for name in history if name not in first]]
+        return history_of(self.rows)
 
 
 @dataclass(kw_only=True)
@@ -120,6 +123,16 @@ class TrainingState(Progress):
         for callback in self.callbacks:
             getattr(callback, event)(self)
 
+    def notify_all(self, event: str, callbacks: Sequence[object]) -> list[BaseException]:
+        """Call a hook of each of these callbacks, whatever the others raise; returns that."""
+        raised: list[BaseException] = []
+        for callback in callbacks:
+            try:
+                getattr(callback, event)(self)
+            except BaseException as error:
+                raised.append(error)
+        return raised
+
     def state_dict(self) -> dict[str, Any]:
         """A copy of the progress as it is now, with the state of metrics and generators."""
         now = {
@@ -149,7 +162,8 @@ class TrainingState(Progress):
 
     def begin_phase(self) -> None:
         """Count from zero."""
-        self.sums, self.samples = dict.fromkeys(("loss", *self.per_sample), 0.0), 0
+        self.sums = dict.fromkeys(("loss", "weight", *self.per_sample), 0.0)
+        self.samples = 0
         for metric in self.accumulating.values():
             metric.reset()
 
@@ -157,7 +171,7 @@ class TrainingState(Progress):
         """The sums over a batch's samples of the loss and of every metric."""
         for metric in self.accumulating.values():
             metric.to(output.logits.device).update(output.logits, output.labels)
-        sums = {"loss": output.loss.item() * len(output.labels)}
+        sums = {"loss": output.loss.item() * output.weight, "weight": output.weight}
         for name, metric in self.per_sample.items():
             sums[name] = _sum(name, metric(output.logits, output.labels), len(output.labels))
         return sums
@@ -174,14 +188,20 @@ class TrainingState(Progress):
             raise TrainingError(
                 f"The {self.phase} loader yields no batch. Has it less than one, with drop_last?"
             )
+        if not (weight := self.sums.pop("weight")):
+            raise TrainingError(
+                f"The criterion ignores every label of the {self.phase} loader, or gives its class "
+                "no weight. Check ignore_index and weight."
+            )
         means = {name: value / self.samples for name, value in self.sums.items()}
+        means["loss"] = self.sums["loss"] / weight
         means |= {name: float(one.compute()) for name, one in self.accumulating.items()}
         self.row |= {f"{self.phase}_{name}": mean for name, mean in means.items()}
 
     @property
     def learning_rate(self) -> float:
         """The highest of the parameter groups."""
-        return max(group["lr"] for group in self.optimizer.param_groups)
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
     @property
     def steps_per_epoch(self) -> dict[str, int] | None:
@@ -257,7 +277,7 @@ class BestModel:
     def _is_saved(self, run: Run) -> bool:
         try:
             return _rank(load_checkpoint(run.best).scores) == _rank(self._scores)
-        except CheckpointError:  # lost, or half written when the process was killed
+        except (CheckpointError, KeyError):  # lost, or half written when the process was killed
             return False
 
     def _save(self, weights: dict[str, Tensor]) -> None:
@@ -288,8 +308,16 @@ def check_training(state: TrainingState) -> None:
     """Raise TrainingError or ParameterError for what would waste a run."""
     if not isinstance(state.num_epochs, int) or state.num_epochs < 0:
         raise ParameterError(f"num_epochs={state.num_epochs!r} should be a whole number.")
-    if taken := {"loss", "accuracy"} & set(state.metrics):
+    if taken := {"loss", "accuracy", "weight"} & set(state.metrics):
         raise ParameterError(f"The history has its own {', '.join(taken)}: rename your metric.")
+    if isinstance(getattr(whole_model(state.model), "classes", None), nn.Module):
+        raise ParameterError(
+            "A layer of the model is called classes, where the names of the classes are kept for "
+            "its checkpoint. Give the layer another name."
+        )
+    check_criterion(state.criterion)
+    steps = (state.steps_per_epoch or {}).get("train")
+    check_scheduler(state.scheduler, state.num_epochs, steps)
     if state.clip_grad_norm is not None and not state.clip_grad_norm > 0:
         raise ParameterError(f"clip_grad_norm={state.clip_grad_norm} should be positive, or None.")
     check_shares(state.dataloaders)
@@ -306,6 +334,12 @@ def check_training(state: TrainingState) -> None:
 def check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
     """Raise TrainingError where the optimizer has nothing to train."""
     trained = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    step = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if step is not None and step.default is step.empty:
+        raise ParameterError(
+            f"{type(optimizer).__name__} computes a loss several times per step, which "
+            "train_model does not do. Choose another optimizer, such as AdamW."
+        )
     if trained.isdisjoint(map(id, trainable_parameters(model))):
         raise TrainingError(
             "The optimizer holds none of the layers that train. Make it after the model is built "
@@ -330,44 +364,3 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     if not parameters:
         raise TrainingError("Every layer is frozen. Call unfreeze(model) or freeze(model, 'fc').")
     return parameters
-
-
-def describe_training(state: TrainingState) -> dict[str, object]:
-    """What `train_model` was called with, as plain data for config.json."""
-    model, loader = whole_model(state.model), state.dataloaders["train"]
-    dataset, scheduler = loader.dataset, state.scheduler
-    per_step = getattr(scheduler, "scheduler", None)
-    groups = state.optimizer.param_groups
-    highest = {
-        "lr": max(group.get("initial_lr", group["lr"]) for group in groups),
-        "weight_decay": max(group.get("weight_decay", 0) for group in groups),
-    }
-    return {
-        "arch": getattr(model, "arch", type(model).__name__),
-        "pretrained": getattr(model, "pretrained", None),
-        "classes": getattr(dataset, "classes", None),
-        "images": {split: _length(one.dataset) for split, one in state.dataloaders.items()},
-        "data_fingerprint": getattr(dataset, "fingerprint", None),
-        "preprocessing": getattr(dataset, "preprocessing", None),
-        "batch_size": getattr(loader.batch_sampler, "batch_size", loader.batch_size),
-        "criterion": getattr(state.criterion, "__qualname__", None) or repr(state.criterion),
-        "optimizer": type(state.optimizer).__name__,
-        "optimizer_options": state.optimizer.defaults | highest,
-        "scheduler": type(scheduler).__name__ if scheduler and not per_step else None,
-        "scheduler_per_step": type(per_step).__name__ if per_step else None,
-        "metrics": list(state.metrics),
-        "clip_grad_norm": state.clip_grad_norm,
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "num_epochs": state.num_epochs,
-    }
-
-
-def _length(dataset: object) -> int | None:
-    return len(dataset) if isinstance(dataset, Sized) else None
-
-
-def share_of(loader: DataLoader) -> float:
-    """The usual number of samples in one process's part of a batch: the same in all processes."""
-    size = getattr(loader.batch_sampler, "batch_size", None) or loader.batch_size or 1
-    own = isinstance(loader.batch_sampler, EpochBatchSampler)  # its batch is that of all processes
-    return size / distributed.count() if own else size

@@ -9,11 +9,10 @@ its Trash; writing over the same two names leaves nothing there.
 import hashlib
 import io
 import os
-import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -22,9 +21,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from resnet_ft.errors import RunError
-from resnet_ft.files import default_cache_dir, rewrite
+from resnet_ft.files import default_cache_dir, fingerprint, rewrite
+from resnet_ft.reading import in_words, read_json, read_saved
 
 _NAMES = ("last.0.pt", "last.1.pt")
+_NOTE = "folder.txt"  # in a fallback: whose it is
 _NUMBER, _DIGEST = 8, 32  # bytes
 ResumeState = dict[str, object]
 
@@ -32,21 +33,40 @@ ResumeState = dict[str, object]
 class Storage:
     """Writes into a run's folder; while that fails (Drive is full or gone), to `fallback` instead.
 
-    The run continues, warns at once, and tries the folder again with every further write.
+    The run continues, warns at once, and tries the folder again with every further write. The
+    fallback is that of this run in this folder; if the folder is renamed, it moves along.
     """
 
     def __init__(self, folder: Path, run_id: str | None):
         self.folder = folder
-        self.fallback = default_cache_dir() / "runs" / f"{folder.name}-{run_id}"
+        place = fingerprint([os.path.realpath(folder)])
+        self._of_run = default_cache_dir() / "runs" / str(run_id)
+        self.fallback = self._of_run / place
+        self._lock = FileLock(default_cache_dir() / "runs" / f"{place}.lock")
         self._in_fallback: set[str] = set()
         self._newest: str | None = None  # which of the two resume states in the folder counts
+        with suppress(OSError):
+            orphans = [one for one, of in self._others() if not _is_run(of, run_id)]
+            if orphans and not self.fallback.exists():
+                max(orphans, key=_newest_number).rename(self.fallback)
+                self._note_folder()
+
+    def _others(self) -> Iterator[tuple[Path, Path]]:
+        """Fallbacks of this run in other folders, and these folders."""
+        for note in self._of_run.glob(f"*/{_NOTE}"):
+            if note.parent != self.fallback:
+                yield note.parent, Path(note.read_text(encoding="utf-8", errors="surrogateescape"))
+
+    def _note_folder(self) -> None:
+        text = os.path.realpath(self.folder)
+        (self.fallback / _NOTE).write_text(text, encoding="utf-8", errors="surrogateescape")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes of this machine out. Raises RunError where one is training."""
-        lock = FileLock(f"{self.fallback}.lock")
+        lock = self._lock
         try:
-            self.fallback.parent.mkdir(parents=True, exist_ok=True)
+            self._of_run.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout as error:
             raise RunError(
@@ -86,6 +106,13 @@ class Storage:
         else:  # the one of this name in the folder is the one that could not be written
             self._newest = _other(path.name)
             self._in_fallback.add(path.name)
+        for other, of in self._others():
+            if _newest_number(other) > number:
+                warnings.warn(
+                    f"{of} is a copy of the run in {self.folder}, and has a newer save in {other}. "
+                    f"To continue from that, train {of}.",
+                    stacklevel=2,
+                )
         return number, state
 
     def has_resume_state(self) -> bool:
@@ -127,6 +154,7 @@ class Storage:
         where = f"it is in {self.fallback}, on this machine, until the folder can be written again"
         try:
             self.fallback.mkdir(parents=True, exist_ok=True)
+            self._note_folder()
             write(self.fallback)
         except OSError as second:
             where = f"it could not be written to {self.fallback} either ({second}): make room"
@@ -138,6 +166,18 @@ class Storage:
             )
         self._in_fallback.add(name)
         return False
+
+
+def _is_run(folder: Path, run_id: str | None) -> bool:
+    """Whether a folder still holds the run of this id."""
+    try:
+        return read_json(folder / "config.json").get("id") == run_id
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _newest_number(folder: Path) -> int:
+    return max(map(_number, resume_states_in(folder)), default=0)
 
 
 def resume_states_in(folder: Path) -> list[Path]:
@@ -156,8 +196,8 @@ def read_newest(folders: Iterable[Path]) -> tuple[Path, int, ResumeState] | None
     for path in sorted(found, key=_number, reverse=True):
         try:
             content = _read(path)
-        except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            damaged.append(f"{path} cannot be read ({str(error).splitlines()[0]})")
+        except Exception as error:  # a damaged file can fail in any way
+            damaged.append(f"{path} cannot be read ({in_words(error)})")
             continue
         if damaged:
             warnings.warn(
@@ -237,5 +277,5 @@ def _read(path: Path) -> ResumeState:
     if hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
         raise ValueError("it is incomplete or was changed")
     payload = io.BytesIO(data[: -_NUMBER - _DIGEST])
-    content: ResumeState = torch.load(payload, map_location="cpu", weights_only=True)
+    content: ResumeState = read_saved(payload)
     return content

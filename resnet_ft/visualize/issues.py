@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from resnet_ft.data.images import IMAGE_EXTENSIONS
+from resnet_ft.data.folders import is_image
 from resnet_ft.errors import ImageError
 from resnet_ft.visualize.images import jpeg_thumbnail
 
@@ -73,7 +73,7 @@ def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60)
 
 
 def _thumbnail(path: Path) -> str:
-    if path.suffix.lower() not in IMAGE_EXTENSIONS:
+    if not is_image(str(path)):
         return ""
     try:
         data = base64.b64encode(jpeg_thumbnail(path, (_SIDE, _SIDE))).decode()

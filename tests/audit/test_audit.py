@@ -113,6 +113,22 @@ def test_a_data_set_that_training_refuses_is_reported(audit, tmp_path):
     ]
 
 
+def test_the_audit_says_how_it_read_the_folders(audit, photos):
+    write_image(photos / "Train/red/dark/1.png")
+    for i in range(3):
+        write_image(photos / f"Test/{i}.png")
+        write_image(photos / f"masks/{i}.png")
+    found = audit(photos).issues
+    assumed = found[found["issue"] == "assumed"]
+    assert dict(zip(assumed["path"], assumed["detail"].str.split(": ").str[-1], strict=True)) == {
+        "Train/red/dark": "Train/red/dark.",
+        "Test": f"{photos}/Test has no folder of a class of Train, so it is not used. Notebook 5 "
+        "predicts images without labels.",
+        "masks": f"{photos}/masks is not used, since it lies beside Test, Train, Val.",
+    }
+    assert "outside of a class" not in set(found["issue"])  # one line for a folder, not for each
+
+
 @pytest.mark.parametrize("layout", ["", "Train", "Train/a"])
 def test_folders_without_images_are_reported(audit, tmp_path, layout):
     (tmp_path / "data" / layout).mkdir(parents=True)

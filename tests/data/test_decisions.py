@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from resnet_ft import DatasetError, apply_decisions, index_dataset, make_dataloaders
 from resnet_ft.data.decisions import DecisionLog, decisions_file, read_decisions, write_decisions
+from resnet_ft.files import fingerprint
 
 
 def decide(*rows: tuple[str, str, str]) -> pd.DataFrame:
@@ -101,6 +104,44 @@ def test_each_data_set_has_its_own_decisions_file(tmp_path):
     assert "secret" not in url.name and len(url.name) < 100
 
 
+def test_a_data_set_has_one_decisions_file_however_it_is_spelled(tmp_path):
+    spellings = [
+        "photos",
+        "./photos",
+        "photos/",
+        "x/../photos",
+        str(tmp_path / "photos"),
+        "photos.zip",
+    ]
+    files = {decisions_file("runs", name, relative_to=tmp_path) for name in spellings}
+    assert len(files) == 1
+    assert decisions_file("runs", "photos", relative_to=tmp_path / "other") in files
+    assert decisions_file("runs", str(tmp_path), relative_to=tmp_path / "other") not in files
+
+
+def test_only_an_address_has_a_query(tmp_path):
+    assert decisions_file("runs", "photos #1") != decisions_file("runs", "photos #2")
+    assert decisions_file("runs", "photos?a") != decisions_file("runs", "photos?b")
+    url = "https://host/photos.zip"
+    assert decisions_file("runs", f"{url}?token=1#x") == decisions_file("runs", url)
+
+
+def test_decisions_for_an_earlier_spelling_are_found_or_named(tmp_path):
+    def earlier(source: str) -> Path:  # as earlier versions called it
+        name = f"decisions-photos-{fingerprint([source])[:8]}.csv"
+        return write_decisions(decide(("a.png", "keep", "")), tmp_path / name)
+
+    old = earlier("./photos")
+    for spelling in ("photos", "./photos", str(tmp_path / "photos")):
+        assert decisions_file(tmp_path, spelling, relative_to=tmp_path) == old
+    new = earlier("photos")
+    with pytest.warns(UserWarning, match=rf"may also be in {old}.*Copy the rows .* to {new}"):
+        assert decisions_file(tmp_path, "./photos", relative_to=tmp_path) == new
+    shared = earlier("photos ")
+    with pytest.warns(UserWarning, match=f"may also be in {shared}"):
+        assert decisions_file(tmp_path, "photos #1", relative_to=tmp_path) != shared
+
+
 def test_names_that_are_not_utf_8_are_kept(tmp_path):
     file = write_decisions(decide(("Train/caf\udce9.jpg", "keep", "")), tmp_path / "d.csv")
     assert read_decisions(file)["path"].tolist() == ["Train/caf\udce9.jpg"]
@@ -161,3 +202,19 @@ def test_two_logs_of_one_file_keep_the_decisions_of_each_other(tmp_path):
     other.decide("b.png", "exclude")
     one.decide("c.png", "keep")
     assert one.decided() == {"a.png", "b.png", "c.png"}
+
+
+def test_what_a_person_typed_is_no_formula_and_is_read_back(tmp_path):
+    table = decide(("-a/@b.png", "relabel", "=cmd|x"), ("'c.png", "keep", "+1"))
+    file = write_decisions(table, tmp_path / "d.csv")
+    cells = {cell for line in file.read_text("utf-8-sig").splitlines() for cell in line.split(",")}
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    assert read_decisions(file)[["path", "decision", "value"]].equals(table)
+    assert file.read_bytes().startswith(b"\xef\xbb\xbf")  # by which Excel recognises UTF-8
+
+
+@pytest.mark.parametrize("content", [b"\0\1\2\3" * 99, b'path,decision\n"a', b"\xff\xfe", b"\n\n"])
+def test_a_damaged_file_of_decisions_is_named(tmp_path, content):
+    (tmp_path / "d.csv").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"d\.csv"):
+        read_decisions(tmp_path / "d.csv")

@@ -79,6 +79,13 @@ def test_images_in_subfolders_and_linked_folders_belong_to_their_class(tmp_path)
     assert index_dataset(tmp_path / "data").counts()["train"].to_dict() == {"a": 3, "b": 1}
 
 
+def test_a_class_that_is_a_link_to_nowhere_is_refused(tmp_path):
+    dataset(tmp_path, [*both_classes("Train"), *both_classes("Val")])
+    (tmp_path / "Train/c").symlink_to("/mnt/unmounted/c")
+    with pytest.raises(DatasetError, match="Train/c leads to /mnt/unmounted/c, which is not there"):
+        index_dataset(tmp_path)
+
+
 def test_folders_that_only_wrap_the_data_are_skipped(tmp_path):
     layout = [f"export/photos/{path}" for path in both_classes("Train") + both_classes("Val")]
     index = index_dataset(dataset(tmp_path, layout))
@@ -105,7 +112,10 @@ def test_a_name_with_accents_is_the_same_in_both_spellings(tmp_path):
             [*both_classes("Train"), "Val/a/1.png", "Val/c/1.png"],
             "val has classes that Train lacks: c",
         ),
-        ([*both_classes("Train"), "Train/empty/", *both_classes("Val")], "empty holds no images"),
+        (
+            [*both_classes("Train"), "Train/empty/", *both_classes("Val")],
+            r"empty holds no images\. Add some, or remove the empty folder\.",
+        ),
         ([*both_classes("Train"), "Val/a/"], "a holds no images"),
         (["Train/a/1.png", "Val/a/1.png"], r"single class \(a\)"),
         (["a/1.png", "a/2.png"], r"single class \(a\)"),
@@ -121,6 +131,32 @@ def test_a_data_set_that_cannot_be_trained_on_is_refused_with_folder_and_remedy(
 ):
     with pytest.raises(DatasetError, match=message):
         index_dataset(dataset(tmp_path, layout))
+
+
+def test_no_remedy_is_to_remove_a_folder_that_holds_files(tmp_path):
+    dataset(tmp_path, [*both_classes("Train"), *both_classes("Val")])
+    (tmp_path / "Train/c").mkdir()
+    (tmp_path / "Train/c/film.mpg").write_bytes(b"x")
+    with pytest.raises(DatasetError, match=r"c holds no images, but film\.mpg") as raised:
+        index_dataset(tmp_path)
+    assert "remove the" not in str(raised.value)
+    with pytest.raises(DatasetError, match="single image") as raised:
+        index_dataset(dataset(tmp_path / "other", ["a/1.png", "a/2.png", "b/1.png"]))
+    assert "remove the" not in str(raised.value)
+
+
+def test_a_warning_names_what_is_left_out(tmp_path):
+    dataset(tmp_path, [*both_classes("Train"), *both_classes("Val"), "Train/stray.png"])
+    for i in range(7):
+        (tmp_path / f"Train/a/{i}.txt").write_text("a caption")
+    with pytest.warns(UserWarning) as caught:
+        index_dataset(tmp_path)
+    (warning,) = caught
+    listed = ", ".join(f"Train/a/{i}.txt" for i in range(5))
+    assert str(warning.message).splitlines() == [
+        f"Images in {tmp_path}/Train that lie in no class folder are not used (1): stray.png.",
+        f"Files that are no images are not used (7): {listed} and 2 more.",
+    ]
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -4,6 +4,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -451,3 +452,69 @@ def test_two_processes_train_together_each_on_its_part(shards):
     assert first["labels"] == {"train": [3, 3, 3], "val": [3]}  # 17 = 9 + 8, 6 = 3 + 3
     assert second["labels"] == {"train": [3, 3, 2], "val": [3]}
     assert first["weights"] == second["weights"]
+
+
+def test_a_sample_with_two_images_is_refused(single_shards):
+    shard = next(single_shards.glob("train-*.tar"))
+    with tarfile.open(shard) as tar:
+        (key,) = {member.name.split(".")[0] for member in tar}
+    with tarfile.open(shard, "a") as tar:
+        tar.addfile(tarfile.TarInfo(f"{key}.bmp"))  # a mask, say
+    index = json.loads((single_shards / "dataset.json").read_text())
+    for entry in index["splits"]["train"]:
+        entry["bytes"] = (single_shards / entry["name"]).stat().st_size
+    (single_shards / "dataset.json").write_text(json.dumps(index))
+    with pytest.raises(
+        DatasetError, match=rf"{key} has two images.*call the other {key}\.mask\.bmp"
+    ):
+        list(load(single_shards)["train"])
+
+
+def test_a_dataset_json_of_something_else_beside_images_is_not_taken_for_shards(photos):
+    (photos / "dataset.json").write_text('{"name": "photos"}')
+    (photos / "original.tar").write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"original\.tar is not unpacked"):
+        assert len(load(photos)["train"].dataset) == 17
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"samples": -1}, {"samples": 10**11}, {"bytes": -1}, {"samples": 1e999}, {"bytes": 2**70}],
+    ids=str,
+)
+def test_numbers_that_no_shard_has_are_refused(tmp_path, facts):
+    folder = write_shard(tmp_path / "broken", [{"jpg": b"-", "cls": 0}], **facts)
+    with pytest.raises(DatasetError, match=r"dataset\.json does not describe shards"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[]", "null", '{"splits": 1}', '{"splits": {}}', "\0"]
+)
+def test_a_description_of_another_form_is_named(shards, text):
+    (shards / "dataset.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"dataset\.json .*Pack the data set again"):
+        load(shards)
+
+
+@pytest.mark.parametrize("label", [2**31, -1, 10**30, "1" * 10_000])
+def test_a_label_that_no_class_has_is_named(tmp_path, label):
+    folder = write_shard(tmp_path / "broken", [{"jpg": b"-", "cls": str(label)}])
+    with pytest.raises(DatasetError, match=r"train-000000\.tar is broken: .*label"):
+        next(iter(load(folder)["train"]))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("size", [10**11, -1, 2**62])
+def test_a_size_in_a_header_that_no_file_has_takes_no_memory(shards, number, size):
+    """Of the image, or of its label; the checksum of the header is right."""
+    shard = shards / "val-000000.tar"
+    data = bytearray(shard.read_bytes())
+    with tarfile.open(shard) as tar:
+        start = tar.getmembers()[number].offset
+    data[start + 124 : start + 136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+    data[start + 148 : start + 156] = b" " * 8
+    data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+    shard.write_bytes(data)
+    with pytest.raises(DatasetError, match=r"val-000000\.tar is broken"):
+        batches(load(shards)["val"])

@@ -111,3 +111,35 @@ def test_saved_predictions_are_loaded_as_they_were(tmp_path):
         loaded.table[["confidence", "loss"]], predictions.table[["confidence", "loss"]]
     )
     assert loaded.accuracy == predictions.accuracy
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: "\0\1" * 99,
+        lambda text: text.splitlines()[0],
+        lambda text: text.replace("confidence", "sure"),
+        lambda text: text.replace("dog,dog", "dog,cow"),
+        lambda text: text.replace("p(dog)", "dog"),
+        lambda text: text.replace("0.", "x"),
+        lambda text: text.replace("0.", "9."),
+        lambda text: text[:-30],
+    ],
+)
+def test_damaged_predictions_are_named(tmp_path, damage):
+    file = evaluate(Echo(), loader(LOGITS, [0, 1, 0], ["cat", "dog"])).save(tmp_path / "a.csv")
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(DatasetError, match=r"a\.csv cannot be read \(.+\)\. Evaluate"):
+        load_predictions(file)
+
+
+def test_class_names_are_no_formulas_in_a_spreadsheet(tmp_path):
+    predictions = evaluate(Echo(), loader(LOGITS, [0, 1, 0], ["=1+1", "-dog"]))
+    file = predictions.save(tmp_path / "a.csv")
+    assert file.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert not {",=", ",-d"} & {cell[:2] for cell in file.read_text("utf-8-sig").split(",")}
+    assert ",=" not in file.read_text("utf-8-sig") and ",-" not in file.read_text("utf-8-sig")
+    loaded = load_predictions(file)
+    assert loaded.classes == ["=1+1", "-dog"]
+    assert loaded.table["label"].tolist() == predictions.table["label"].tolist()

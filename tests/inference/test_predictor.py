@@ -158,3 +158,12 @@ def test_a_custom_model_or_transform_has_to_be_handed_in(tmp_path):
     predictor = Predictor.load(path, model, transform=eval_transform(8))
     answer = predictor.predict(Image.new("RGB", (9, 9)))
     assert set(answer["class_name"]) == {"a", "b"}
+
+
+def test_predictions_are_no_formulas_in_a_spreadsheet(tmp_path, small_network):
+    write_image(tmp_path / "photos" / "a.png", (9, 9))
+    predictor = Predictor(small_network, ["=1+1", "-b"], eval_transform(9))
+    table = predictor.predict_folder(tmp_path / "photos", tmp_path / "p.csv", num_workers=0)
+    written = (tmp_path / "p.csv").read_bytes()
+    assert written.startswith(b"\xef\xbb\xbf") and b",'" in written
+    assert table["predicted"][0] in ("=1+1", "-b")

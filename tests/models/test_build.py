@@ -1,5 +1,7 @@
 import warnings
+from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -148,3 +150,104 @@ def test_timm_models_build_and_take_weights(tmp_path):
 def test_wrong_arguments_name_the_right_ones(arguments, message):
     with pytest.raises(ParameterError, match=message):
         build_model(*arguments, weights=None)
+
+
+TINY = "timm/test_resnet"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The weights of a small network of 3 classes."""
+    pytest.importorskip("timm")
+    return build_model(TINY, 3, weights=None).state_dict()
+
+
+def fits(tensors, path, num_classes=3) -> bool:
+    """Whether a model has the weights of `tensors` once it has read the file."""
+    model = build_model(TINY, num_classes, weights=path)
+    return torch.equal(model.state_dict()["conv1.0.weight"], tensors["conv1.0.weight"])
+
+
+def under(prefix, tensors):
+    return {f"{prefix}{name}": one for name, one in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "_orig_mod.",
+        "module.",
+        "model.",
+        "net.",
+        "backbone.",
+        "_orig_mod.module.",
+        "model.net.",
+        "a.b.",
+    ],
+)
+def test_what_wrappers_put_before_all_names_is_taken_off(tiny, tmp_path, prefix):
+    torch.save(under(prefix, tiny), tmp_path / "a.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fits(tiny, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "name", ["state_dict_ema", "model_ema", "model_state_dict", "network", "x"]
+)
+def test_the_one_thing_that_fits_is_found_a_level_below(tiny, tmp_path, name):
+    beside = {
+        "args": Namespace(lr=np.float64(1)),
+        "optimizer": {"state": {0: {"a": torch.ones(1)}}},
+    }
+    torch.save({**beside, name: under("module.", tiny), "epoch": 3}, tmp_path / "a.pth")
+    assert fits(tiny, tmp_path / "a.pth")
+
+
+def test_of_several_networks_the_usual_one_is_taken_with_a_word_or_none(tiny, tmp_path):
+    other = {name: one + 1 for name, one in tiny.items()}
+    ema = {"n_averaged": torch.tensor(3), **under("module.", other)}  # as torchvision writes it
+    torch.save({"model": tiny, "model_ema": ema}, tmp_path / "a.pth")
+    with pytest.warns(UserWarning, match=r"model, model_ema module\.; model is used") as caught:
+        assert fits(tiny, tmp_path / "a.pth")
+    assert caught[0].filename == __file__
+    torch.save({"model_ema": ema}, tmp_path / "a.pth")
+    with pytest.warns(UserWarning, match=r"1 tensors \(n_averaged\)"):
+        assert fits(other, tmp_path / "a.pth")
+    torch.save(under("student.", tiny) | under("teacher.", other), tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"2 networks that fit: student\., teacher\."):
+        build_model(TINY, 3, weights=tmp_path / "a.pth")
+
+
+def test_weights_of_another_architecture_name_what_was_expected_and_found(tiny, tmp_path):
+    torch.save({"features.0.weight": torch.ones(1)}, tmp_path / "a.pth")
+    found = r"has 1 tensors \(features\.0\.weight\), but \d+ of the model's .*\(conv1\.0\.weight"
+    with pytest.raises(WeightsError, match=found):
+        build_model(TINY, 3, weights=tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("num_classes", [3, 5])
+def test_a_head_of_several_layers_is_left_out_with_a_word(tiny, tmp_path, num_classes):
+    head = {
+        "fc.0.weight": torch.ones(8, 64),
+        "fc.0.bias": torch.ones(8),
+        "fc.3.weight": torch.ones(3, 8),
+    }
+    rest = {name: one for name, one in tiny.items() if not name.startswith("fc.")}
+    torch.save(rest | head, tmp_path / "a.pth")
+    with pytest.warns(UserWarning, match=r"other layers, 3 tensors \(fc\.0\.bias.*head .* is new"):
+        assert fits(tiny, tmp_path / "a.pth", num_classes)
+
+
+def test_weights_that_are_not_finite_are_refused(tiny, tmp_path):
+    torch.save({**tiny, "conv1.0.weight": tiny["conv1.0.weight"] * np.nan}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"not finite, such as conv1\.0\.weight"):
+        build_model(TINY, 3, weights=tmp_path / "a.pth")
+
+
+def test_a_model_saved_whole_says_what_to_save_and_not_how_to_run_it(tmp_path):
+    torch.save(models.resnet18(), tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"holds torchvision\.models\.resnet\.ResNet") as raised:
+        build_model("resnet18", 5, weights=tmp_path / "a.pth")
+    told = str(raised.value)
+    assert "weights_only" not in told and "\033" not in told

@@ -99,3 +99,9 @@ def test_the_trial_leaves_no_trace(small_network):
     assert all(
         torch.equal(tensor, before[name]) for name, tensor in small_network.state_dict().items()
     )
+
+
+def test_more_outputs_than_classes_are_refused(photos):
+    """Trained, its best.pt could not be used: nobody knows what the other outputs mean."""
+    with pytest.raises(ParameterError, match=r"gives \[10\] for an image.*2 classes"):
+        train_model(resnet18(num_classes=10), loaders_of(photos), num_epochs=1)

@@ -168,3 +168,82 @@ def test_a_checkpoint_in_the_first_format_which_did_not_count_classes_is_read(tm
     checkpoint = load_checkpoint(path)
     assert checkpoint.num_classes == 3 and checkpoint.class_names() == ["0", "1", "2"]
     assert torch.equal(checkpoint.load_into().fc.weight, model.fc.weight)
+
+
+def changed(path, **values):
+    """The checkpoint with other values in its content."""
+    torch.save(torch.load(path, weights_only=True) | values, path)
+    return path
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(saved, value):
+    model, path = saved
+    with torch.no_grad():
+        model.layer1[0].conv1.weight[0, 0, 0, 0] = value
+    save_checkpoint(path, model, classes=["a", "b", "c"])
+    with pytest.raises(CheckpointError, match=r"1 of its tensors .*not finite.*layer1\.0\.conv1"):
+        load_checkpoint(path)
+
+
+def test_a_variance_below_zero_is_refused(saved):
+    model, path = saved
+    model.bn1.running_var[3] = -1
+    with pytest.raises(CheckpointError, match=r"bn1\.running_var, a variance, is below zero"):
+        load_checkpoint(save_checkpoint(path, model, classes=["a", "b", "c"]))
+
+
+def test_class_names_that_occur_twice_are_refused_when_read_and_when_written(saved):
+    model, path = saved
+    with pytest.raises(CheckpointError, match="classes are called a"):
+        load_checkpoint(changed(path, classes=["a", "b", "a"]))
+    with pytest.raises(CheckpointError, match="classes are called a"):
+        save_checkpoint(path, model, classes=["a", "b", "a"])
+
+
+@pytest.mark.parametrize(
+    "values, reason",
+    [
+        ({"num_classes": 10**9, "classes": None}, "no layer has so many outputs"),
+        ({"num_classes": 4}, "names 3 classes and counts 4"),
+        ({"num_classes": "3"}, "num_classes is a str"),
+        ({"classes": [1, 2, 3]}, "more than names"),
+        ({"classes": "abc"}, "classes is a str"),
+        ({"state_dict": {1: torch.ones(1)}}, "more than tensors"),
+        ({"state_dict": {"a": 1}}, "more than tensors"),
+        ({"state_dict": []}, "state_dict is a list"),
+        ({"scores": None}, "scores is a NoneType"),
+        ({"arch": 18}, "arch is a int"),
+    ],
+)
+def test_contents_that_no_training_leaves_are_named(saved, values, reason):
+    with pytest.raises(CheckpointError, match=rf"best\.pt cannot be read .*{reason}"):
+        load_checkpoint(changed(saved[1], **values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"image_size": 10**6},
+        {"std": [0.5, 0, 0.5]},
+        {"mean": [np.nan] * 3},
+        {"mean": "a"},
+        {"x": 1},
+    ],
+)
+def test_a_preprocessing_that_cannot_be_is_named(saved, values):
+    checkpoint = load_checkpoint(changed(saved[1], preprocessing=PREPROCESSING | values))
+    with pytest.raises(CheckpointError, match=r"preprocessing .*transform=\.\.\."):
+        checkpoint.transform()
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x80", b"hello", b"\x80\x02}q\x00K\x01K\x02s.", b"\x80\x02h\x05.", b"\x80\x02R."]
+)
+def test_whatever_the_unpickler_raises_names_the_file(tmp_path, content):
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"a\.pt cannot be read \(.+\)\. Save it again"):
+        load_checkpoint(tmp_path / "a.pt")
+    torch.save({1: 2}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="not in the format"):
+        load_checkpoint(tmp_path / "a.pt")

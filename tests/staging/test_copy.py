@@ -47,7 +47,10 @@ def stage_elsewhere(source, destination, **options) -> subprocess.Popen:
 def test_the_copy_holds_the_same_images_and_nothing_else(on_drive, tmp_path):
     (on_drive / "notes.txt").write_text("not an image")
     (on_drive / "Train" / ".DS_Store").touch()
-    staged = stage_dataset(on_drive, tmp_path / "local")
+    write_image(tmp_path / "x.png").rename(on_drive / "Train" / "red" / "IMG 0001")
+    with pytest.warns(UserWarning, match=r"no images are not copied \(1\): notes\.txt"):
+        staged = stage_dataset(on_drive, tmp_path / "local")
+    assert (staged / "Train" / "red" / "IMG 0001").is_file()
     (on_drive / "notes.txt").unlink()
     assert images_of(staged) == images_of(on_drive)
     assert len(images_of(staged)) == 23

@@ -13,8 +13,16 @@ import pandas as pd
 import pytest
 import webdataset
 from conftest import ROOT, write_image
+from PIL import Image
 
-from resnet_ft import DatasetError, ParameterError, index_dataset, pack_dataset, stage_dataset
+from resnet_ft import (
+    DatasetError,
+    ParameterError,
+    index_dataset,
+    make_dataloaders,
+    pack_dataset,
+    stage_dataset,
+)
 
 
 def tree(folder):
@@ -99,8 +107,8 @@ def test_what_cannot_be_packed_is_said(photos, tmp_path):
     with pytest.raises(DatasetError, match=r"should be called something\.tar"):
         pack_dataset(photos, tmp_path / "a.zip")
     (tmp_path / "empty").mkdir()
-    for folder in ("empty", "nowhere"):
-        with pytest.raises(DatasetError, match=f"no images in .*{folder}"):
+    for folder, message in (("empty", "no images in .*empty"), ("nowhere", "nowhere cannot be")):
+        with pytest.raises(DatasetError, match=message):
             pack_dataset(tmp_path / folder, tmp_path / "a.tar")
     (tmp_path / "file").touch()
     with pytest.raises(DatasetError, match=r"could not be packed to .*file/a\.tar"):
@@ -256,3 +264,12 @@ def test_a_call_that_was_killed_is_resumed(photos, tmp_path):
     assert files(folder) == expected
     assert kept and all((folder / path.name).stat().st_mtime_ns == kept[path] for path in kept)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "shards", "undisturbed"]
+
+
+def test_images_of_every_format_and_without_extension_become_shards(photos, tmp_path):
+    image = Image.open(photos / "Train/red/0.png")
+    image.save(photos / "Train/red/portable.ppm")
+    image.save(photos / "Train/red/IMG 0001", "JPEG")
+    shards = pack_dataset(photos, tmp_path / "shards", max_shard_mb=1)
+    loaders = make_dataloaders(shards, image_size=16, num_workers=0)
+    assert sum(len(labels) for _, labels in loaders["train"]) == 19

@@ -3,6 +3,7 @@
 import fcntl
 import math
 import os
+import signal
 import struct
 import sys
 import termios
@@ -373,3 +374,51 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_command():
         pytest.skip("every tracker is installed here")
     with pytest.raises(ParameterError, match=f"pip install {missing[0]}"):
         Tracker(missing[0])
+
+
+class Fails(Callback):
+    """Fails in one hook, as a tracker does whose server is gone."""
+
+    def __init__(self, *hooks):
+        for hook in hooks:
+            setattr(self, hook, self.fail)
+
+    def fail(self, state):
+        raise ConnectionError("the server is gone")
+
+
+class Ended(Callback):
+    """Notes that it was ended."""
+
+    count = 0
+
+    def on_fit_end(self, state):
+        self.count += 1
+
+
+@pytest.mark.parametrize("hook", ["on_fit_begin", "on_epoch_end", "on_fit_end"])
+def test_a_callback_that_fails_keeps_no_other_from_ending(loaders, tmp_path, small_network, hook):
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    before, after = Ended(), Ended()
+    callbacks = [before, Fails(hook), after]
+    with pytest.raises(ConnectionError):
+        train_model(
+            small_network, loaders, num_epochs=1, run_dir=tmp_path / "run", callbacks=callbacks
+        )
+    assert before.count == 1 and after.count == (hook != "on_fit_begin")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    train_model(small_network, loaders, num_epochs=1, run_dir=tmp_path / "other")
+
+
+def test_what_stopped_the_run_is_raised_even_if_callbacks_fail_then(loaders, small_network):
+    class Stop(Callback):
+        def on_step_end(self, state):
+            raise KeyboardInterrupt
+
+    callbacks = [Fails("on_interrupt", "on_fit_end"), Stop(), ended := Ended()]
+    with (
+        pytest.warns(UserWarning, match="failed as well: ConnectionError"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        train_model(small_network, loaders, num_epochs=1, callbacks=callbacks)
+    assert ended.count == 1

@@ -45,7 +45,7 @@ def test_a_finished_run_returns_at_once_with_what_it_had(loaders, tmp_path):
 
 class _Untouched(DataLoader):
     def __init__(self, dataset):
-        super().__init__(dataset, batch_size=4)
+        super().__init__(dataset, batch_size=4, shuffle=True)
 
     def __iter__(self):
         raise AssertionError("a finished run reads no images")

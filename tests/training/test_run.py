@@ -129,3 +129,74 @@ def test_an_open_run_that_was_trained_refuses_other_parameters_and_keeps_its_own
     assert (tmp_path / "run" / "config.json").read_bytes() == before
     _, history = train(noise_loaders(), run, num_epochs=2)  # as before, but for longer
     assert history["epoch"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "7", "null", "", '{"a":' * 100_000 + "1" + "}" * 100_000, '{"id": "../../x"}', "\0"],
+)
+def test_a_configuration_of_another_form_is_named(trained, text):
+    folder, _, _ = trained
+    (folder / "config.json").write_text(text)
+    for use in (
+        Run.open,
+        lambda folder: Run(folder).id,
+        lambda folder: load_run(folder).data_source,
+    ):
+        with pytest.raises(RunError, match=r"config.json cannot be read .*another run_dir"):
+            use(folder)
+
+
+def test_an_id_that_is_a_path_writes_nothing_outside_of_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"id": "../../../x"}')
+    with pytest.raises(RunError, match="no identifier"):
+        train(noise_loaders(), tmp_path / "run")
+    assert not [path for path in tmp_path.rglob("*") if "x" in path.name]
+
+
+def cut(text):
+    return text[: text.index("\n") + 20]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: "\0\1\2" * 50,
+        cut,
+        lambda text: text.replace("val_loss", "loss"),
+        lambda text: text.replace("\n1,", "\nfirst,"),
+        lambda text: text.replace("\n1,", "\ninf,"),
+        lambda text: text.splitlines()[0],
+        lambda text: text.replace("\n2,", "\n2,inf,"),
+    ],
+)
+def test_a_damaged_history_is_rebuilt_from_the_resume_state_or_named(tmp_path, damage):
+    _, history = train(noise_loaders(), tmp_path / "run", num_epochs=2)
+    run, file = Run(tmp_path / "run"), tmp_path / "run" / "history.csv"
+    damaged = damage(file.read_text())
+    file.write_text(damaged)
+    with pytest.warns(
+        UserWarning, match=r"history\.csv cannot be read .*those of the resume state"
+    ):
+        pd.testing.assert_frame_equal(run.history, history)
+    assert file.read_text() == damaged  # it may be the only copy of something
+    for path in (tmp_path / "run").glob("last.?.pt"):
+        path.unlink()
+    with pytest.raises(RunError, match=r"history\.csv cannot be read .*another run_dir"):
+        run.history  # noqa: B018
+
+
+def test_a_solved_head_without_a_learning_rate_has_a_history(tmp_path):
+    row = {"epoch": 0, "train_loss": float("inf"), "train_accuracy": 1.0, "val_loss": 0.5}
+    row |= {"val_accuracy": 1.0, "learning_rate": float("nan"), "seconds": 1.0, "note": "of mine"}
+    run = Run.open(tmp_path)
+    run.save_history(pd.DataFrame([row, {**row, "epoch": 1, "train_loss": 0.5}]))
+    assert run.history["epoch"].tolist() == [0, 1] and run.history["note"][0] == "of mine"
+
+
+def test_a_name_that_is_not_utf_8_is_recorded(tmp_path):
+    run = Run.open(tmp_path, {"data_source": "/data/caf\udce9"})
+    assert run.data_source == "/data/caf\udce9"

@@ -69,6 +69,21 @@ def test_gradients_of_parts_are_summed(count, whole, photos, tmp_path, monkeypat
     assert_the_same(Run(tmp_path / "some"), whole)
 
 
+@pytest.mark.parametrize("criterion", ["weighted", "sum", "focal"])
+def test_processes_share_the_denominator_of_the_criterion(criterion, photos, tmp_path, monkeypatch):
+    options = {"photos": photos, "cache": tmp_path / "cache", "criterion": criterion}
+    run("loop", run_dir=tmp_path / "one", **options)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    run("loop", processes=2, run_dir=tmp_path / "two", **options)
+    assert_the_same(Run(tmp_path / "two"), Run(tmp_path / "one"))
+
+
+def test_a_criterion_that_cannot_be_shared_is_refused(photos, tmp_path):
+    options = {"photos": photos, "cache": tmp_path / "cache", "criterion": "highest"}
+    refused = run("loop", processes=2, check=False, run_dir=tmp_path / "two", **options)
+    assert "cannot be split into micro-batches or over processes" in refused.stderr
+
+
 def test_a_process_that_dies_ends_the_run_which_resumes_in_any_number(whole, photos, tmp_path):
     options = {"photos": photos, "run_dir": tmp_path / "some", "cache": tmp_path / "cache"}
     done = run("loop", processes=2, check=False, die_at=(2, 3), **options)

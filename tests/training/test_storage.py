@@ -213,3 +213,56 @@ def test_a_run_saves_in_the_background_every_few_minutes(loaders, tmp_path):
     train(loaders, tmp_path / "seldom", callbacks=[Slow(), Autosave(minutes=60)])
     often, seldom = (Run(tmp_path / name).resume_state()[0] for name in ("often", "seldom"))
     assert seldom <= 4 < often  # at the beginning and after every epoch
+
+
+def away_from_epoch_2(loaders, folder):
+    """A run that was interrupted while its Drive was away: its last save is on this machine."""
+    with (
+        pytest.warns(UserWarning, match="could not be written to"),
+        pytest.raises(ZeroDivisionError),
+    ):
+        callbacks = [_Away(folder), FailAt(4, 1, ZeroDivisionError())]
+        train(loaders, folder, num_epochs=4, callbacks=callbacks)
+    folder.with_name("gone").rename(folder)
+
+
+def test_a_run_that_is_renamed_while_its_last_save_is_on_this_machine_finds_it(loaders, tmp_path):
+    away_from_epoch_2(loaders, tmp_path / "run")
+    _, whole = train(loaders, None, num_epochs=4)
+    (tmp_path / "run").rename(tmp_path / "renamed")
+    _, history = train(loaders, tmp_path / "renamed", num_epochs=4)
+    assert history.drop(columns="seconds").equals(whole.drop(columns="seconds"))
+    assert not any((tmp_path / "run").parent.glob("run"))
+
+
+def test_a_copy_does_not_take_the_save_of_the_other_but_mentions_it(loaders, tmp_path):
+    away_from_epoch_2(loaders, tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "copies" / "run")
+    with pytest.warns(UserWarning, match=r"is a copy of the run in .*copies.*a newer save"):
+        train(loaders, tmp_path / "copies" / "run", num_epochs=4)
+    _, history = train(loaders, tmp_path / "run", num_epochs=4)
+    assert history["epoch"].tolist() == [1, 2, 3, 4]
+
+
+def test_copies_of_a_run_are_trained_at_the_same_time_but_not_one_folder_twice(loaders, tmp_path):
+    train(loaders, tmp_path / "run", num_epochs=1)
+    copy = shutil.copytree(tmp_path / "run", tmp_path / "copies" / "run")
+    with Run(tmp_path / "run").storage.locked():
+        assert len(train(loaders, copy, num_epochs=2)[1]) == 2
+        (tmp_path / "link").symlink_to(tmp_path / "run")
+        with pytest.raises(RunError, match="Another process of this machine"):
+            train(loaders, tmp_path / "link", num_epochs=2)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_a_folder_that_cannot_be_written_is_named_before_any_work(loaders, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"config\.json cannot be written .*choose a run_dir"):
+        train(loaders, tmp_path / "file" / "run")
+    train(loaders, tmp_path / "run", num_epochs=1)
+    config = (tmp_path / "run" / "config.json").read_bytes()
+    # As on a read-only disk, also for root: the temporary file cannot be made.
+    (tmp_path / "run" / f".config.json.{os.getpid()}.tmp").mkdir()
+    with pytest.raises(RunError, match="cannot be written"):
+        train(loaders, tmp_path / "run", num_epochs=2)
+    assert (tmp_path / "run" / "config.json").read_bytes() == config
