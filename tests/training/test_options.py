@@ -70,7 +70,7 @@ def test_what_is_meant_beyond_doubt_is_taken_and_a_change_is_said(name, given, m
         ("train_batchnorm", 2, "True or False"),
         ("train_batchnorm", None, "True or False"),
         ("seed", None, "a whole number of 0 or more"),
-        ("seed", 2**70, "below 9,223,372,036,854,775,808"),
+        ("seed", 2**70, "a whole number of 0 or more and below 9,223,372,036,854,775,808"),
         ("image_size", "64px", "a whole number of 1 or more"),
         ("image_size", 16.5, "a whole number of 1 or more"),
         ("image_size", True, "a whole number of 1 or more"),
