@@ -1,9 +1,20 @@
+<<<<<<< HEAD
 """What notebooks need: progress bars that leave no trace, and the cells that were executed."""
+=======
+"""What notebooks need: a check of their parameters, tables, and bars that leave no trace."""
+>>>>>>> main
 
 import sys
+<<<<<<< HEAD
 from collections.abc import Iterable
+=======
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+>>>>>>> main
 from typing import Any
 
+import pandas as pd
 from tqdm.auto import tqdm
 
 
@@ -36,6 +47,50 @@ def executed_cells() -> tuple[dict[str, Any], list[str]]:
     if (shell := _shell()) is None:
         return {}, []
     return shell.user_ns, [cell for cell in shell.user_ns.get("In", []) if cell.strip()]
+
+
+NO_FORMULAS = "tex2jax_ignore mathjax_ignore"  # the class of HTML that MathJax leaves alone
+_MOST_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Html:
+    """HTML that a notebook displays; `text` is for where no HTML is displayed."""
+
+    html: str
+    text: str
+
+    def _repr_html_(self) -> str:
+        # File names that are no Unicode would keep the notebook from being saved.
+        return self.html.encode("utf-8", "replace").decode()
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def show_table(
+    table: pd.DataFrame, formats: str | Mapping[str, str] | None = None, *, index: bool = True
+) -> Html:
+    """A table as a notebook shows it, with names as they are written.
+
+    `formats` is how to write numbers, such as "{:.1%}": one for all columns or one by column;
+    others have three decimals. `index=False` leaves the index out. What people called their files
+    and classes is text here, neither HTML nor a formula. Of more than 1,000 rows, the first and the
+    last are shown, with the number of all.
+    """
+    if isinstance(formats, str):
+        formats = dict.fromkeys(table.columns, formats)
+    options: dict[str, Any] = {
+        "formatters": {name: text.format for name, text in (formats or {}).items()},
+        "float_format": "{:.3f}".format,
+        "index": index,
+        "na_rep": "",
+        "max_rows": _MOST_ROWS,
+        "show_dimensions": "truncate",
+    }
+    with pd.option_context("display.max_colwidth", None):
+        html = table.to_html(escape=True, border=0, classes=NO_FORMULAS, **options)
+        return Html(html, table.to_string(**options))
 
 
 def _runs_headless() -> bool:

@@ -3,16 +3,20 @@
 import errno
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Thread
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from resnet_ft.errors import DatasetError
+from resnet_ft.files import fingerprint
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -26,6 +30,7 @@ _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _WAIT = wait_exponential(0.2, exp_base=4)  # 0.2, 0.8 and 3.2 seconds between four tries
 _TRIES = stop_after_attempt(4)
 _CHUNK = 1 << 14  # bytes: a slow download that is killed loses no more than this
+_PATIENCE_S = 60.0  # a server that sends less than a chunk in this time is given up
 
 
 def is_transient(error: BaseException) -> bool:
@@ -74,24 +79,59 @@ def in_parallel(
 
 
 def request(url: str, **headers: str) -> requests.Response:
-    """Open a file on the web; `read_body` reads it. Raises the errors of requests."""
+    """Open a file on the web; `read_body` reads it.
+
+    Raises the errors of requests, DatasetError for an address that was stored masked, and
+    TimeoutError where no whole answer begins in time: the limit of requests counts
+    from byte to byte.
+    """
+    if "***" in url:
+        raise DatasetError(
+            f"{url} was stored without its password or signature. Give the whole address."
+        )
     headers = {"User-Agent": "resnet_ft", "Accept-Encoding": "identity", **headers}
-    response = requests.get(url, headers=headers, stream=True, timeout=60)
+    answer: Future[requests.Response] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(requests.get(url, headers=headers, stream=True, timeout=60))
+        except Exception as error:
+            answer.set_exception(error)
+
+    Thread(target=ask, daemon=True).start()
+    try:
+        response = answer.result(_PATIENCE_S)
+    except TimeoutError:
+        answer.add_done_callback(_close)
+        raise TimeoutError(f"no answer began within {_PATIENCE_S:.0f} seconds") from None
     response.raise_for_status()
     return response
+
+
+def _close(answer: Future[requests.Response]) -> None:
+    if not answer.exception():
+        answer.result().close()
 
 
 def read_body(response: requests.Response, expected: int | None, begun: int = 0) -> Iterator[bytes]:
     """Yield the bytes as the server sends them: an archive stays compressed.
 
     Raises ConnectionError where the connection is interrupted, or where fewer or more than
-    `expected` bytes came, with the `begun` bytes of earlier tries.
+    `expected` bytes came, with the `begun` bytes of earlier tries, and TimeoutError where hardly
+    any come.
     """
-    came = begun
+    came = mark = begun
+    since = time.monotonic()
     try:
-        for chunk in response.raw.stream(_CHUNK, decode_content=False):
+        while chunk := response.raw.read1(_CHUNK, decode_content=False):  # what is there by now
             came += len(chunk)
             yield chunk
+            if came - mark >= _CHUNK:
+                mark, since = came, time.monotonic()
+            elif time.monotonic() - since > _PATIENCE_S and came != expected:
+                raise TimeoutError(
+                    f"the server sent fewer than {_CHUNK:,} bytes in {_PATIENCE_S:.0f} seconds"
+                )
     except urllib3.exceptions.HTTPError as error:
         if expected is None:
             raise ConnectionError(f"the connection was interrupted: {error}") from error
@@ -124,7 +164,50 @@ def reason_of(error: BaseException) -> str:
 
 def is_address(location: object) -> bool:
     """Whether this is an address ("https://...", "gs://...", "pipe:...") and not a path."""
-    return re.match(r"pipe:|[a-z][a-z0-9+.-]+://", str(location)) is not None
+    return re.match(r"\s*(pipe:|[a-z][a-z0-9+.-]+://)", str(location), re.IGNORECASE) is not None
+
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://[^\s'\"<>]+", re.IGNORECASE)
+_SECRET = re.compile(
+    r"([?&;#][^=&;#]*(?:key|sig|token|secret|passw|pwd|credential|auth|policy|session|code|jwt)"
+    r"[^=&;#]*=)(?!\*\*\*)([^&;#]+)",
+    re.IGNORECASE,
+)
+_LOGIN = re.compile(  # in a command of "pipe:"
+    r"(authorization:\s*|\s(?:-u|--user)[\s=])((?:(?:basic|bearer)\s+)?[^\s'\"]+)", re.IGNORECASE
+)
+
+
+def masked(text: object) -> str:
+    """The text with "***" for each password and signature in its addresses, to show and to store.
+
+    Four digits of a digest tell signatures apart, since they can be what two files differ in.
+    """
+
+    def without_secrets(address: re.Match[str]) -> str:
+        shown = re.sub(r"(?<=://)[^/?#]+@", "***@", address[0])
+        return _SECRET.sub(lambda found: f"{found[1]}***{fingerprint([found[2]])[:4]}", shown)
+
+    return _LOGIN.sub(r"\1***", _ADDRESS.sub(without_secrets, str(text)))
+
+
+def check_address(address: str, schemes: tuple[str, ...] = ("http", "https")) -> None:
+    """Raise DatasetError, before any request, for what cannot be an address of these schemes."""
+    reason = None
+    if re.search(r"[\s\0-\x1f\x7f]", address):
+        reason = "has a space or a line break in it; in an address, a space is %20"
+    try:
+        parts = urlsplit(address)
+        if parts.scheme not in schemes:
+            reason = reason or f"does not begin with {' or '.join(f'{s}://' for s in schemes)}"
+        elif not parts.hostname or parts.port == 0:
+            reason = reason or "names no server"
+    except ValueError as error:
+        reason = reason or f"is not valid: {masked(error)}"
+    if reason:
+        # It may not be clear where the password ends: what is before the last @ is not shown.
+        shown = masked(re.sub(r"(?<=://).*@", "***@", "".join(address.split())))
+        raise DatasetError(f"The address {shown} {reason}. Copy the address again.")
 
 
 def fetch(address: str, path: Path, size: int | None = None) -> None:
@@ -133,12 +216,16 @@ def fetch(address: str, path: Path, size: int | None = None) -> None:
     Raises DatasetError, with the address, the reason and a remedy, where it cannot be read or is
     not `size` bytes long.
     """
-    is_http = address.startswith(("http://", "https://"))
-    if not is_http:
+    is_http = address.lower().startswith(("http://", "https://"))
+    if is_http:
+        check_address(address)
+    else:
         try:
             from webdataset.gopen import gopen
         except ImportError as error:
-            raise DatasetError(f"{address} needs webdataset: pip install webdataset") from error
+            raise DatasetError(
+                f"{masked(address)} needs webdataset: pip install webdataset"
+            ) from error
     try:
         for attempt in web_retry:
             with attempt, path.open("wb") as file:
@@ -153,6 +240,7 @@ def fetch(address: str, path: Path, size: int | None = None) -> None:
     except (OSError, ValueError) as error:
         path.unlink(missing_ok=True)
         raise DatasetError(
-            f"{address} could not be read: {reason_of(error)}. Check the address, whether it opens "
-            f"without a login, the network, and the free space in {path.parent}; then run it again."
-        ) from error
+            f"{masked(address)} could not be read: {masked(reason_of(error))}. Check the address, "
+            "whether it opens without a login, the network, and the free space in "
+            f"{path.parent}; then run it again."
+        ) from None  # the error of requests has the whole address

@@ -100,6 +100,10 @@ def test_links_between_notebooks_lead_somewhere(notebook):
         assert (ROOT / "notebooks" / link).is_file(), link
 
 
+def test_tables_are_shown_with_their_names_escaped(notebook):
+    assert not [cell.source for cell in code_cells(notebook) if ".style" in cell.source]
+
+
 def test_ruff_is_content():
     for command in (["check"], ["format", "--check"]):
         run = subprocess.run(

@@ -16,7 +16,7 @@ from resnet_ft.data.index import DatasetIndex
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import atomic_write, fingerprint
 from resnet_ft.reading import read_table, reading, write_table
-from resnet_ft.remote import is_address
+from resnet_ft.remote import is_address, masked
 
 _DECISIONS = ("keep", "exclude", "relabel", "move")
 _COLUMNS = ["path", "decision", "value", "reason"]
@@ -75,7 +75,7 @@ def decisions_file(runs_dir: str | Path, data_dir: str, *, relative_to: str | Pa
     for an archive of that name beside it; the query of a URL does not count. A file of an earlier
     version, for another spelling, is used where it is the only one; a warning names any other.
     """
-    spellings = [str(data_dir)]
+    spellings = list(dict.fromkeys([masked(data_dir), str(data_dir)]))
     if data_dir != "sample" and not is_address(data_dir):
         base = os.path.realpath(relative_to)
         full = os.path.realpath(os.path.join(base, os.path.expanduser(data_dir)))
@@ -89,8 +89,8 @@ def decisions_file(runs_dir: str | Path, data_dir: str, *, relative_to: str | Pa
     unused = [str(file) for file in found[1:] + shared if file not in files[:1] and file.exists()]
     if unused:
         warnings.warn(
-            f"Decisions about {data_dir} may also be in {', '.join(unused)}, which an earlier "
-            f"version wrote. Copy the rows that you still want to {(found or files)[0]}.",
+            f"Decisions about {masked(data_dir)} may also be in {', '.join(unused)}, which an "
+            f"earlier version wrote. Copy the rows that you still want to {(found or files)[0]}.",
             stacklevel=2,
         )
     return (found or files)[0]

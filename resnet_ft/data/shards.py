@@ -31,7 +31,7 @@ from resnet_ft.data.index import SPLITS
 from resnet_ft.errors import DatasetError, ImageError
 from resnet_ft.files import DiskBudget, default_cache_dir, fingerprint
 from resnet_ft.reading import StrictTarInfo, in_words, read_json, reading
-from resnet_ft.remote import fetch, is_address
+from resnet_ft.remote import fetch, is_address, masked
 
 INDEX = "dataset.json"
 _NAME = re.compile(r"\w[\w-]*\.tar", re.ASCII)  # no other folder, and no command in a "pipe:"
@@ -82,7 +82,7 @@ def read_shard_index(location: str | Path) -> ShardIndex:
     """Read `dataset.json`. Raises DatasetError if it is missing or does not describe shards."""
     place = _place_of(location, INDEX)
     remedy = "Pack the data set again, or check the address."
-    with tempfile.TemporaryDirectory() as folder, reading(place, DatasetError, remedy):
+    with tempfile.TemporaryDirectory() as folder, reading(masked(place), DatasetError, remedy):
         file = Path(place)
         if is_address(location):
             file = Path(folder, INDEX)
@@ -111,8 +111,8 @@ def read_shard_index(location: str | Path) -> ShardIndex:
         return ShardIndex(classes, str(described.get("fingerprint") or fingerprint([text])), splits)
     except Exception as error:  # of whatever a file holds that nobody here wrote
         raise DatasetError(
-            f"{place} does not describe shards as pack_dataset does: {type(error).__name__}: "
-            f"{in_words(error)}. {remedy}"
+            f"{masked(place)} does not describe shards as pack_dataset does: "
+            f"{type(error).__name__}: {in_words(error)}. {remedy}"
         ) from error
 
 
@@ -204,7 +204,7 @@ class ShardFiles:
         return f"{self._place(shard)}, sample {keys[number]}"
 
     def _place(self, shard: Shard) -> str:
-        return _place_of(self._location, shard.name)
+        return masked(_place_of(self._location, shard.name))
 
     def _list(self, shard: Shard, file: IO[bytes]) -> np.ndarray:
         place, size = self._place(shard), os.fstat(file.fileno()).st_size
@@ -258,7 +258,7 @@ class ShardFiles:
                 in_use = list(budget.sizes)[1 - _IN_USE * distributed.count() :]
                 budget.make_room(shard.bytes, in_use=in_use)
                 partial = path.with_suffix(".part")
-                fetch(self._place(shard), partial, shard.bytes)
+                fetch(_place_of(self._location, shard.name), partial, shard.bytes)
                 os.replace(partial, path)
 
     def __getstate__(self) -> dict[str, object]:

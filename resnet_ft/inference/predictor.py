@@ -15,7 +15,8 @@ from resnet_ft import engine
 from resnet_ft.data.batches import worker_processes
 from resnet_ft.data.cache import DecodedImages, decode_once
 from resnet_ft.data.folders import find_images
-from resnet_ft.data.images import resized, upright_rgb
+from resnet_ft.data.images import Opener, resized, upright_rgb
+from resnet_ft.data.ranges import Ranges
 from resnet_ft.data.transforms import describe_preprocessing, prepare, side_before_crop
 from resnet_ft.errors import DatasetError, DriveError, ImageError, ParameterError
 from resnet_ft.files import atomic_write
@@ -31,9 +32,21 @@ class Predictor:
     """Images to class names with probabilities.
 
     `model` maps what `transform` makes of an RGB image to logits, one for each of `classes`.
+    `ranges` and `open_image` are how files were read for its training: see `open_image` and
+    `make_dataloaders`.
     """
 
-    def __init__(self, model: nn.Module, classes: Sequence[str], transform: Callable):
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: Sequence[str],
+        transform: Callable,
+        *,
+        ranges: Ranges | None = None,
+        open_image: Opener | None = None,
+    ):
+        self.ranges: Ranges = ranges or {}
+        self.opener = open_image
         self.model = model.to(engine.device()).eval()
         self.classes = list(classes)
         self.transform = transform
@@ -42,16 +55,28 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, path: str | Path, model: nn.Module | None = None, *, transform: Callable | None = None
+        cls,
+        path: str | Path,
+        model: nn.Module | None = None,
+        *,
+        transform: Callable | None = None,
+        open_image: Opener | None = None,
     ) -> "Predictor":
         """Load a checkpoint file, which alone is enough for a model that `build_model` makes.
 
         Another model is handed in as `model`, an evaluation transform other than `eval_transform`
-        as `transform`. Raises CheckpointError where one of them is needed.
+        as `transform`, and the `open_image` of `make_dataloaders` again. Raises CheckpointError
+        where a model or a transform is needed.
         """
         checkpoint = load_checkpoint(path)
         transform = transform or checkpoint.transform()
-        return cls(checkpoint.load_into(model), checkpoint.class_names(), transform)
+        return cls(
+            checkpoint.load_into(model),
+            checkpoint.class_names(),
+            transform,
+            ranges=checkpoint.ranges(),
+            open_image=open_image,
+        )
 
     def predict(self, image: AnyFile, top_k: int = 5) -> pd.DataFrame:
         """The most probable classes of one image: columns `class_name` and `probability`.
@@ -107,10 +132,15 @@ class Predictor:
         if csv is not None:
             _try_to_write(Path(csv), size=sum(len(str(path)) + 80 for path in paths))
         workers = worker_processes(num_workers)
-        images, errors = DecodedImages(paths), dict[int, str]()
+        images, errors = self._images(paths), dict[int, str]()
         if self._side:
             images, errors = decode_once(
-                paths, self._side, cache_dir=cache_dir, num_workers=workers
+                paths,
+                self._side,
+                ranges=self.ranges,
+                opener=self.opener,
+                cache_dir=cache_dir,
+                num_workers=workers,
             )
         answers: dict[int, tuple[str, float]] = {}
         starts = range(0, len(paths), batch_size)
@@ -144,11 +174,14 @@ class Predictor:
                 )
         return table
 
+    def _images(self, paths: Sequence[str | Path], side: int | None = None) -> DecodedImages:
+        return DecodedImages(paths, side, ranges=self.ranges, opener=self.opener)
+
     def _pixels(self, image: AnyFile) -> np.ndarray:
         """One image as the data loaders read it: (H, W, 3), uint8."""
         if not isinstance(image, Image.Image):
-            return DecodedImages([image], self._side)[0]
-        image = upright_rgb(image)
+            return self._images([image], self._side)[0]
+        image = upright_rgb(image, self.ranges)
         return np.array(resized(image, self._side) if self._side else image)
 
     def _tensor(self, pixels: np.ndarray) -> Tensor:

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from resnet_ft.data.sample import make_sample_dataset
 from resnet_ft.errors import DatasetError, ParameterError
 from resnet_ft.files import fingerprint, is_on_drive
+from resnet_ft.remote import check_address, is_address, masked
 from resnet_ft.staging.archives import ARCHIVES, archive_stem, unpack
 from resnet_ft.staging.copy import copy_folder
 from resnet_ft.staging.download import download
@@ -45,7 +46,7 @@ def stage_dataset(
     for option, number in (("workers", workers), ("max_side", max_side)):
         if number is not None and number < 1:
             raise ParameterError(f"{option} is {number}. Give a whole number of at least 1.")
-    if source != "sample" and not str(source).lower().startswith(("http://", "https://")):
+    if source != "sample" and not is_address(source):
         source = Path(relative_to, source)
     destination, suffix = Path(destination), f"-{max_side}px" if max_side else ""
     try:
@@ -75,7 +76,7 @@ def stage_dataset(
                 shutil.rmtree(work / RESUMABLE, ignore_errors=True)
         return target
     except OSError as error:
-        reason = f"{source} could not be staged in {destination}: {error}"
+        reason = f"{masked(source)} could not be staged in {destination}: {error}"
         raise DatasetError(f"{reason}. Is the disk full or read-only?") from error
 
 
@@ -95,15 +96,18 @@ def _name_and_filler(source: str | Path) -> tuple[str, Callable[[Path], object]]
         identity = fingerprint([source.absolute(), status.st_size, status.st_mtime_ns])
         return f"{stem}-{identity[:8]}", lambda folder: unpack(source, folder, name=str(source))
 
+    check_address(source)
+    shown = masked(source)
+
     def download_and_unpack(folder: Path) -> None:
         archive = download(source, folder.parent / RESUMABLE)
         try:
-            unpack(archive, folder, name=source)
+            unpack(archive, folder, name=shown)
         except (DatasetError, OSError):
             shutil.rmtree(archive.parent)  # the next call should not try the same bytes again
             raise
 
-    parts = urlsplit(source)
+    parts = urlsplit(shown)
     last = unquote(parts.path).rstrip("/").rpartition("/")[2] or parts.netloc
     stem = re.sub(r"[^\w.-]+", "_", archive_stem(last) or last).strip("._")[:60] or "download"
-    return f"{stem}-{fingerprint([source])[:8]}", download_and_unpack
+    return f"{stem}-{fingerprint([shown])[:8]}", download_and_unpack

@@ -26,7 +26,7 @@ from resnet_ft.training.options import FineTuneOptions, RunOptions, checked
 from resnet_ft.training.resume import Autosave
 from resnet_ft.training.run import Run
 
-_RECORDED = ("id", "created", "versions", "training", "fine_tune")  # by the run itself
+_RECORDED = ("id", "created", "versions", "weights_content", "training", "fine_tune")  # by the run
 
 
 def train_run(

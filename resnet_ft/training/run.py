@@ -22,6 +22,7 @@ import pandas as pd
 from resnet_ft.errors import RunError
 from resnet_ft.files import atomic_write
 from resnet_ft.reading import checked_identifier, in_words, read_json, read_table, reading
+from resnet_ft.remote import masked
 from resnet_ft.training.storage import ResumeState, Storage
 
 _VERSIONS_OF = ("torch", "torchvision", "numpy", "pandas", "accelerate", "pillow")
@@ -82,9 +83,11 @@ class Run:
         if (weights := parameters.get("weights")) and Path(str(weights)).is_file():
             with open(str(weights), "rb") as content:
                 parameters["weights_content"] = hashlib.file_digest(content, "sha256").hexdigest()
-        new = json.loads(json.dumps(parameters, default=str))  # as they will be read again
+        new = _as_stored(parameters)
         file = self.folder / "config.json"
         old = self.config if file.exists() else {}
+        # A file that somebody wrote keeps its addresses with passwords.
+        new = {k: v for k, v in new.items() if k not in old or _as_stored(old[k]) != v}
         if self.has_begun or self.best.exists():  # a head alone must not be overwritten either
             check_unchanged(self, old, new)
         if old | new != old:
@@ -261,6 +264,11 @@ def _checked(history: pd.DataFrame) -> pd.DataFrame:
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     return versions | {name: version(name) for name in _VERSIONS_OF}
+
+
+def _as_stored(parameters: Any) -> Any:
+    """What config.json gives back for these values: plain data, addresses without passwords."""
+    return json.loads(masked(json.dumps(parameters, default=str)))
 
 
 def _identity() -> dict[str, object]:

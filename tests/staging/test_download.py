@@ -1,22 +1,26 @@
+import base64
 import contextlib
 import hashlib
 import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import traceback
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import tenacity
 from conftest import ROOT
 
-from resnet_ft import DatasetError, open_image, stage_dataset
+from resnet_ft import DatasetError, Run, decisions_file, open_image, stage_dataset
 
 
 class Server:
@@ -28,7 +32,12 @@ class Server:
         self.statuses: list[int] = []  # answered first, one per request
         self.breaks_after: list[int] = []  # bytes after which a connection ends, one per request
         self.ranges = self.validators = self.length = True
-        self.pause_s = 0.0  # after every 16 KiB
+        self.last_modified = ""
+        self.ignores_if_range = self.always_parts = False
+        self.part_validators = True
+        self.changes_to: list[bytes] = []  # the content from the second request on
+        self.login = ""  # "user:password" that it asks for
+        self.step, self.pause_s = 1 << 14, 0.0  # bytes between two pauses
         self.requests: list[dict] = []
         self.url = ""
 
@@ -37,21 +46,32 @@ class Server:
         if self.statuses:
             handler.send_error(self.statuses.pop(0))
             return
+        if self.login:
+            expected = "Basic " + base64.b64encode(self.login.encode()).decode()
+            if handler.headers.get("Authorization") != expected:
+                handler.send_error(401)
+                return
+        if len(self.requests) == 2 and self.changes_to:
+            self.content = self.changes_to.pop()
         etag = f'"{hashlib.sha256(self.content).hexdigest()}"'
         begin, wanted = 0, handler.headers.get("Range")
-        if wanted and self.ranges and handler.headers.get("If-Range", etag) == etag:
+        unchanged = handler.headers.get("If-Range", etag) in (etag, self.last_modified)
+        if wanted and self.ranges and (unchanged or self.ignores_if_range):
             begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
         if begin and begin >= len(self.content):
             handler.send_error(416)
             return
-        handler.send_response(206 if begin else 200)
+        is_part = bool(begin) or self.always_parts
+        handler.send_response(206 if is_part else 200)
         handler.send_header("Content-Type", self.content_type)
-        if begin:
+        if is_part:
             last = len(self.content) - 1
             handler.send_header("Content-Range", f"bytes {begin}-{last}/{len(self.content)}")
         if self.length:
             handler.send_header("Content-Length", str(len(self.content) - begin))
-        if self.validators:
+        if self.last_modified and (self.part_validators or not begin):
+            handler.send_header("Last-Modified", self.last_modified)
+        if self.validators and (self.part_validators or not begin):
             handler.send_header("ETag", etag)
         handler.end_headers()
         self.send_body(handler, self.content[begin:])
@@ -60,8 +80,9 @@ class Server:
         if self.breaks_after:
             body = body[: self.breaks_after.pop(0)]
         with contextlib.suppress(ConnectionError):  # the client was killed
-            for i in range(0, len(body), 1 << 14):
-                handler.wfile.write(body[i : i + (1 << 14)])
+            for i in range(0, len(body), self.step):
+                handler.wfile.write(body[i : i + self.step])
+                handler.wfile.flush()
                 time.sleep(self.pause_s)
 
 
@@ -89,6 +110,11 @@ def server(photos, monkeypatch):
     http.shutdown()
     http.server_close()
     thread.join()
+
+
+@pytest.fixture
+def no_waits(monkeypatch):
+    monkeypatch.setattr("resnet_ft.remote.web_retry.wait", tenacity.wait_none())
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -123,9 +149,10 @@ def test_an_archive_that_the_server_calls_encoded_is_not_decoded(server, photos,
     assert tree(stage_dataset(server.url, tmp_path / "local")) == tree(photos)
 
 
-@pytest.mark.parametrize("validators", [True, False])
-def test_an_interrupted_download_is_resumed(server, photos, tmp_path, validators):
-    server.validators = validators
+@pytest.mark.parametrize("validator", ["ETag", "Last-Modified"])
+def test_an_interrupted_download_is_resumed(server, photos, tmp_path, validator):
+    server.validators = validator == "ETag"
+    server.last_modified = "Fri, 27 Nov 2026 10:00:00 GMT"
     server.breaks_after = [40_000, 30_000]
     assert tree(stage_dataset(server.url, tmp_path / "local")) == tree(photos)
     assert [request.get("Range") for request in server.requests] == [
@@ -133,7 +160,155 @@ def test_an_interrupted_download_is_resumed(server, photos, tmp_path, validators
         "bytes=40000-",
         "bytes=70000-",
     ]
-    assert ("If-Range" in server.requests[1]) == validators
+    assert server.requests[1]["If-Range"].startswith('"' if server.validators else "Fri")
+
+
+@pytest.mark.parametrize("same_size", [True, False])
+@pytest.mark.parametrize("validator", ["ETag", "Last-Modified", None])
+def test_an_archive_that_changes_on_the_server_is_never_a_mixture(
+    server, photos, tmp_path, same_size, validator
+):
+    files = [(f"{name}/{i}.bin", os.urandom(4000)) for name in "ab" for i in range(15)]
+    versions = []
+    for version in (b"first", b"later"):
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            for name, content in files:
+                file.writestr(name, version + content)
+            if version == b"later" and not same_size:
+                file.writestr("b/more.bin", b"more")
+        versions.append(archive.getvalue())
+    server.content, server.changes_to = versions[0], versions[1:]
+    server.ignores_if_range, server.breaks_after = True, [60_000]
+    server.validators = validator == "ETag"
+    if validator == "Last-Modified":
+        server.last_modified = "Fri, 27 Nov 2026 10:00:00 GMT"
+        server.part_validators = False  # nothing says of which version the part is
+    staged = tree(stage_dataset(server.url, tmp_path / "local"))
+    assert {content[:5] for name, content in staged.items() if "more" not in name} == {b"later"}
+    assert len(staged) == 30 + (not same_size)
+    resumed = ["Range" in request for request in server.requests]
+    assert resumed == ([False, True, False] if validator else [False, False])
+
+
+def test_a_part_that_nobody_asked_for_is_no_file(server, tmp_path, no_waits):
+    server.always_parts = True
+    with pytest.raises(DatasetError, match="the server sent a part of another file"):
+        stage_dataset(server.url, tmp_path / "local")
+    assert not any(path.is_file() for path in (tmp_path / "local").rglob("*"))
+
+
+def test_a_server_that_can_never_resume_is_given_up(server, tmp_path):
+    server.ranges = False
+    server.breaks_after = [40_000] * 99
+    with pytest.raises(DatasetError, match=r"began anew, 4 times.*Download it in a browser"):
+        stage_dataset(server.url, tmp_path / "local")
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_a_server_that_sends_byte_by_byte_is_given_up(
+    server, tmp_path, monkeypatch, no_waits, length
+):
+    monkeypatch.setattr("resnet_ft.remote._PATIENCE_S", 0.2)
+    server.length = length
+    server.step, server.pause_s = 1, 0.02
+    with pytest.raises(DatasetError, match="the server sent fewer than 16,384 bytes in 0 seconds"):
+        stage_dataset(server.url, tmp_path / "local")
+
+
+def test_endless_little_parts_are_given_up(server, tmp_path, no_waits):
+    server.breaks_after = [100] * 999
+    with pytest.raises(DatasetError, match=r"only 400 of [\d,]+ bytes came"):
+        stage_dataset(server.url, tmp_path / "local")
+
+
+def test_an_answer_whose_head_comes_byte_by_byte_is_given_up(tmp_path, monkeypatch, no_waits):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr("resnet_ft.remote._PATIENCE_S", 0.2)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def trickle() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nX-Long: ")
+                    for _ in range(30):
+                        connection.sendall(b"x")
+                        time.sleep(0.02)
+
+    thread = threading.Thread(target=trickle, daemon=True)
+    thread.start()
+    with pytest.raises(DatasetError, match="no answer began within 0 seconds"):
+        stage_dataset(f"http://127.0.0.1:{listener.getsockname()[1]}/x.zip", tmp_path / "local")
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(5)
+
+
+SECRETS = ("opensesame", "s1gn4ture", "t0ken")
+
+
+def test_passwords_in_an_address_are_used_and_never_shown_or_stored(server, photos, tmp_path):
+    server.login = "ann:opensesame"
+    place = server.url.partition("//")[2].partition("?")[0]
+    url = f"http://ann:opensesame@{place}?X-Amz-Signature=s1gn4ture&sv=2&access_token=t0ken"
+    messages = []
+    server.statuses = [404]
+    with pytest.raises(DatasetError) as raised:
+        stage_dataset(url, tmp_path / "local")
+    messages.append("".join(traceback.format_exception(raised.value)))
+    server.content, archive = b"no archive", server.content
+    with pytest.raises(DatasetError) as raised:
+        stage_dataset(url, tmp_path / "local")
+    messages.append("".join(traceback.format_exception(raised.value)))
+    server.content = archive
+    staged = stage_dataset(url, tmp_path / "local")
+    assert tree(staged) == tree(photos)
+    run = Run.open(tmp_path / "run", {"data_source": url})
+    # What was stored leads to the staged folder; elsewhere it says what is missing.
+    assert stage_dataset(run.data_source, tmp_path / "local") == staged
+    with pytest.raises(DatasetError, match="stored without its password or signature") as raised:
+        stage_dataset(run.data_source, tmp_path / "elsewhere")
+    messages += [str(raised.value), (run.folder / "config.json").read_text()]
+    messages.append(str(decisions_file(tmp_path, url)))
+    messages += [str(path) for path in tmp_path.rglob("*")]
+    assert not [(secret, text) for text in messages for secret in SECRETS if secret in text]
+    assert f"http://***@{place}?X-Amz-Signature=***" in messages[0]
+    assert "&sv=2&" in messages[0]
+
+
+def test_a_config_that_somebody_wrote_keeps_its_address(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"data_source": "https://ann:opensesame@host/x.zip"}')
+    Run.open(tmp_path, {"data_source": "https://ann:opensesame@host/x.zip", "seed": 1})
+    assert "ann:opensesame@" in file.read_text()
+
+
+def test_addresses_that_differ_in_a_signature_are_two_sources(server, photos, tmp_path):
+    first = stage_dataset(server.url, tmp_path)
+    second = stage_dataset(server.url.replace("key=1", "key=2"), tmp_path)
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("http://[::1/x.zip", "is not valid"),
+        ("https://ann:opensesame@host/my photos.zip", "has a space or a line break"),
+        ("https://ann:opensesame@host/photos.zip\n", "has a space or a line break"),
+        (" https://host/photos.zip", "has a space or a line break"),
+        ("https://ann:open/sesame@host/photos.zip", "is not valid"),
+        ("https:///photos.zip", "names no server"),
+        ("https://host:99999/photos.zip", "is not valid"),
+        ("ftp://ann:opensesame@host/photos.zip", "does not begin with http:// or https://"),
+    ],
+)
+def test_what_is_no_address_is_refused_at_once(tmp_path, address, reason):
+    with pytest.raises(DatasetError, match=rf"The address \S+ {reason}") as raised:
+        stage_dataset(address, tmp_path / "local")
+    assert "sesame" not in "".join(traceback.format_exception(raised.value))
+    assert not [*tmp_path.glob("local/*")]
 
 
 def test_with_a_server_that_cannot_resume_it_starts_again(server, photos, tmp_path):
@@ -169,7 +344,7 @@ def test_what_the_server_refuses_is_named_with_the_remedy(server, tmp_path, stat
     server.statuses = [status]
     with pytest.raises(DatasetError, match=rf"answered {status} .*{remedy}") as raised:
         stage_dataset(server.url, tmp_path / "local")
-    assert server.url in str(raised.value)
+    assert server.url.partition("?")[0] in str(raised.value)
     assert list((tmp_path / "local").iterdir()) == []
     assert len(server.requests) == 1
 
@@ -192,7 +367,9 @@ def test_a_web_page_is_no_archive(server, tmp_path, page):
 def test_what_is_no_archive_is_refused_and_not_kept(server, photos, tmp_path):
     archive = server.content
     server.content, server.length = b"Quota exceeded", False
-    with pytest.raises(DatasetError, match=r"photos.zip\?key=1 cannot be unpacked|is not that of"):
+    with pytest.raises(
+        DatasetError, match=r"photos.zip\?key=\S+ cannot be unpacked|is not that of"
+    ):
         stage_dataset(server.url, tmp_path / "local")
     server.content = archive
     assert tree(stage_dataset(server.url, tmp_path / "local")) == tree(photos)
