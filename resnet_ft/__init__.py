@@ -55,13 +55,17 @@ _PUBLIC = {
     "training.loop": "train_model",
     "training.find_lr": "LRFinder find_lr",
     "training.head": "Head fit_head",
-    "training.fine_tune": "FineTuneOptions fine_tune",
+    "training.options": "FineTuneOptions check_parameters",
+    "training.fine_tune": "fine_tune",
     "training.launch": "train_run launch_training",
     "inference.predictor": "Predictor",
     "widgets.browse": "browse_dataset explore_augmentation",
     "widgets.review": "review_dataset",
     "widgets.upload": "upload_and_predict",
+<<<<<<< HEAD
+=======
     "notebook": "check_parameters show_table",
+>>>>>>> main
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 __all__ = list(_MODULE_OF)

@@ -1,16 +1,21 @@
+<<<<<<< HEAD
+"""What notebooks need: progress bars that leave no trace, and the cells that were executed."""
+=======
 """What notebooks need: a check of their parameters, tables, and bars that leave no trace."""
+>>>>>>> main
 
-import ast
 import sys
+<<<<<<< HEAD
+from collections.abc import Iterable
+=======
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+>>>>>>> main
 from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
-
-from resnet_ft.errors import ParameterError
 
 
 def progress_bar(
@@ -34,22 +39,14 @@ def progress_bar(
     )
 
 
-def check_parameters() -> None:
-    """Raise ParameterError if papermill was given a parameter that the notebook does not have.
+def executed_cells() -> tuple[dict[str, Any], list[str]]:
+    """The variables of the notebook that runs this code, and the sources of its cells so far.
 
-    papermill adds a cell after the one tagged `parameters` and only warns of new names in it. Call
-    this in the next cell: it compares the names that both assign. Where no cell was added, and
-    outside of IPython, it does nothing.
+    Nothing outside of IPython.
     """
-    shell = _shell()
-    cells = [cell for cell in shell.user_ns.get("In", []) if cell.strip()] if shell else []
-    pairs = [pair for pair in pairwise(cells) if pair[1].startswith("# Parameters")]
-    known, given = map(_assigned, pairs[-1] if pairs else ("", ""))
-    if unknown := sorted(given - known):
-        raise ParameterError(
-            f"This notebook has no parameter {', '.join(unknown)}. It has: "
-            f"{', '.join(sorted(known))}. Correct the -p options of papermill."
-        )
+    if (shell := _shell()) is None:
+        return {}, []
+    return shell.user_ns, [cell for cell in shell.user_ns.get("In", []) if cell.strip()]
 
 
 NO_FORMULAS = "tex2jax_ignore mathjax_ignore"  # the class of HTML that MathJax leaves alone
@@ -110,10 +107,3 @@ def _shell() -> Any:
     """The IPython shell that runs this code, or None."""
     ipython = sys.modules.get("IPython")
     return ipython.get_ipython() if ipython else None
-
-
-def _assigned(source: str) -> set[str]:
-    """The names that a cell assigns."""
-    nodes = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
-    targets = (target for node in nodes for target in node.targets)
-    return {target.id for target in targets if isinstance(target, ast.Name)}
