@@ -55,13 +55,14 @@ _PUBLIC = {
     "training.loop": "train_model",
     "training.find_lr": "LRFinder find_lr",
     "training.head": "Head fit_head",
-    "training.fine_tune": "FineTuneOptions fine_tune",
+    "training.options": "FineTuneOptions check_parameters",
+    "training.fine_tune": "fine_tune",
     "training.launch": "train_run launch_training",
     "inference.predictor": "Predictor",
     "widgets.browse": "browse_dataset explore_augmentation",
     "widgets.review": "review_dataset",
     "widgets.upload": "upload_and_predict",
-    "notebook": "check_parameters",
+    "notebook": "show_table",
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 __all__ = list(_MODULE_OF)

@@ -22,12 +22,12 @@ _Value = TypeVar("_Value")
 
 def count() -> int:
     """The number of processes."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def rank() -> int:
     """The number of this process, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK") or 0)
 
 
 def is_main() -> bool:

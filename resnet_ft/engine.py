@@ -1,6 +1,8 @@
 """The one Accelerator: every other module asks it for the device and the precision."""
 
 import os
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 _PRECISION = "ACCELERATE_MIXED_PRECISION"
 _MICRO_BATCHES = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
 _LAUNCHED_WITH = os.environ.get(_PRECISION)
+_PATIENCE_S = 15  # processes that are started together have connected by then
+_START_ALL = (
+    "Start all of them with torchrun or accelerate launch. For a single process, remove "
+    "WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT from the environment."
+)
 
 
 @cache
@@ -29,13 +36,25 @@ def accelerator() -> "Accelerator":
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return Accelerator(
-        mixed_precision=os.environ.get(_PRECISION, _suitable_precision()),
-        cpu=several and not torch.cuda.is_available(),  # else accelerate does not connect them
-        # Others wait while one downloads and decodes; if it dies, torchrun ends them.
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
-    )
+    count = int(os.environ.get("WORLD_SIZE") or 1)
+    precision = os.environ.get(_PRECISION) or _suitable_precision()
+    _check_precision(precision, in_environment=True)
+    parts = os.environ.get(_MICRO_BATCHES) or "1"
+    if not parts.isdecimal() or int(parts) < 1:
+        raise ParameterError(f"{_MICRO_BATCHES}={parts} in the environment should be 1 or more.")
+    with _connecting(count):
+        created = Accelerator(
+            mixed_precision=precision,
+            cpu=count > 1 and not torch.cuda.is_available(),  # else accelerate connects none
+            # Others wait while one downloads and decodes; if it dies, torchrun ends them.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
+        )
+    if created.num_processes < count:
+        raise ParameterError(
+            f"WORLD_SIZE={count} in the environment, but this process is connected to no other "
+            f"one. {_START_ALL}"
+        )
+    return created
 
 
 def configure_engine(
@@ -51,18 +70,15 @@ def configure_engine(
     processes inherit both. Raises ParameterError for what the device, or this process by now,
     cannot do.
     """
-    precision = mixed_precision
-    if mixed_precision == "auto":
+    precision, is_automatic = mixed_precision, mixed_precision == "auto"
+    if is_automatic:
         precision = _LAUNCHED_WITH or _suitable_precision()
+    _check_precision(precision, in_environment=is_automatic)
     micro_batches = gradient_accumulation_steps
-    too_few = micro_batches is not None and micro_batches < 1
-    if precision not in ("no", "fp16", "bf16") or too_few:
+    if micro_batches is not None and micro_batches < 1:
         raise ParameterError(
-            f'mixed_precision={mixed_precision!r} should be "auto", "no", "fp16" or "bf16", and '
-            f"gradient_accumulation_steps={micro_batches!r} None, 1 or more."
+            f"gradient_accumulation_steps={micro_batches!r} should be None, 1 or more."
         )
-    if precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        raise ParameterError('mixed_precision="fp16" needs a GPU. Choose "auto".')
     if not accelerator.cache_info().currsize:
         os.environ[_PRECISION] = precision
     if accelerator().mixed_precision != precision:
@@ -73,6 +89,42 @@ def configure_engine(
     if micro_batches is not None:
         os.environ[_MICRO_BATCHES] = str(micro_batches)
         accelerator().gradient_accumulation_steps = micro_batches
+
+
+def _check_precision(precision: str, *, in_environment: bool) -> None:
+    """Raise ParameterError, naming who chose it, for a precision that cannot be computed in."""
+    chosen, remedy, auto = f"mixed_precision={precision!r}", 'Choose "auto".', '"auto", '
+    if in_environment:
+        chosen = f"The environment variable {_PRECISION}={precision}"
+        remedy, auto = "Remove it, or use accelerate launch --mixed_precision no.", ""
+    if precision not in ("no", "fp16", "bf16"):
+        raise ParameterError(f'{chosen} should be {auto}"no", "fp16" or "bf16". {remedy}')
+    if precision == "fp16" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise ParameterError(f"{chosen} needs a GPU. {remedy}")
+
+
+@contextmanager
+def _connecting(count: int) -> Iterator[None]:
+    """Warn where processes do not connect: variables of another run may have been left over."""
+    master = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT', '29500')}"
+    text = (
+        f"Process {os.environ.get('RANK', '0')} of {count}, by RANK and WORLD_SIZE in the "
+        f"environment, has waited {_PATIENCE_S} seconds for the others to connect at {master}, "
+        f"and still waits. {_START_ALL}"
+    )
+    timer = threading.Timer(_PATIENCE_S, warnings.warn, [text])
+    if count > 1:
+        timer.start()
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if count == 1 and "LOCAL_RANK" not in os.environ:
+            raise
+        raise ParameterError(
+            f"This process cannot be connected to others ({error}). {_START_ALL}"
+        ) from error
+    finally:
+        timer.cancel()
 
 
 def _suitable_precision() -> str:

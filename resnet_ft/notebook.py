@@ -1,14 +1,12 @@
-"""What notebooks need: a check of their parameters, and progress bars that leave no trace."""
+"""What notebooks need: bars that leave no trace, tables, and the cells that were executed."""
 
-import ast
 import sys
-from collections.abc import Iterable
-from itertools import pairwise
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from tqdm.auto import tqdm
-
-from resnet_ft.errors import ParameterError
 
 
 def progress_bar(
@@ -32,22 +30,58 @@ def progress_bar(
     )
 
 
-def check_parameters() -> None:
-    """Raise ParameterError if papermill was given a parameter that the notebook does not have.
+def executed_cells() -> tuple[dict[str, Any], list[str]]:
+    """The variables of the notebook that runs this code, and the sources of its cells so far.
 
-    papermill adds a cell after the one tagged `parameters` and only warns of new names in it. Call
-    this in the next cell: it compares the names that both assign. Where no cell was added, and
-    outside of IPython, it does nothing.
+    Nothing outside of IPython.
     """
-    shell = _shell()
-    cells = [cell for cell in shell.user_ns.get("In", []) if cell.strip()] if shell else []
-    pairs = [pair for pair in pairwise(cells) if pair[1].startswith("# Parameters")]
-    known, given = map(_assigned, pairs[-1] if pairs else ("", ""))
-    if unknown := sorted(given - known):
-        raise ParameterError(
-            f"This notebook has no parameter {', '.join(unknown)}. It has: "
-            f"{', '.join(sorted(known))}. Correct the -p options of papermill."
-        )
+    if (shell := _shell()) is None:
+        return {}, []
+    return shell.user_ns, [cell for cell in shell.user_ns.get("In", []) if cell.strip()]
+
+
+NO_FORMULAS = "tex2jax_ignore mathjax_ignore"  # the class of HTML that MathJax leaves alone
+_MOST_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Html:
+    """HTML that a notebook displays; `text` is for where no HTML is displayed."""
+
+    html: str
+    text: str
+
+    def _repr_html_(self) -> str:
+        # File names that are no Unicode would keep the notebook from being saved.
+        return self.html.encode("utf-8", "replace").decode()
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def show_table(
+    table: pd.DataFrame, formats: str | Mapping[str, str] | None = None, *, index: bool = True
+) -> Html:
+    """A table as a notebook shows it, with names as they are written.
+
+    `formats` is how to write numbers, such as "{:.1%}": one for all columns or one by column;
+    others have three decimals. `index=False` leaves the index out. What people called their files
+    and classes is text here, neither HTML nor a formula. Of more than 1,000 rows, the first and the
+    last are shown, with the number of all.
+    """
+    if isinstance(formats, str):
+        formats = dict.fromkeys(table.columns, formats)
+    options: dict[str, Any] = {
+        "formatters": {name: text.format for name, text in (formats or {}).items()},
+        "float_format": "{:.3f}".format,
+        "index": index,
+        "na_rep": "",
+        "max_rows": _MOST_ROWS,
+        "show_dimensions": "truncate",
+    }
+    with pd.option_context("display.max_colwidth", None):
+        html = table.to_html(escape=True, border=0, classes=NO_FORMULAS, **options)
+        return Html(html, table.to_string(**options))
 
 
 def _runs_headless() -> bool:
@@ -64,10 +98,3 @@ def _shell() -> Any:
     """The IPython shell that runs this code, or None."""
     ipython = sys.modules.get("IPython")
     return ipython.get_ipython() if ipython else None
-
-
-def _assigned(source: str) -> set[str]:
-    """The names that a cell assigns."""
-    nodes = (node for node in ast.parse(source).body if isinstance(node, ast.Assign))
-    targets = (target for node in nodes for target in node.targets)
-    return {target.id for target in targets if isinstance(target, ast.Name)}

@@ -6,6 +6,7 @@ import time
 from datetime import datetime
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 import papermill
@@ -73,12 +74,13 @@ def index_page() -> str:
         for name, caption in FIGURES.items()
     )
     files = "".join(
-        f'<li><a href="{path.name}">{escape(path.name)}</a>, {path.stat().st_size / 1e6:.2f} MB'
+        f'<li><a href="{quote(path.name)}">{escape(path.name)}</a>, '
+        f"{path.stat().st_size / 1e6:.2f} MB"
         for path in sorted(DEMO.iterdir())
         if path.is_file()
     )
     return PAGE.format(
-        lead=result(),
+        lead=escape(result()),
         notebooks=notebooks,
         figures=figures,
         files=files,

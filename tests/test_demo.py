@@ -50,3 +50,13 @@ def test_an_earlier_demo_is_moved_aside_with_all_that_is_in_it(tmp_path, capsys)
     (earlier,) = (tmp_path / "runs").iterdir()
     assert earlier.name.startswith("demo-before-") and str(earlier) in capsys.readouterr().out
     assert (earlier / "best.pt").read_text() == "mine"
+
+
+def test_the_page_of_the_demo_holds_names_as_text(tmp_path):
+    index_page = runpy.run_path(str(ROOT / "scripts" / "demo.py"))["index_page"]
+    index_page.__globals__["DEMO"] = tmp_path
+    index_page.__globals__["result"] = lambda: "resnet<b>"
+    (tmp_path / 'a"#<i>.csv').touch()
+    page = index_page()
+    assert 'href="a%22%23%3Ci%3E.csv"' in page and "&lt;i&gt;" in page
+    assert "<i>" not in page and "<b>" not in page

@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 
@@ -77,7 +78,7 @@ def test_precision_cannot_change_while_a_process_lives():
 def test_wrong_choices_are_refused(parts):
     with pytest.raises(ParameterError, match="gradient_accumulation_steps"):
         configure_engine(gradient_accumulation_steps=parts)
-    with pytest.raises(ParameterError, match='"auto", "no", "fp16" or "bf16"'):
+    with pytest.raises(ParameterError, match='\'half\' should be "auto", "no", "fp16" or "bf16"'):
         configure_engine(mixed_precision="half")
 
 
@@ -85,3 +86,48 @@ def test_wrong_choices_are_refused(parts):
 def test_fp16_without_a_gpu_is_refused():
     with pytest.raises(ParameterError, match="needs a GPU"):
         configure_engine(mixed_precision="fp16")
+
+
+REFUSAL = """
+for use in (engine.accelerator, configure_engine):
+    try:
+        use()
+    except ParameterError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in fp16")
+def test_a_precision_from_the_environment_is_refused_with_where_it_comes_from():
+    expected = "The environment variable ACCELERATE_MIXED_PRECISION=fp16 needs a GPU. Remove it"
+    refusals = of_a_new_process(REFUSAL, ACCELERATE_MIXED_PRECISION="fp16")
+    assert [line[: len(expected)] for line in refusals] == [expected] * 2
+    assert not any('"auto"' in line for line in refusals)  # which was chosen
+
+
+def test_numbers_of_parts_from_the_environment_are_checked():
+    refusals = of_a_new_process(REFUSAL, ACCELERATE_GRADIENT_ACCUMULATION_STEPS="0")
+    expected = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=0 in the environment should be 1 or more."
+    assert refusals == [expected] * 2
+
+
+def test_a_process_that_cannot_be_connected_to_others_says_what_to_remove():
+    once = REFUSAL.replace(", configure_engine", ",")
+    (line,) = of_a_new_process(once, WORLD_SIZE="2", RANK="1")
+    assert "connected to" in line and "remove WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR" in line
+
+
+def test_who_waits_for_other_processes_says_so():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    left = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    code = "from resnet_ft import engine; engine._PATIENCE_S = 0.5; engine.accelerator()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, env=os.environ | left, stderr=subprocess.PIPE, text=True
+    ) as process:
+        waits = next(line for line in process.stderr or () if "waits" in line)
+        process.kill()
+    assert "Process 0 of 2, by RANK and WORLD_SIZE in the environment, has waited" in waits
+    assert f"at 127.0.0.1:{port}" in waits and "remove WORLD_SIZE" in waits

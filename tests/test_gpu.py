@@ -92,6 +92,15 @@ def test_a_run_resumed_mid_epoch_is_the_undisturbed_one_to_the_last_bit(tmp_path
     pd.testing.assert_frame_equal(*histories)
 
 
+def test_a_run_begun_on_a_gpu_is_resumed_on_a_processor_and_back(tmp_path, monkeypatch):
+    run("loop", "fp16", run_dir=tmp_path / "run", stop_at=(1, 4))
+    with monkeypatch.context() as without:
+        without.setenv("CUDA_VISIBLE_DEVICES", "")
+        run("loop", "no", run_dir=tmp_path / "run", stop_at=(2, 5))
+    run("loop", "bf16", run_dir=tmp_path / "run")
+    assert Run(tmp_path / "run").history["epoch"].tolist() == [1, 2, 3]
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_the_recipe_learns_and_its_checkpoint_is_read_on_a_processor(photos, tmp_path, precision):
     options = {"run_dir": tmp_path / "run", "photos": photos, "cache": tmp_path / "cache"}

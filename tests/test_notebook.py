@@ -1,11 +1,12 @@
-"""Parameters that a notebook does not have are an error. (Through papermill: test_notebooks.py.)"""
+"""Parameters of a notebook are checked and converted. (Through papermill: test_notebooks.py.)"""
 
+import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from resnet_ft import ParameterError, check_parameters
+from resnet_ft import ParameterError, check_parameters, show_table
 
-PARAMETERS = 'data_dir = "sample"  # where\nnum_epochs = 10'
+PARAMETERS = 'data_dir = "sample"  # where\nepochs = 10\ntrain_batchnorm = False'
 
 
 @pytest.fixture
@@ -16,27 +17,83 @@ def notebook(monkeypatch):
 
     def run(*cells):
         for cell in cells:
-            shell.run_cell(cell, store_history=True).raise_error()
+            ran = shell.run_cell(cell, store_history=True)
+            assert ran.success or cell in ("this is no Python", "%pip")
+        return shell.user_ns
 
     return run
 
 
 def test_known_parameters_pass(notebook):
-    notebook("import os", PARAMETERS, "# Parameters\nnum_epochs = 3\n")
+    notebook("import os", PARAMETERS, "# Parameters\nepochs = 3\n")
     check_parameters()
 
 
 def test_a_misspelt_parameter_names_the_right_ones(notebook):
     notebook("import os", PARAMETERS, '# Parameters\nnum_epoch = 3\ndata_dir = "x"\n')
-    with pytest.raises(ParameterError, match=r"no parameter num_epoch\. .*: data_dir, num_epochs"):
+    with pytest.raises(ParameterError, match=r"no parameter num_epoch\. .*: data_dir, epochs,"):
         check_parameters()
 
 
-def test_without_papermill_there_is_nothing_to_check(notebook):
-    notebook("import os", PARAMETERS)
+def test_what_papermill_and_yaml_leave_as_text_is_converted_and_said(notebook, capsys):
+    given = '# Parameters\ndata_dir = 2024\nepochs = "null"\ntrain_batchnorm = "false"\n'
+    namespace = notebook("import os", PARAMETERS, given)
     check_parameters()
+    names = ("data_dir", "epochs", "train_batchnorm")
+    assert [namespace[name] for name in names] == ["2024", None, False]
+    said = "epochs 'null' as None, train_batchnorm 'false' as False, data_dir 2024 as '2024'"
+    assert capsys.readouterr().out == f"Taken as it is meant: {said}.\n"
+    check_parameters()  # the cell is run again
+    assert capsys.readouterr().out == ""
+
+
+def test_all_wrong_parameters_are_named_at_once(notebook):
+    given = '# Parameters\nepochs = -1\ntrain_batchnorm = "maybe"\nnum_epoch = 3\n'
+    namespace = notebook("import os", PARAMETERS, given)
+    with pytest.raises(ParameterError) as raised:
+        check_parameters()
+    for name in ("no parameter num_epoch", "epochs=-1 should", "train_batchnorm='maybe' should"):
+        assert name in str(raised.value)
+    assert namespace["train_batchnorm"] == "maybe"
+
+
+def test_parameters_that_are_edited_in_the_notebook_are_checked_too(notebook):
+    namespace = notebook("%pip", PARAMETERS.replace("10", '"3"'), "this is no Python")
+    check_parameters()
+    assert namespace["epochs"] == 3
+    notebook(PARAMETERS.replace("10", "2.5"))
+    with pytest.raises(ParameterError, match=r"epochs=2\.5 should be None or a whole number"):
+        check_parameters()
+
+
+def test_names_that_a_notebook_uses_for_something_else_are_no_parameters(notebook):
+    namespace = notebook("import os", PARAMETERS, "image = object()\nfolder, top_k = {}, []")
+    check_parameters()
+    assert namespace["top_k"] == []
 
 
 def test_outside_of_ipython_there_is_nothing_to_check(monkeypatch):
     monkeypatch.setattr("IPython.get_ipython", lambda: None)
     check_parameters()
+
+
+def test_a_table_shows_names_as_they_are_written():
+    evil = "<img src=x onerror=alert(1)>"
+    index = pd.Index([evil, "$5 $6"], name="<script>n")
+    table = pd.DataFrame({"path": [evil, "a" * 100], "<b>": [0.25, None]}, index)
+    html = show_table(table, {"<b>": "{:.1%}"})._repr_html_()
+    assert not [text for text in ("<img", "<script", "<b>", "nan") if text in html]
+    assert html.count("&lt;img src=x onerror=alert(1)&gt;") == 2 and "a" * 100 in html
+    assert "25.0%" in html and "tex2jax_ignore mathjax_ignore" in html  # MathJax leaves it alone
+    assert evil in str(show_table(table))  # where no HTML is shown
+    assert evil not in str(show_table(table[["<b>"]], index=False))
+
+
+def test_a_long_table_says_how_long_it_is():
+    html = show_table(pd.DataFrame({"path": range(5000)}))._repr_html_()
+    assert html.count("<tr") == 1002 and "5000 rows" in html
+
+
+def test_a_file_name_that_is_no_unicode_can_be_shown():
+    html = show_table(pd.DataFrame({"path": ["caf\udce9.jpg"]}))._repr_html_()
+    assert "caf?.jpg" in html and html.encode()

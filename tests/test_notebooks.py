@@ -100,6 +100,10 @@ def test_links_between_notebooks_lead_somewhere(notebook):
         assert (ROOT / "notebooks" / link).is_file(), link
 
 
+def test_tables_are_shown_with_their_names_escaped(notebook):
+    assert not [cell.source for cell in code_cells(notebook) if ".style" in cell.source]
+
+
 def test_ruff_is_content():
     for command in (["check"], ["format", "--check"]):
         run = subprocess.run(
@@ -152,6 +156,24 @@ def test_a_misspelt_parameter_is_an_error(name, tmp_path):
     ) as raised:
         execute(name, tmp_path, stagingdir="x")
     assert raised.value.ename == "ParameterError"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("01_mount_drive", {"max_side": "64px"}, "max_side='64px' should be None or a whole"),
+        (
+            "03_train",
+            {"seed": None, "label_smoothing": 10},
+            "label_smoothing=10 should be a number",
+        ),
+    ],
+)
+def test_a_parameter_of_another_type_ends_in_the_first_cell(name, given, message, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match=message) as raised:
+        execute(name, tmp_path, **given)
+    assert raised.value.ename == "ParameterError" and raised.value.source.startswith("check_param")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.ipynb"]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from resnet_ft.data.decisions import write_decisions
 from resnet_ft.data.index import SPLITS, read_layout
 from resnet_ft.errors import ParameterError
 from resnet_ft.files import default_cache_dir, user_path
+from resnet_ft.notebook import NO_FORMULAS, show_table
 
 _TYPES = {  # of the columns that hold the facts of `inspect_file`
     "object": "format mode content perceptual_hash problem reason thumbnail",
@@ -73,11 +74,10 @@ class Audit:
         return "\n".join([self._headline(), *lines])
 
     def _repr_html_(self) -> str:
-        headline = f"<p>{html.escape(self._headline())}</p>"
+        headline = f"<p class='{NO_FORMULAS}'>{html.escape(self._headline())}</p>"
         if self.issues.empty:
             return headline
-        with pd.option_context("display.max_colwidth", None):
-            table = self.summary().to_html(index=False, border=0)
+        table = show_table(self.summary(), index=False).html
         for cell in ("th", "td"):  # notebooks align to the right
             table = table.replace(f"<{cell}>", f"<{cell} style='text-align: left'>")
         return headline + table

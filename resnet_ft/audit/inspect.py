@@ -69,8 +69,8 @@ def inspect_files(
 def inspect_file(path: str | Path) -> Facts:
     """What is known of one image file, as a dictionary of plain values. Never raises.
 
-    `bytes`, `changed_ns` (time of change), `content` (a hash), `format`, `mode`, `width` and
-    `height` (upright), `orientation` (EXIF), `animated`, `transparent`, and what `_appearance`
+    `bytes`, `key` (of the file, see `decoding_key`), `content` (a hash), `format`, `mode`, `width`
+    and `height` (upright), `orientation` (EXIF), `animated`, `transparent`, and what `_appearance`
     measures. For a file that cannot be read completely: what could be found, `problem` (its kind,
     an issue of the audit) and `reason`.
     """
@@ -79,7 +79,7 @@ def inspect_file(path: str | Path) -> Facts:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # reading a pipe could wait forever
             return {"problem": "unreadable", "reason": "not a file but a folder, pipe or device"}
-        facts |= {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+        facts |= {"bytes": status.st_size, "key": images.decoding_key(path)}
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16))
             facts["content"] = digest.hexdigest()
@@ -165,16 +165,16 @@ def _sharpness(grey: Image.Image) -> float:
 
 _BATCH = 256  # files whose facts are written together
 _PATIENCE_S = 60.0  # while another process writes
-_TABLE = "facts_1"  # change the number when the facts change their meaning
+_TABLE = "facts_2"  # change the number when the facts change their meaning
 
 _CREATE = f"""CREATE TABLE IF NOT EXISTS {_TABLE}
-(path BLOB PRIMARY KEY, bytes INTEGER, changed_ns INTEGER, facts TEXT, thumbnail BLOB)"""
-_FIND = f"SELECT facts, thumbnail FROM {_TABLE} WHERE path = ? AND bytes = ? AND changed_ns = ?"
-_ADD = f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?, ?, ?, ?)"
+(path BLOB PRIMARY KEY, key TEXT, facts TEXT, thumbnail BLOB)"""
+_FIND = f"SELECT facts, thumbnail FROM {_TABLE} WHERE path = ? AND key = ?"
+_ADD = f"INSERT OR REPLACE INTO {_TABLE} VALUES (?, ?, ?, ?)"
 
 
 class _FactStore:
-    """Facts by a file's path, size and time of change, in a SQLite file.
+    """Facts by a file's path and `decoding_key`, in a SQLite file.
 
     A process that is killed loses the facts of its last files. A store that cannot be used warns
     once and stays empty.
@@ -192,9 +192,8 @@ class _FactStore:
         def look_up(database: sqlite3.Connection) -> None:
             for path in paths:
                 with suppress(OSError):  # nothing is known of a missing file
-                    status = os.stat(path)
-                    identity = (_key(path), status.st_size, status.st_mtime_ns)
-                    if row := database.execute(_FIND, identity).fetchone():
+                    known_as = _place(path), images.decoding_key(path)
+                    if row := database.execute(_FIND, known_as).fetchone():
                         found[path] = json.loads(row[0]) | {"thumbnail": row[1]}
 
         self._attempt(look_up)
@@ -203,8 +202,7 @@ class _FactStore:
     def add(self, path: Path, facts: Facts) -> None:
         """Remember the facts of a file; `write` writes the last ones."""
         plain = json.dumps({name: facts[name] for name in facts if name != "thumbnail"})
-        row = (_key(path), facts["bytes"], facts["changed_ns"], plain, facts["thumbnail"])
-        self._waiting.append(row)
+        self._waiting.append((_place(path), facts["key"], plain, facts["thumbnail"]))
         if len(self._waiting) >= _BATCH:
             self.write()
 
@@ -230,5 +228,5 @@ class _FactStore:
             )
 
 
-def _key(path: Path) -> bytes:
+def _place(path: Path) -> bytes:
     return os.fsencode(os.path.abspath(path))

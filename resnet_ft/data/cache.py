@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,20 @@ from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader, Dataset
 
 from resnet_ft.data.folders import PathArray
-from resnet_ft.data.images import open_image, open_resized
+from resnet_ft.data.images import (
+    Opener,
+    decoding_key,
+    open_image,
+    open_resized,
+    opened_by,
+    opener_key,
+)
+from resnet_ft.data.ranges import KINDS, Ranges, RangeUndecided, decide_range
 from resnet_ft.errors import ImageError
-from resnet_ft.files import DiskBudget, atomic_write, default_cache_dir, fingerprint, user_path
+from resnet_ft.files import DiskBudget, atomic_write, default_cache_dir, user_path
 from resnet_ft.notebook import progress_bar
 
-_FORMAT = 1  # increase it with any change to how images are decoded or resized
+_FORMAT = 2  # increase it with any change to how images are decoded or resized
 _RECORD = np.dtype([("key", "<u8"), ("offset", "<i8"), ("height", "<i4"), ("width", "<i4")])
 # Instead of an offset: never decoded, or found readable when there was no room for it.
 _UNKNOWN, _NOT_STORED = -2, -1
@@ -37,9 +46,11 @@ _CHUNK = 8  # images that a worker decodes at a time
 class DecodedImages:
     """Upright RGB images as uint8 arrays of shape (H, W, 3), copies that the caller may change.
 
-    With `side`, the short side has that many pixels (see `open_resized`). What `decode_once` stored
-    is read from memory that all processes share; any other image is decoded to the same pixels when
-    it is asked for, and raises ImageError if it cannot be.
+    With `side`, the short side has that many pixels (see `open_resized`). `ranges` are of values
+    beyond 8 bits (see `decide_range`). With `opener`, that function makes a PIL image of each path
+    in place of `open_image`. What `decode_once` stored is read from memory that all processes
+    share; any other image is decoded to the same pixels when it is asked for, and raises ImageError
+    if it cannot be.
     """
 
     def __init__(
@@ -47,11 +58,15 @@ class DecodedImages:
         paths: Iterable[str | Path],
         side: int | None = None,
         *,
+        ranges: Ranges | None = None,
+        opener: Opener | None = None,
         pixels: Path | None = None,
         records: np.ndarray | None = None,
     ) -> None:
         self.paths = paths if isinstance(paths, PathArray) else PathArray(paths)
         self.side = side
+        self.ranges: Ranges = ranges or {}
+        self.opener = opener
         self._pixels = pixels
         self._records = np.full(len(self.paths), _NO_RECORD) if records is None else records
         self._mapped: np.ndarray | None = None
@@ -69,16 +84,37 @@ class DecodedImages:
         stored = self._mapped[offset : offset + height * width * 3]
         return stored.reshape(height, width, 3).copy()
 
-    def decode(self, i: int) -> np.ndarray:
-        """The image from its file, whether it is stored or not."""
-        path = self.paths[i]
-        return np.array(open_resized(path, self.side) if self.side else open_image(path))
+    def decode(self, i: int, *, decided: bool = True) -> np.ndarray:
+        """The image from its file, whether it is stored or not. `decided`: see `open_resized`."""
+        path, side = self.paths[i], self.side
+        if self.opener:
+            return np.array(opened_by(self.opener, path, side))
+        if side:
+            return np.array(open_resized(path, side, ranges=self.ranges, decided=decided))
+        return np.array(open_image(path, ranges=self.ranges))
 
     def take(self, rows: np.ndarray) -> "DecodedImages":
         """The images in these rows."""
         return DecodedImages(
-            self.paths.take(rows), self.side, pixels=self._pixels, records=self._records[rows]
+            self.paths.take(rows),
+            self.side,
+            ranges=self.ranges,
+            opener=self.opener,
+            pixels=self._pixels,
+            records=self._records[rows],
         )
+
+    def keys(self) -> np.ndarray:
+        """A number for each file and how it is decoded (see `decoding_key`); 0 for a missing one.
+
+        Without ranges, those of files of 8 bits: no range changes their pixels.
+        """
+        keys = np.zeros(len(self.paths), np.uint64)
+        options = [self.side, self.ranges or "", opener_key(self.opener)]
+        for i, path in enumerate(self.paths):
+            with suppress(OSError):
+                keys[i] = int(decoding_key(path, *options), 16)
+        return keys
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_mapped": None}  # each process maps the file itself
@@ -88,6 +124,8 @@ def decode_once(
     paths: Iterable[str | Path],
     side: int,
     *,
+    ranges: Ranges | None = None,
+    opener: Opener | None = None,
     cache_dir: str | Path | None = None,
     cache_size_gb: float | None = None,
     num_workers: int = 0,
@@ -96,48 +134,81 @@ def decode_once(
 
     The images are in the order of `paths`, the reasons by row. The cache is in `cache_dir`
     (default: the user's cache folder) and takes up to `cache_size_gb` GiB (default: what the disk
-    has, less one; 0 stores nothing). A second process waits and finds the work done.
+    has, less one; 0 stores nothing). A second process waits and finds the work done. `ranges` and
+    `opener` are those of `DecodedImages`; without ranges, the files together decide about them.
     """
-    paths = PathArray(paths)
+    images = DecodedImages(paths, side, opener=opener)
     file = CacheFile(user_path(cache_dir or default_cache_dir()) / "images", side)
     try:
         with file.locked():
-            return _fill(file, paths, cache_size_gb, num_workers)
+            return _fill(file, images, ranges, cache_size_gb, num_workers)
     except OSError as error:
-        images = DecodedImages(paths, side)
-        decoded = _decode(images, np.arange(len(paths)), None, 0, num_workers)
-        reasons = {row: reason for row, *_, reason in decoded if reason}
+        reasons, samples = _decode(images, np.arange(len(images)), num_workers, decided=False)
+        images.ranges = _decided(samples, images, ranges)
         why = f"cannot be written ({error.strerror or error})"
-        _warn_not_stored(file, len(paths) - len(reasons), len(paths), why)
+        _warn_not_stored(file, len(images) - len(reasons), len(images), why)
         return images, reasons
 
 
 def _fill(
-    file: "CacheFile", paths: PathArray, size_gb: float | None, num_workers: int
+    file: "CacheFile",
+    images: DecodedImages,
+    ranges: Ranges | None,
+    size_gb: float | None,
+    num_workers: int,
 ) -> tuple[DecodedImages, dict[int, str]]:
     """Store what is missing; the caller holds the file's lock."""
-    keys, budget = file_keys(paths, file.side), file.budget(size_gb)
+    keys, budget = images.keys(), file.budget(size_gb)
     records, in_use = file.find(keys), [file.pixels]
     likely_bytes = 4 * file.side**2  # of an image of the usual 4:3
     has_room = budget.make_room(likely_bytes, in_use=in_use)
-    missing = np.flatnonzero(records["offset"] < (0 if has_room else _NOT_STORED))
+    missing = _missing(records, has_room=has_room)
     has_room = budget.make_room(len(missing) * likely_bytes, in_use=in_use)
-    if budget.limit and not has_room and _sizes(records).sum() < budget.used / 2:
+    own_bytes = _sizes(records).sum() + likely_bytes * np.count_nonzero(records["width"] < 0)
+    if budget.limit and not has_room and own_bytes < budget.used / 2:
         file.reset()  # most of it is other images
         records, missing = file.find(keys), np.arange(len(keys))
-    images = DecodedImages(paths, file.side, pixels=file.pixels, records=records)
-    reasons: dict[int, str] = {}
-    decoded = _decode(images, missing, file.pixels, budget.limit, num_workers)
-    for row, offset, height, width, reason in decoded:
-        if reason is None:
-            records[row] = keys[row], offset, height, width
-            file.append(records[row : row + 1])
-        else:
-            reasons[row] = reason
+    images = DecodedImages(
+        images.paths, file.side, opener=images.opener, pixels=file.pixels, records=records
+    )
+    storing = _Storing(file, keys, records, budget.limit)
+    reasons, samples = _decode(images, missing, num_workers, storing, decided=False)
+    deep = np.flatnonzero(records["width"] < 0)  # files of which a sample is stored, or was taken
+    if len(deep):
+        samples |= {row: file.sample(records[row]) for row in deep.tolist() if row not in samples}
+        images.ranges = _decided(samples, images, ranges)
+        keys[deep] = images.take(deep).keys()
+        records[deep] = file.find(keys[deep])
+        missing = deep[_missing(records[deep], has_room=has_room)]
+        more, _ = _decode(images, missing, num_workers, storing)
+        reasons |= more
     not_stored = int(np.count_nonzero(records["offset"] == _NOT_STORED))
     if not_stored and size_gb != 0:
-        _warn_not_stored(file, not_stored, len(paths), "is full, or the disk is,")
+        _warn_not_stored(file, not_stored, len(images), "is full, or the disk is,")
     return images, reasons
+
+
+def _missing(records: np.ndarray, *, has_room: bool) -> np.ndarray:
+    return np.flatnonzero(records["offset"] < (0 if has_room else _NOT_STORED))
+
+
+Samples = dict[int, tuple[str, np.ndarray]]  # by row: the kind of values beyond 8 bits, and some
+
+
+def _decided(samples: Samples, images: DecodedImages, given: Ranges | None) -> Ranges:
+    """The given ranges, or else, and said, those that the samples of all files decide."""
+    if given is not None or not samples:
+        return given or {}
+    ranges = {}
+    for kind in KINDS:
+        if values := [some for found, some in samples.values() if found == kind]:
+            low, high = ranges[kind] = decide_range(kind, values)
+            print(
+                f"{len(values)} of {len(images)} images hold values beyond 8 bits ({kind}). In all "
+                f"of them, {low:g} becomes black and {high:g} white; a model trained on them keeps "
+                "that. Give open_image= to convert them in another way."
+            )
+    return ranges
 
 
 def _warn_not_stored(file: "CacheFile", count: int, total: int, why: str) -> None:
@@ -148,22 +219,52 @@ def _warn_not_stored(file: "CacheFile", count: int, total: int, why: str) -> Non
     )
 
 
+@dataclass
+class _Storing:
+    """Where decoded images go: a cache, and the keys and records of a data set in it."""
+
+    file: "CacheFile"
+    keys: np.ndarray
+    records: np.ndarray
+    limit: int
+
+
 def _decode(
-    images: DecodedImages, rows: np.ndarray, pixels: Path | None, limit: int, num_workers: int
-) -> Iterator[tuple[int, int, int, int, str | None]]:
-    """Decode the images in `rows` and store them: row, offset, height, width, reason."""
+    images: DecodedImages,
+    rows: np.ndarray,
+    num_workers: int,
+    storing: _Storing | None = None,
+    *,
+    decided: bool = True,
+) -> tuple[dict[int, str], Samples]:
+    """Decode the images in `rows` and store them: why some cannot be read, and samples by row.
+
+    With `decided=False`, a sample of its values is stored of an image that needs a range.
+    """
     starts = range(0, len(rows), _CHUNK)
+    pixels, limit = (storing.file.pixels, storing.limit) if storing else (None, 0)
     loader = DataLoader(
-        _Decoding(images, pixels, limit),
+        _Decoding(images, pixels, limit, decided),
         batch_sampler=(rows[start : start + _CHUNK].tolist() for start in starts),
         collate_fn=list,
         num_workers=num_workers if len(rows) >= _FEW else 0,
         generator=torch.Generator(),  # else it would draw from the default one
     )
+    reasons: dict[int, str] = {}
+    samples: Samples = {}
     with progress_bar(None, "Decoding images", len(rows)) as progress:
-        for chunk in loader:
-            yield from chunk
-            progress.update(len(chunk))
+        for row, offset, height, width, found in chain.from_iterable(loader):
+            progress.update()
+            if isinstance(found, str):
+                reasons[row] = found
+                continue
+            if found is not None:
+                samples[row] = KINDS[_kind(width)], found
+            if storing:
+                storing.records[row] = storing.keys[row], offset, height, width
+                if found is None or offset >= 0:  # a sample that found no room is taken again
+                    storing.file.append(storing.records[row : row + 1])
+    return reasons, samples
 
 
 @dataclass
@@ -171,24 +272,35 @@ class _Decoding(Dataset):
     images: DecodedImages
     pixels: Path | None
     limit: int
+    decided: bool
 
-    def __getitem__(self, row: int) -> tuple[int, int, int, int, str | None]:
+    def __getitem__(self, row: int) -> tuple[int, int, int, int, str | np.ndarray | None]:
+        """Row, offset, height and width; why the image cannot be read, or a sample of it."""
         try:
-            image = self.images.decode(row)
+            image = self.images.decode(row, decided=self.decided)
+        except RangeUndecided as undecided:
+            values = undecided.values
+            width = _kind(KINDS.index(undecided.kind))
+            return row, self._append(values), len(values), width, values
         except ImageError as error:
             return row, _UNKNOWN, 0, 0, error.reason
         height, width, _ = image.shape
         return row, self._append(image), height, width, None
 
-    def _append(self, image: np.ndarray) -> int:
+    def _append(self, array: np.ndarray) -> int:
         """Append to the pixel file, as several processes may at once; the offset if it fits."""
         if self.pixels is not None:
             with open(self.pixels, "ab", buffering=0) as pixels:
-                if os.fstat(pixels.fileno()).st_size + image.nbytes <= self.limit:
+                if os.fstat(pixels.fileno()).st_size + array.nbytes <= self.limit:
                     with suppress(OSError):  # the disk is full or has been removed
-                        if pixels.write(image.tobytes()) == image.nbytes:
-                            return pixels.tell() - image.nbytes
+                        if pixels.write(array.tobytes()) == array.nbytes:
+                            return pixels.tell() - array.nbytes
         return _NOT_STORED
+
+
+def _kind(number: int) -> int:
+    """A kind of values as the width of a record, and back: -1 is the first of `KINDS`."""
+    return -1 - number
 
 
 class CacheFile:
@@ -250,6 +362,11 @@ class CacheFile:
             found[known] = records[places[known]]
         return found
 
+    def sample(self, record: np.ndarray) -> tuple[str, np.ndarray]:
+        """The kind and the values that were stored of an image that needs a range."""
+        _, offset, height, width = record.tolist()
+        return KINDS[_kind(width)], np.fromfile(self.pixels, np.float32, height, offset=offset)
+
     def append(self, records: np.ndarray) -> None:
         """Add records, over the part of a record that a killed process may have left."""
         with self._index.open("r+b") as file:
@@ -260,17 +377,6 @@ class CacheFile:
 
 
 def _sizes(records: np.ndarray) -> np.ndarray:
-    """How many bytes of pixels the image of each record has."""
+    """How many bytes the image, or the sample, of each record has."""
     sizes = records["height"].astype(float) * records["width"] * 3
     return np.where(records["offset"] < 0, 0, sizes)
-
-
-def file_keys(paths: PathArray, side: int) -> np.ndarray:
-    """A number for each file from its path, size and time of change; 0 where there is none."""
-    keys = np.zeros(len(paths), np.uint64)
-    for i, path in enumerate(paths):
-        with suppress(OSError):
-            status = os.stat(path)
-            parts = os.path.abspath(path), status.st_size, status.st_mtime_ns, side
-            keys[i] = int(fingerprint(parts), 16)
-    return keys

@@ -6,16 +6,16 @@ To read one more format, register its plug-in here, where Pillow has none.
 import importlib.util
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
-import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from resnet_ft.data.ranges import Ranges, RangeUndecided, eight_bit, is_deep
 from resnet_ft.errors import ImageError
-from resnet_ft.files import user_path
+from resnet_ft.files import fingerprint, user_path
 
 _READS_HEIC = importlib.util.find_spec("pillow_heif") is not None
 if _READS_HEIC:
@@ -58,28 +58,33 @@ _TURNS = {
 }
 _SPARE = 2  # a reduced JPEG keeps this many times the wanted side, enough for a good resize
 _LONGEST = 16  # times as long as wide: a longer image would take too much memory when enlarged
-_STRIP = 2**22  # pixels that are converted at a time: as float64, 32 MB
 
 ImageSource = str | Path | IO[bytes]
+Opener = Callable[[Any], Image.Image]
 
 
-def open_image(file: ImageSource) -> Image.Image:
+def open_image(file: ImageSource, *, ranges: Ranges | None = None) -> Image.Image:
     """Read one image, upright by its EXIF orientation, as an 8-bit RGB image of shape (H, W).
 
-    Takes a path or an open binary file. Grey, palette, CMYK and 16-bit images keep their tones,
-    transparent ones are laid on white, an animation gives its first frame. Raises ImageError, which
-    names the file and the reason, for an image that cannot be read completely.
+    Takes a path or an open binary file. Grey, palette and CMYK images keep their tones, transparent
+    ones are laid on white (unless that hides the whole picture), an animation gives its first
+    frame. Grey values beyond 8 bits are scaled by `ranges`, which a data set and a checkpoint have
+    in their `preprocessing`; without them, by the range that the image itself takes. Raises
+    ImageError, which names the file and the reason, for an image that cannot be read completely.
     """
     with _opened(file) as image:
         image.load()
-        return upright_rgb(image)
+        return upright_rgb(image, ranges)
 
 
-def open_resized(file: ImageSource, side: int) -> Image.Image:
+def open_resized(
+    file: ImageSource, side: int, *, ranges: Ranges | None = None, decided: bool = True
+) -> Image.Image:
     """`open_image` with the short side at `side` pixels, as `resized` makes it, but faster.
 
     A large JPEG is decoded at a half, a quarter or an eighth of its size, with at least twice
-    `side` left: half the time, and nearly the same pixels. Raises ImageError like `open_image`.
+    `side` left: half the time, and nearly the same pixels. Raises ImageError like `open_image`, and
+    with `decided=False` RangeUndecided for an image that needs a range.
     """
     with _opened(file) as image:
         full_size = image.size
@@ -87,7 +92,26 @@ def open_resized(file: ImageSource, side: int) -> Image.Image:
         image.load()
         if image.format == "TIFF":  # Pillow turns a TIFF upright when it loads it
             full_size = image.size
-        return _turned(resized(_to_rgb(image), side, full_size), orientation(image))
+        rgb = _to_rgb(image, ranges, decided=decided)
+        return _turned(resized(rgb, side, full_size), orientation(image))
+
+
+def opened_by(opener: Opener, file: ImageSource, side: int | None = None) -> Image.Image:
+    """`open_image`, or `open_resized` with a side, by a function of one's own."""
+    try:
+        image = upright_rgb(opener(file))
+    except Exception as error:
+        reason = f"open_image failed ({type(error).__name__}: {error})"
+        raise ImageError(f"{file}: {reason}.", reason) from error
+    return resized(image, side) if side else image
+
+
+def opener_key(opener: Opener | None) -> str:
+    """The name of such a function and a digest of its code, not of what else it uses."""
+    code = getattr(opener, "__code__", None)
+    parts = [code.co_code, code.co_consts, code.co_names] if code else []
+    name = getattr(opener, "__qualname__", None) or repr(opener)
+    return f"{name} {fingerprint(parts)}" if opener else ""
 
 
 def resized(image: Image.Image, side: int, full_size: tuple[int, int] | None = None) -> Image.Image:
@@ -112,9 +136,9 @@ def resized(image: Image.Image, side: int, full_size: tuple[int, int] | None = N
     return image.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom))
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image, ranges: Ranges | None = None) -> Image.Image:
     """An open image as `open_image` returns it."""
-    return _turned(_to_rgb(image), orientation(image))
+    return _turned(_to_rgb(image, ranges), orientation(image))
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -131,6 +155,20 @@ def orientation(image: Image.Image) -> int:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
         return found if found in range(1, 9) else 1
     return 1
+
+
+def decoding_key(path: str | Path, *options: object) -> str:
+    """A digest of all that decides about an image's pixels: the file, `options`, Pillow's rules.
+
+    Size and modification time stay when two files exchange their names or a program restores the
+    time; the inode and the time of the last change of any kind do not. Raises OSError.
+    """
+    status = os.stat(path)
+    times = status.st_mtime_ns, status.st_ctime_ns
+    rules = bool(ImageFile.LOAD_TRUNCATED_IMAGES)  # any program's code may have set it
+    return fingerprint(
+        (os.path.abspath(path), status.st_size, status.st_ino, *times, rules, *options)
+    )
 
 
 def unreadable_because(file: ImageSource, error: Exception) -> str:
@@ -161,6 +199,8 @@ def _opened(file: ImageSource) -> Iterator[Image.Image]:
             raise OSError("not a file")  # opening a pipe or a device could wait forever
         with Image.open(file, formats=readable_formats()) as image:
             yield image
+    except RangeUndecided:
+        raise
     except Exception as error:  # a decoder can fail in any way on a broken file
         reason = unreadable_because(file, error)
         raise ImageError(
@@ -172,33 +212,16 @@ def _turned(image: Image.Image, turn: int) -> Image.Image:
     return image.transpose(_TURNS[turn]) if turn in _TURNS else image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, ranges: Ranges | None, *, decided: bool = True) -> Image.Image:
     """The image in 8-bit RGB, on white where it is transparent."""
-    if image.mode.startswith(("I", "F")):
-        image = _eight_bit(image)
+    if is_deep(image):
+        image = eight_bit(image, ranges, decided=decided)
     if image.has_transparency_data:
         image = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+        *colours, alpha = cast(list[tuple[float, float]], image.getextrema())
+        if alpha == (0, 0) and any(low < high for low, high in colours):
+            return image.convert("RGB")  # there is a picture, which would be hidden
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)
         return white
     return image if image.mode == "RGB" else image.convert("RGB")  # a copy takes memory
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, or of floating point, to 8 bits: black stays black, white white.
-
-    Integers up to 65535 are taken as 16-bit and floats up to 1 as a share of white; brighter images
-    are scaled by their own maximum.
-    """
-    usual = 1.0 if image.mode == "F" else 65535.0
-    rows = max(1, _STRIP // image.width)
-    strips = [
-        (0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)
-    ]
-    brightest = [np.nanmax(np.asarray(image.crop(strip)), initial=0.0) for strip in strips]
-    white = float(max(usual, *brightest))
-    grey = Image.new("L", image.size)
-    for strip in strips:
-        scaled = np.nan_to_num(np.asarray(image.crop(strip), dtype=np.float64) / white) * 255
-        grey.paste(Image.fromarray(np.clip(scaled.round(), 0, 255).astype(np.uint8)), strip)
-    return grey

@@ -13,6 +13,7 @@ from resnet_ft.data.batches import EpochBatchSampler, ImageLoader, fitting_worke
 from resnet_ft.data.cache import decode_once
 from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.data.decisions import apply_decisions
+from resnet_ft.data.images import Opener
 from resnet_ft.data.index import DatasetIndex, index_dataset
 from resnet_ft.data.shards import ShardBatchSampler, ShardDataset, ShardFiles, holds_shards
 from resnet_ft.data.transforms import (
@@ -31,6 +32,7 @@ def make_dataloaders(
     batch_size: int = 32,
     train: Callable | None = None,
     val: Callable | None = None,
+    open_image: Opener | None = None,
     num_workers: int | None = None,
     cache_dir: str | Path | None = None,
     cache_size_gb: float | None = None,
@@ -42,15 +44,20 @@ def make_dataloaders(
     Each yields batches of images (N, 3, image_size, image_size), float and normalised, and labels
     (N,). `train` and `val` are your own transforms instead of `train_transform(image_size)` and
     `eval_transform(image_size)`: give the `image_size` that they are made for, since images are
-    decoded to a short side of 256/224 of it. `decisions` are about single images: see
+    decoded to a short side of 256/224 of it. `open_image` is your own function from a path to a PIL
+    image, for files that the library does not read, or reads in another way than you want; it is
+    recognised by its name and code, so give another `cache_dir` when something else changes what it
+    returns. `decisions` are about single images: see
     `apply_decisions`. `num_workers=None` takes one worker per core, as far as shared memory allows.
     The same `seed` gives the same batches, whatever the number of workers. In a script on Windows
     or macOS, call this below `if __name__ == "__main__":`, or with `num_workers=0`.
 
     Every file is decoded once first and kept in `cache_dir` (default: the user's cache folder), up
-    to `cache_size_gb` GiB (default: what the disk has, less one; 0 keeps nothing). Files that
-    cannot be read are left out, counted in a warning and listed in `loader.dataset.unreadable`.
-    Raises DatasetError for a data set that cannot be trained on.
+    to `cache_size_gb` GiB (default: what the disk has, less one; 0 keeps nothing). Grey values
+    beyond 8 bits (microscopes, X-ray, elevation) have one range for all files, which is printed and
+    kept in `loader.dataset.preprocessing`. Files that cannot be read are left out, counted in a
+    warning and listed in `loader.dataset.unreadable`. Raises DatasetError for a data set that
+    cannot be trained on.
 
     `data_dir` may also be a folder of tar shards that `pack_dataset` wrote, or the address of one
     (http(s), what `webdataset` opens, or "pipe:" and a command; "{}" stands for the file's name).
@@ -72,6 +79,8 @@ def make_dataloaders(
     if holds_shards(data_dir):
         if decisions is not None:
             raise ParameterError("decisions are about files: give them to pack_dataset instead.")
+        if open_image is not None:
+            raise ParameterError("open_image is about files: convert them before pack_dataset.")
         shards = ShardFiles(data_dir, cache_dir, cache_size_gb)
         for split, listed in shards.index.splits.items():
             counts = [shard.samples for shard in listed]
@@ -87,10 +96,13 @@ def make_dataloaders(
     images, reasons = decode_once(
         (os.path.join(index.root, path) for path in index.images),
         side,
+        opener=open_image,
         cache_dir=cache_dir,
         cache_size_gb=cache_size_gb,
         num_workers=workers,
     )
+    if images.ranges:
+        preprocessing = {**(preprocessing or {}), "ranges": dict(images.ranges)}
     failed = [(images.paths[row], reason) for row, reason in sorted(reasons.items())]
     unreadable = pd.DataFrame(failed, columns=["path", "reason"])
     if reasons:

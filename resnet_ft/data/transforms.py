@@ -82,25 +82,26 @@ def _compose(*steps: v2.Transform, mean: Sequence[float], std: Sequence[float]) 
     )
 
 
-class Preprocessing(TypedDict):
-    """What `eval_transform` is called with, as plain data that a checkpoint stores."""
+class Preprocessing(TypedDict, total=False):
+    """What is done to an image for the model, as plain data that a checkpoint stores.
+
+    The arguments of `eval_transform`, where that is used, and the `ranges` of `open_image` of a
+    data set that needs them.
+    """
 
     image_size: int
     mean: list[float]
     std: list[float]
+    ranges: dict[str, list[float]]
 
 
 def describe_preprocessing(transform: object) -> Preprocessing | None:
     """What `eval_transform` was called with to give this transform; None for any other."""
     match getattr(transform, "transforms", None):
         case [_, v2.Resize(), v2.CenterCrop(size=size), _, v2.Normalize(mean=mean, std=std)]:
-            described = Preprocessing(
-                image_size=size[0],
-                mean=[float(value) for value in mean],
-                std=[float(value) for value in std],
-            )
-            if repr(eval_transform(**described)) == repr(transform):
-                return described
+            mean, std = ([float(value) for value in values] for values in (mean, std))
+            if repr(eval_transform(size[0], mean=mean, std=std)) == repr(transform):
+                return Preprocessing(image_size=size[0], mean=mean, std=std)
     return None
 
 

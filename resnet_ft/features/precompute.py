@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from resnet_ft import distributed, engine
 from resnet_ft.data.batches import EpochBatchSampler, ImageLoader
-from resnet_ft.data.cache import file_keys
 from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.features import store
@@ -139,7 +138,7 @@ def _feature_key(weights: str, dataset: ImageDataset, epoch: int | None) -> str:
     known = all(type(step).__module__.startswith(_DESCRIBED) for step in steps)
     if not known or any(type(step).__name__ == "Lambda" for step in steps):
         return f"{store.ONE_TIME}{secrets.token_hex(8)}"
-    files = file_keys(dataset.images.paths, dataset.images.side or 0).tobytes()
+    files = dataset.images.keys().tobytes()
     seed = None if epoch is None else (dataset.seed, epoch)
     return fingerprint([_FORMAT, weights, repr(dataset.transform), files, seed])
 

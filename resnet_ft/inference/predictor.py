@@ -1,5 +1,7 @@
 """A saved model predicts one image, several, or a folder of them."""
 
+import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,13 +15,15 @@ from resnet_ft import engine
 from resnet_ft.data.batches import worker_processes
 from resnet_ft.data.cache import DecodedImages, decode_once
 from resnet_ft.data.folders import find_images
-from resnet_ft.data.images import resized, upright_rgb
+from resnet_ft.data.images import Opener, resized, upright_rgb
+from resnet_ft.data.ranges import Ranges
 from resnet_ft.data.transforms import describe_preprocessing, prepare, side_before_crop
-from resnet_ft.errors import DatasetError, ImageError
+from resnet_ft.errors import DatasetError, DriveError, ImageError, ParameterError
 from resnet_ft.files import atomic_write, user_path
 from resnet_ft.models.checkpoint import load_checkpoint
 from resnet_ft.notebook import progress_bar
 from resnet_ft.reading import write_table
+from resnet_ft.training.options import checked
 
 AnyFile = str | Path | Image.Image
 
@@ -28,9 +32,21 @@ class Predictor:
     """Images to class names with probabilities.
 
     `model` maps what `transform` makes of an RGB image to logits, one for each of `classes`.
+    `ranges` and `open_image` are how files were read for its training: see `open_image` and
+    `make_dataloaders`.
     """
 
-    def __init__(self, model: nn.Module, classes: Sequence[str], transform: Callable):
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: Sequence[str],
+        transform: Callable,
+        *,
+        ranges: Ranges | None = None,
+        open_image: Opener | None = None,
+    ):
+        self.ranges: Ranges = ranges or {}
+        self.opener = open_image
         self.model = model.to(engine.device()).eval()
         self.classes = list(classes)
         self.transform = transform
@@ -39,26 +55,48 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, path: str | Path, model: nn.Module | None = None, *, transform: Callable | None = None
+        cls,
+        path: str | Path,
+        model: nn.Module | None = None,
+        *,
+        transform: Callable | None = None,
+        open_image: Opener | None = None,
     ) -> "Predictor":
         """Load a checkpoint file, which alone is enough for a model that `build_model` makes.
 
         Another model is handed in as `model`, an evaluation transform other than `eval_transform`
-        as `transform`. Raises CheckpointError where one of them is needed.
+        as `transform`, and the `open_image` of `make_dataloaders` again. Raises CheckpointError
+        where a model or a transform is needed.
         """
         checkpoint = load_checkpoint(path)
         transform = transform or checkpoint.transform()
-        return cls(checkpoint.load_into(model), checkpoint.class_names(), transform)
+        return cls(
+            checkpoint.load_into(model),
+            checkpoint.class_names(),
+            transform,
+            ranges=checkpoint.ranges(),
+            open_image=open_image,
+        )
 
     def predict(self, image: AnyFile, top_k: int = 5) -> pd.DataFrame:
         """The most probable classes of one image: columns `class_name` and `probability`.
 
-        `image` is a path or a PIL image. Raises ImageError for a file that cannot be read.
+        `image` is a path or a PIL image. Raises ImageError for a file that cannot be read, and
+        ParameterError for what is neither.
         """
         return self.predict_batch([image], top_k)[0]
 
     def predict_batch(self, images: Sequence[AnyFile], top_k: int = 5) -> list[pd.DataFrame]:
         """`predict` for several images at once."""
+        top_k = checked({"top_k": top_k})["top_k"]
+        if isinstance(images, AnyFile):
+            raise ParameterError("predict_batch takes a list of images; predict takes one.")
+        for image in images:
+            if not isinstance(image, AnyFile):
+                raise ParameterError(
+                    f"An image is the path of a file or a PIL image, not {type(image).__name__}. "
+                    "PIL.Image.fromarray makes one of an array of bytes (H, W, 3)."
+                )
         top = self._top([self._tensor(self._pixels(image)) for image in images], top_k)
         return [
             pd.DataFrame({"class_name": names, "probability": probabilities})
@@ -79,16 +117,30 @@ class Predictor:
         A file that cannot be read has its reason in `error` and no prediction. `csv` is a file to
         write the table to as well; an older one is replaced. `num_workers` processes (one per core)
         decode the images, and `cache_dir` keeps them as for `make_dataloaders`. Raises DatasetError
-        for a folder without images, or without one that can be read.
+        for a folder without images, or without one that can be read, and DriveError, before any
+        image is read, where `csv` cannot be written. Where that fails at the end, the table goes to
+        a temporary folder, which a warning names.
         """
+        if not isinstance(folder, str | Path):
+            raise ParameterError(f"folder={folder!r} should be the path of a folder.")
+        batch_size, num_workers = checked(
+            {"batch_size": batch_size, "num_workers": num_workers}
+        ).values()
         paths = list(find_images(user_path(folder)))
         if not paths:
             raise DatasetError(f"There are no images in {folder}. Check the path.")
+        if csv is not None:
+            _try_to_write(user_path(csv), size=sum(len(str(path)) + 80 for path in paths))
         workers = worker_processes(num_workers)
-        images, errors = DecodedImages(paths), dict[int, str]()
+        images, errors = self._images(paths), dict[int, str]()
         if self._side:
             images, errors = decode_once(
-                paths, self._side, cache_dir=cache_dir, num_workers=workers
+                paths,
+                self._side,
+                ranges=self.ranges,
+                opener=self.opener,
+                cache_dir=cache_dir,
+                num_workers=workers,
             )
         answers: dict[int, tuple[str, float]] = {}
         starts = range(0, len(paths), batch_size)
@@ -109,15 +161,27 @@ class Predictor:
         table = table.reindex(range(len(paths))).assign(error=pd.Series(errors, dtype=object))
         table.insert(0, "path", [str(path) for path in paths])
         if csv is not None:
-            with atomic_write(csv) as temporary:
-                write_table(table, temporary)
+            try:
+                with atomic_write(csv) as temporary:
+                    write_table(table, temporary)
+            except OSError as error:
+                instead = Path(tempfile.mkdtemp(prefix="resnet_ft-"), Path(csv).name)
+                write_table(table, instead)
+                warnings.warn(
+                    f"{csv} could not be written ({error}). The table is in {instead}, on this "
+                    "machine: move it from there.",
+                    stacklevel=2,
+                )
         return table
+
+    def _images(self, paths: Sequence[str | Path], side: int | None = None) -> DecodedImages:
+        return DecodedImages(paths, side, ranges=self.ranges, opener=self.opener)
 
     def _pixels(self, image: AnyFile) -> np.ndarray:
         """One image as the data loaders read it: (H, W, 3), uint8."""
         if not isinstance(image, Image.Image):
-            return DecodedImages([image], self._side)[0]
-        image = upright_rgb(image)
+            return self._images([image], self._side)[0]
+        image = upright_rgb(image, self.ranges)
         return np.array(resized(image, self._side) if self._side else image)
 
     def _tensor(self, pixels: np.ndarray) -> Tensor:
@@ -132,3 +196,17 @@ class Predictor:
             probabilities = self.model(batch).float().softmax(dim=1).cpu()
         values, labels = probabilities.topk(min(top_k, len(self.classes)))
         return np.array(self.classes, dtype=object)[labels.numpy()], values.numpy()
+
+
+def _try_to_write(csv: Path, *, size: int) -> None:
+    """Raise DriveError where a file of about `size` bytes cannot be written."""
+    try:
+        if csv.is_dir():
+            raise IsADirectoryError("it is a folder")
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=csv.parent) as trial:
+            trial.write(bytes(size))
+    except OSError as error:
+        raise DriveError(
+            f"{csv} cannot be written ({error}). Choose another place for the table, or make room."
+        ) from error

@@ -28,6 +28,24 @@ def architectures() -> list[str]:
     return [name for name in models.list_models(module=models) if "resne" in name]
 
 
+def check_architecture(arch: str) -> None:
+    """Raise ParameterError for an `arch` that `build_model` does not know."""
+    if not arch.startswith(_TIMM):
+        if arch not in architectures():
+            raise ParameterError(
+                f"arch={arch!r} is unknown. Choose one of {', '.join(architectures())}."
+            )
+        return
+    try:
+        import timm
+    except ImportError as error:
+        raise ParameterError(f"arch={arch!r} needs timm: pip install timm") from error
+    name = arch.removeprefix(_TIMM)
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name[:8]}*")[:5]) or "see timm.list_models()"
+        raise ParameterError(f"timm has no model {name!r}. Similar ones: {close}.")
+
+
 def build_model(
     arch: str = "resnet101",
     num_classes: int | None = None,
@@ -49,10 +67,7 @@ def build_model(
             f"num_classes={num_classes} is not a number of classes. "
             'Give len(dataloaders["train"].dataset.classes).'
         )
-    if not arch.startswith(_TIMM) and arch not in architectures():
-        raise ParameterError(
-            f"arch={arch!r} is unknown. Choose one of {', '.join(architectures())}."
-        )
+    check_architecture(arch)
     content: object = None
     try:
         if weights in ("DEFAULT", "auto"):
@@ -104,14 +119,9 @@ def _new_model(arch: str, num_classes: int, *, pretrained: bool = False) -> nn.M
     """A model with random weights; timm can load its own."""
     if not arch.startswith(_TIMM):
         return models.get_model(arch, weights=None, num_classes=num_classes)
-    try:
-        import timm
-    except ImportError as error:
-        raise ParameterError(f"arch={arch!r} needs timm: pip install timm") from error
+    import timm
+
     name = arch.removeprefix(_TIMM)
-    if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name[:8]}*")[:5]) or "see timm.list_models()"
-        raise ParameterError(f"timm has no model {name!r}. Similar ones: {close}.")
     return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
 
 

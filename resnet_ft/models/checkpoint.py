@@ -37,8 +37,9 @@ _FORMATS = ("resnet_ft checkpoint 1", "resnet_ft checkpoint 2")  # the first had
 class Checkpoint:
     """A saved model: everything needed to build it again and to use it.
 
-    `preprocessing` holds the arguments of `eval_transform` (image_size, mean, std), or None where
-    another transform was used. `scores` are those of the epoch that was saved.
+    `preprocessing` holds the arguments of `eval_transform` (image_size, mean, std) where that was
+    used, and `ranges` where images had values beyond 8 bits; None without either. `scores` are
+    those of the epoch that was saved.
     """
 
     arch: str | None
@@ -84,7 +85,7 @@ class Checkpoint:
         Raises CheckpointError where that was not `eval_transform`.
         """
         remedy = "Give the transform: Predictor.load(path, transform=...), for example."
-        if self.preprocessing is None:
+        if self.preprocessing is None or set(self.preprocessing) == {"ranges"}:
             raise CheckpointError(
                 "The model was trained with another transform than eval_transform, which a "
                 f"checkpoint cannot hold. {remedy}"
@@ -96,7 +97,22 @@ class Checkpoint:
                 raise ValueError(f"image_size {size}, mean {mean}, std {std}")
             if numbers[-1] > _LARGEST_IMAGE:
                 raise ValueError(f"image_size {size} is more than {_LARGEST_IMAGE}")
-            return eval_transform(**self.preprocessing)
+            given = {
+                name: self.preprocessing[name] for name in self.preprocessing.keys() - {"ranges"}
+            }
+            return eval_transform(**given)
+
+    def ranges(self) -> dict[str, list[float]]:
+        """The `ranges` of `open_image` that the images of the training had; none for 8 bits."""
+        remedy = "Save it again with save_checkpoint, or fetch it again from where it came."
+        with reading("The ranges of the checkpoint", CheckpointError, remedy):
+            found = dict((self.preprocessing or {}).get("ranges") or {})
+            ranges = {str(kind): [float(low), float(high)] for kind, (low, high) in found.items()}
+            if not all(
+                low < high and np.isfinite([low, high]).all() for low, high in ranges.values()
+            ):
+                raise ValueError(f"{found}")
+            return ranges
 
     def class_names(self) -> list[str]:
         """The names of the outputs; numbers where the data set named no classes."""

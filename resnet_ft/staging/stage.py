@@ -38,6 +38,11 @@ def stage_dataset(
     separate copy. A warning names files that cannot be copied. Raises DatasetError for a source
     that cannot be read or should not be trusted (then nothing is left behind), and for a full disk.
     """
+    if not isinstance(source, str | Path) or not str(source).strip():
+        raise ParameterError(
+            f"source={source!r} should be a folder, an archive, a web address, or "
+            '"sample" (in the notebooks: data_dir).'
+        )
     for option, number in (("workers", workers), ("max_side", max_side)):
         if number is not None and number < 1:
             raise ParameterError(f"{option} is {number}. Give a whole number of at least 1.")

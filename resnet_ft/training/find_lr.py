@@ -60,6 +60,7 @@ class LRFinder:
     def plot(self) -> "Axes":
         """The loss over the learning rate, with the suggestion marked."""
         import matplotlib.pyplot as plt
+        from matplotlib.ticker import LogFormatter
 
         rates, loss, smoothed = self.history.to_numpy().T
         step = self._steepest()
@@ -68,6 +69,8 @@ class LRFinder:
             ax.plot(rates, loss, ".", color=GREY, alpha=0.5, label="each batch")
             ax.plot(rates, smoothed, color=BLUE, label="smoothed")
             ax.set(xscale="log", xlabel="learning rate", ylabel="training loss in nats")
+            ax.xaxis.set_major_formatter(LogFormatter())  # "1e-04", where the default is a formula
+            ax.xaxis.set_minor_formatter(LogFormatter())
             ax.set_ylim(0, 1.15 * loss[: smoothed.argmin() + 1].max())
             ax.set_title("The loss does not fall")
             if step is not None:

@@ -8,7 +8,6 @@ Notebook 03 shows the same steps one by one.
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -29,41 +28,10 @@ from resnet_ft.training.budget import TimeBudget, plan_epochs
 from resnet_ft.training.callbacks import Callback, EarlyStop
 from resnet_ft.training.head import fit_head
 from resnet_ft.training.loop import train_model
+from resnet_ft.training.options import FineTuneOptions
 from resnet_ft.training.run import Run
 from resnet_ft.training.schedule import Schedule, make_optimizer, make_scheduler, parameter_groups
 from resnet_ft.training.state import Metric, trainable_parameters
-
-
-@dataclass(frozen=True)
-class FineTuneOptions:
-    """How `fine_tune` trains: the options that change a run's numbers, as config.json records them.
-
-    Their meaning and their defaults stand at `fine_tune`.
-    """
-
-    epochs: int | None = None
-    minutes: float | None = None
-    learning_rate: float | None = None
-    weight_decay: float = 0.05
-    optimizer: str = "adamw"
-    schedule: Schedule = "cosine"
-    label_smoothing: float = 0.0
-    mix: str | None = None
-    balance: str | None = None
-    train_batchnorm: bool = False
-    average_weights: bool = True
-    patience: int | None = None
-    clip_grad_norm: float | None = None
-    seed: int = 0
-
-    def described(self) -> dict[str, object]:
-        """Plain data for config.json: a function is described by its name."""
-        return asdict(self) | {"schedule": getattr(self.schedule, "__qualname__", self.schedule)}
-
-    @classmethod
-    def names(cls) -> list[str]:
-        """The names of all options."""
-        return [one.name for one in fields(cls)]
 
 
 def fine_tune(
@@ -105,6 +73,7 @@ def fine_tune(
     "both". `balance`: "loss" or "sampler", for classes of unequal size. `patience`: stop after so
     many epochs without a lower validation loss. How strongly images are augmented is up to
     `make_dataloaders(train=...)`. `metrics` and `clip_grad_norm` are those of `train_model`.
+    `FineTuneOptions` checks them all.
 
     Called again with the same options and `run_dir`, an interrupted run resumes where it was, and a
     finished one returns at once; `minutes` count over all of it. Returns the model and the history
@@ -117,14 +86,15 @@ def fine_tune(
     pretrained = getattr(model, "pretrained", True)
     loader: Any = dataloaders["train"]
     num_classes = len(loader.dataset.classes)
-    weights = class_weights(loader.dataset.labels, num_classes) if balance else None
-    loss_weights = weights if balance == "loss" else None
-    criterion = nn.CrossEntropyLoss(loss_weights, label_smoothing=label_smoothing)
+    weights = class_weights(loader.dataset.labels, num_classes) if options.balance else None
+    loss_weights = weights if options.balance == "loss" else None
+    criterion = nn.CrossEntropyLoss(loss_weights, label_smoothing=options.label_smoothing)
     criterion.to(engine.device())
-    loader = balanced_loader(loader) if balance == "sampler" else loader
-    loader = MixedLoader(loader, num_classes, mix, seed=seed) if mix else loader
+    loader = balanced_loader(loader) if options.balance == "sampler" else loader
+    if options.mix:
+        loader = MixedLoader(loader, num_classes, options.mix, seed=options.seed)
     varied = {**dataloaders, "train": loader}
-    budget = None if minutes is None else TimeBudget(minutes, started=started)
+    budget = TimeBudget(options.minutes, started=started) if options.minutes else None
     run = None
     if run_dir is not None and distributed.is_main():
         run_dir = run = Run.open(run_dir, {"fine_tune": options.described()}, resume=resume)
@@ -138,30 +108,30 @@ def fine_tune(
                     *(model, dataloaders, criterion),
                     class_weights=weights,
                     cache_dir=cache_dir,
-                    seed=seed,
+                    seed=options.seed,
                     run=run,
                 )
             except HalfPrecisionError as error:
-                if epochs == 0:
+                if options.epochs == 0:
                     raise
                 warnings.warn(
                     f"The head is not solved first: all layers train from the start. {error}",
                     stacklevel=2,
                 )
-        if pretrained and not train_batchnorm:
+        if pretrained and not options.train_batchnorm:
             freeze_batchnorm(model)
-        groups = parameter_groups(model, learning_rate, weight_decay=weight_decay)
-        chosen = make_optimizer(optimizer, groups)
-        num_epochs = plan_epochs(model, varied, epochs=epochs, budget=budget, run=run)
-        over = budget or num_epochs * len(loader)
-        watchers: list[Callback] = [WeightAverage()] if average_weights else []
+        groups = parameter_groups(model, options.learning_rate, weight_decay=options.weight_decay)
+        chosen = make_optimizer(options.optimizer, groups)
+        num_epochs = plan_epochs(model, varied, epochs=options.epochs, budget=budget, run=run)
+        scheduler = make_scheduler(chosen, options.schedule, budget or num_epochs * len(loader))
+        watchers: list[Callback] = [WeightAverage()] if options.average_weights else []
         watchers += callbacks
-        watchers += [] if patience is None else [EarlyStop(patience)]
+        watchers += [] if options.patience is None else [EarlyStop(options.patience)]
         watchers += [budget] if budget else []
         return train_model(
-            *(model, varied, criterion, chosen, make_scheduler(chosen, schedule, over), num_epochs),
+            *(model, varied, criterion, chosen, scheduler, num_epochs),
             metrics=metrics,
-            clip_grad_norm=clip_grad_norm,
+            clip_grad_norm=options.clip_grad_norm,
             run_dir=run_dir,
             first_row=head.row if head else None,
             callbacks=watchers,
@@ -171,18 +141,15 @@ def fine_tune(
 def _check(
     model: nn.Module, dataloaders: Mapping[str, DataLoader], chosen: FineTuneOptions
 ) -> None:
-    """Refuse what could not work, before any work is done; other options check themselves."""
+    """Refuse what could not work, before any work is done; options check themselves."""
     trainable_parameters(model)
     if not all(reads_files(dataloaders.get(split)) for split in ("train", "val")):
         raise ParameterError(
             'fine_tune takes loaders "train" and "val" that make_dataloaders makes of image files. '
             "With others, of shards too, use train_model."
         )
-    budget = None if chosen.minutes is None else TimeBudget(chosen.minutes)
-    if chosen.epochs is not None or budget is None:
-        plan_epochs(model, {}, epochs=chosen.epochs, budget=budget)
-    if chosen.patience is not None:
-        EarlyStop(chosen.patience)
+    if chosen.minutes is None:
+        plan_epochs(model, {}, epochs=chosen.epochs)
     optimizer = make_optimizer(chosen.optimizer, parameter_groups(model, chosen.learning_rate))
     make_scheduler(optimizer, chosen.schedule, 1)
     micro_batches = engine.accelerator().gradient_accumulation_steps
@@ -190,7 +157,3 @@ def _check(
         if not chosen.train_batchnorm:
             freeze_batchnorm(model)
         check_model(model, dataloaders["train"], micro_batches=micro_batches)
-    if chosen.balance not in (None, "loss", "sampler"):
-        raise ParameterError(
-            f'balance={chosen.balance!r} is unknown. Choose None, "loss" or "sampler".'
-        )

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections import deque
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,22 +22,12 @@ from resnet_ft.models.freezing import freeze
 from resnet_ft.reading import read_json, reading
 from resnet_ft.staging.drive import project_root
 from resnet_ft.staging.stage import stage_dataset
-from resnet_ft.training.fine_tune import FineTuneOptions, fine_tune
+from resnet_ft.training.fine_tune import fine_tune
+from resnet_ft.training.options import FineTuneOptions, RunOptions, checked
 from resnet_ft.training.resume import Autosave
 from resnet_ft.training.run import Run
 
-_DEFAULTS = {
-    "data_source": "sample",
-    "arch": "resnet101",
-    "weights": "auto",
-    "freeze_until": None,
-    "image_size": 224,
-    "batch_size": 32,
-    "augmentation": "medium",
-    "mixed_precision": "auto",
-    "seed": 0,
-}
-_RECORDED = ("id", "created", "versions", "training", "fine_tune")  # by the run itself
+_RECORDED = ("id", "created", "versions", "weights_content", "training", "fine_tune")  # by the run
 
 
 def train_run(
@@ -64,14 +55,21 @@ def train_run(
         options = content.get("fine_tune", {})
         if not isinstance(options, dict):
             raise ValueError(f'"fine_tune" is {options!r}, not an object {{...}}')
-    known = {"": [*_DEFAULTS, *_RECORDED], '"fine_tune" ': FineTuneOptions.names()}
-    for (below, names), given in zip(known.items(), (content, options), strict=True):
+    defaults = asdict(RunOptions())
+    known = {"": [*defaults, *_RECORDED], '"fine_tune" ': FineTuneOptions.names()}
+    for (place, names), given in zip(known.items(), (content, options), strict=True):
         if unknown := sorted({*given} - {*names}):
             raise ParameterError(
-                f"{config} has unknown {below}entries: {', '.join(unknown)}. It may have "
+                f"{config} has unknown {place}entries: {', '.join(unknown)}. It may have "
                 f"{', '.join(names)}."
             )
-    chosen = {name: content.get(name, default) for name, default in _DEFAULTS.items()}
+    arguments = {"data_dir": data_dir, "num_workers": num_workers, "save_minutes": save_minutes}
+    entries = {name: content.get(name, default) for name, default in defaults.items()}
+    below = {f"fine_tune.{name}": value for name, value in options.items()}
+    values = checked({**arguments, **entries, **below}, remedy=f"Correct {config}.")
+    data_dir, num_workers, save_minutes = (values[name] for name in arguments)
+    chosen = {name: values[name] for name in entries}
+    options = {name: values[f"fine_tune.{name}"] for name in options}
 
     engine.configure_engine(mixed_precision=chosen["mixed_precision"])
     run = Run(config.parent)
@@ -113,7 +111,9 @@ def launch_training(
     complete step, if that takes less than torchrun's half minute. Raises TrainingError, with their
     last output, where they fail.
     """
-    Run.open(run, {"fine_tune": options})
+    given = {"num_processes": num_processes, "save_minutes": save_minutes, **options}
+    num_processes, save_minutes, *_ = checked(given).values()
+    Run.open(run, {"fine_tune": checked(options)})
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *(f"--nproc_per_node={num_processes}", "-m", "resnet_ft", "train"),

@@ -55,7 +55,8 @@ def imshow(
         axes.imshow(image, cmap="gray")
         axes.axis("off")
         if title is not None:
-            axes.set_title(title, loc="center", fontsize=10, fontweight="normal")
+            text = axes.set_title(title, loc="center", fontsize=10, fontweight="normal")
+            text.set_parse_math(False)  # the axes may have been made outside of `style`
     return axes
 
 

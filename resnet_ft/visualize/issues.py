@@ -1,7 +1,6 @@
 """The findings of an audit as a table with thumbnails; a click on a column's name sorts it."""
 
 import base64
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pandas as pd
 
 from resnet_ft.data.folders import is_image
 from resnet_ft.errors import ImageError
+from resnet_ft.notebook import NO_FORMULAS, Html, show_table
 from resnet_ft.visualize.images import jpeg_thumbnail
 
 _SIDE = 72
@@ -31,17 +31,7 @@ _SORT = """
 """
 
 
-@dataclass(frozen=True)
-class _IssueTable:
-    """HTML that a notebook displays."""
-
-    html: str
-
-    def _repr_html_(self) -> str:
-        return self.html
-
-
-def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60) -> _IssueTable:
+def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60) -> Html:
     """A table of findings, each with a thumbnail; a click on a column's name sorts by it.
 
     `root` and `issues` are those of an `Audit`; `issues` may be a part of them.
@@ -66,9 +56,10 @@ def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60)
         ]
         rows += f"<tr>{'</td>'.join(cells)}</td></tr>"
     note = "" if len(shown) == len(issues) else f"<p>{len(shown)} of {len(issues)} findings.</p>"
-    return _IssueTable(
-        f"<table style='font-size:13px'><thead><tr><th></th>{heads}</tr></thead>"
-        f"<tbody>{rows}</tbody></table>{note}".encode("utf-8", "replace").decode()
+    return Html(
+        f"<table class='{NO_FORMULAS}' style='font-size:13px'><thead><tr><th></th>{heads}</tr>"
+        f"</thead><tbody>{rows}</tbody></table>{note}",
+        show_table(shown, index=False).text,
     )
 
 

@@ -33,7 +33,7 @@ def plot_class_counts(counts: pd.DataFrame) -> "Axes":
 
 def plot_image_sizes(sizes: pd.DataFrame, image_size: int) -> "Axes":
     """Width and height of every image, in pixels, from columns `width` and `height`."""
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import LogFormatter, ScalarFormatter
 
     sides = sizes[["width", "height"]]
     small = (sides.min(axis=1) < image_size).sum()
@@ -45,6 +45,7 @@ def plot_image_sizes(sizes: pd.DataFrame, image_size: int) -> "Axes":
             ax.set(xscale="log", yscale="log")
             for axis in (ax.xaxis, ax.yaxis):
                 axis.set_major_formatter(ScalarFormatter())
+                axis.set_minor_formatter(LogFormatter())
         smallest = min(image_size, sides.min(axis=None))
         lowest = 0 if ax.get_xscale() == "linear" else 0.7 * smallest
         ax.set(xlabel="width in pixels", ylabel="height in pixels", xlim=lowest, ylim=lowest)
@@ -125,7 +126,8 @@ def plot_prediction(image: AnyImage, prediction: pd.DataFrame) -> "Figure":
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4), width_ratios=(1, 1.3))
         imshow(image, ax=left)
         rows = prediction[::-1]
-        bars = right.barh(rows["class_name"], rows["probability"], color=GREY)
+        places = range(len(rows))
+        bars = right.barh(places, rows["probability"], color=GREY, tick_label=rows["class_name"])
         bars[-1].set_color(BLUE)
         right.bar_label(bars, [f"{share:.1%}" for share in rows["probability"]], padding=4)
         right.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -24,6 +24,12 @@ _STYLE: dict[Any, object] = {
     "lines.linewidth": 2.2,
     "legend.frameon": False,
     "savefig.bbox": "tight",
+    # Names are shown as they are written: "$5 $6" and "a_b^c" are no formulas. A text keeps what
+    # holds when it is made, so this lasts when the figure is drawn or saved later; the labels of a
+    # categorical axis are made when it is drawn, so names on an axis are set as its tick labels.
+    "text.parse_math": False,
+    "text.usetex": False,
+    "axes.formatter.use_mathtext": False,
 }
 
 

@@ -7,7 +7,7 @@ from io import BytesIO
 import ipywidgets
 from IPython.display import Javascript, display
 
-from resnet_ft.data.images import open_image
+from resnet_ft.data.images import open_image, opened_by
 from resnet_ft.errors import ImageError
 from resnet_ft.inference.predictor import Predictor
 from resnet_ft.visualize.plots import plot_prediction
@@ -69,7 +69,8 @@ def _files(value: dict | tuple) -> Iterator[tuple[str, bytes]]:
 
 def _result(predictor: Predictor, name: str, content: bytes, top_k: int) -> ipywidgets.Widget:
     try:
-        image = open_image(BytesIO(content))
+        file, opener = BytesIO(content), predictor.opener
+        image = opened_by(opener, file) if opener else open_image(file, ranges=predictor.ranges)
     except ImageError as error:
         return ipywidgets.HTML(f"<b>{escape(name)}</b> cannot be read: {escape(error.reason)}")
     shown = FigureWidget(plot_prediction(image, predictor.predict(image, top_k)))

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import write_image
-from PIL import Image
+from PIL import Image, ImageFile
 
 from resnet_ft.audit.inspect import inspect_file, inspect_files
 
@@ -94,15 +94,57 @@ def test_a_bomb_is_refused_by_its_header(tmp_path):
     assert inspect_file(tmp_path / "bomb.png")["problem"] == "decompression bomb"
 
 
-def test_facts_are_kept_and_a_changed_file_is_read_again(tmp_path):
+def rewrite(path, content):
+    """Other content, with the size and the time of before."""
+    status = path.stat()
+    assert len(content) == status.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_facts_are_kept_in_place_of_reading_a_file_again(tmp_path):
     path = write_image(tmp_path / "ü b.png", colour=(10, 10, 10))
     first = inspect_files([path], cache_dir=tmp_path / "cache")
-    status = path.stat()
-    path.write_bytes(b"x" * status.st_size)  # as large and as old as before: taken from the cache
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert inspect_files([path], cache_dir=tmp_path / "cache") == first
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with sqlite3.connect(tmp_path / "cache" / "facts.sqlite3") as database:
+        database.execute("UPDATE facts_2 SET facts = replace(facts, '\"PNG\"', '\"kept\"')")
+    kept = inspect_files([path], cache_dir=tmp_path / "cache")
+    assert kept == [first[0] | {"format": "kept"}]
+
+
+def test_a_changed_file_is_read_again_whatever_its_time_says(tmp_path):
+    path = write_image(tmp_path / "a.png")
+    inspect_files([path], cache_dir=tmp_path / "cache")
+    rewrite(path, b"x" * path.stat().st_size)
     assert inspect_files([path], cache_dir=tmp_path / "cache")[0]["problem"] == "not an image"
+
+
+def test_two_files_that_exchange_their_names_exchange_their_facts(tmp_path):
+    paths = [tmp_path / "a.bmp", tmp_path / "b.bmp"]  # of the same size
+    for path, colour in zip(paths, [(200, 10, 10), (10, 10, 20)], strict=True):
+        os.utime(write_image(path, colour=colour), (10**9, 10**9))
+    before = [one["content"] for one in inspect_files(paths, cache_dir=tmp_path / "cache")]
+    for old, new in [("a.bmp", "c.bmp"), ("b.bmp", "a.bmp"), ("c.bmp", "b.bmp")]:
+        os.rename(tmp_path / old, tmp_path / new)
+    after = [one["content"] for one in inspect_files(paths, cache_dir=tmp_path / "cache")]
+    assert after == before[::-1]
+
+
+@pytest.mark.parametrize("year", [1930, 2262, 2300])
+def test_a_file_of_any_time_is_inspected_and_remembered(tmp_path, year):
+    path = write_image(tmp_path / "a.png")
+    seconds = (year - 1970) * 31_556_952
+    os.utime(path, (seconds, seconds))
+    for _ in range(2):
+        assert inspect_files([path], cache_dir=tmp_path / "cache")[0]["format"] == "PNG"
+
+
+def test_what_was_read_by_other_rules_is_not_reused(tmp_path, monkeypatch):
+    path = tmp_path / "half.png"
+    truncated(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        assert "problem" not in inspect_files([path], cache_dir=tmp_path / "cache")[0]
+    assert inspect_files([path], cache_dir=tmp_path / "cache")[0]["problem"] == "truncated"
 
 
 def test_a_failure_is_not_remembered(tmp_path):
@@ -142,4 +184,4 @@ def test_several_processes_share_a_cache(tmp_path):
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()
     with sqlite3.connect(tmp_path / "cache" / "facts.sqlite3") as database:
-        assert database.execute("SELECT count(*) FROM facts_1").fetchone() == (20,)
+        assert database.execute("SELECT count(*) FROM facts_2").fetchone() == (20,)

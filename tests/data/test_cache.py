@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_image
+from PIL import ImageFile
 
 from resnet_ft.data.cache import CacheFile, DecodedImages, decode_once
 
@@ -49,12 +50,39 @@ def test_stored_images_equal_decoded_ones_bit_for_bit(paths, tmp_path):
 
 
 def test_a_file_is_decoded_once(paths, tmp_path):
-    before = [image.copy() for image in decode_once(paths, SIDE, cache_dir=tmp_path / "cache")[0]]
-    for path in paths:
-        spoil(path)
+    decode_once(paths, SIDE, cache_dir=tmp_path / "cache")
+    pixels = CacheFile(tmp_path / "cache" / "images", SIDE).pixels
+    pixels.write_bytes(b"\7" * pixels.stat().st_size)  # so that nobody could decode them again
     images, reasons = decode_once(paths, SIDE, cache_dir=tmp_path / "cache")
-    assert all(np.array_equal(*pair) for pair in zip(images, before, strict=True))
+    assert all((image == 7).all() for image in images)
     assert reasons == {}
+
+
+def test_files_that_exchange_their_names_exchange_their_pixels(tmp_path):
+    paths = [tmp_path / "a.bmp", tmp_path / "b.bmp"]  # of the same size
+    for path, colour in zip(paths, [(200, 10, 10), (10, 10, 200)], strict=True):
+        os.utime(write_image(path, colour=colour), (10**9, 10**9))
+    decode_once(paths, SIDE, cache_dir=tmp_path / "cache")
+    for old, new in [("a.bmp", "c.bmp"), ("b.bmp", "a.bmp"), ("c.bmp", "b.bmp")]:
+        os.rename(tmp_path / old, tmp_path / new)
+    assert_decoded_right(decode_once(paths, SIDE, cache_dir=tmp_path / "cache")[0], paths)
+
+
+def test_new_content_with_the_old_size_and_time_is_decoded_again(paths, tmp_path):
+    decode_once(paths, SIDE, cache_dir=tmp_path / "cache")
+    spoil(paths[2])
+    _, reasons = decode_once(paths, SIDE, cache_dir=tmp_path / "cache")
+    assert list(reasons) == [2]
+
+
+def test_what_was_decoded_by_other_rules_is_not_reused(tmp_path, monkeypatch):
+    path = write_image(tmp_path / "half.png", size=(200, 200))
+    os.truncate(path, path.stat().st_size // 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        assert decode_once([path], SIDE, cache_dir=tmp_path / "cache")[1] == {}
+    _, reasons = decode_once([path], SIDE, cache_dir=tmp_path / "cache")
+    assert "truncated" in reasons[0]
 
 
 def test_a_file_that_has_changed_is_decoded_again(paths, tmp_path):

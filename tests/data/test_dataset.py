@@ -1,3 +1,4 @@
+import random
 import tracemalloc
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 from conftest import write_image
 
-from resnet_ft import ImageDataset, ImageError, train_transform
+from resnet_ft import ImageDataset, ImageError, make_dataloaders, train_transform
 from resnet_ft.data.batches import EpochBatchSampler
 
 
@@ -27,10 +28,61 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(dataset):
     assert not torch.equal(other_seed[2, 1][0], first)
 
 
-def test_reading_a_sample_leaves_the_generator_as_it_was(dataset):
-    before = torch.get_rng_state()
-    _ = dataset[1, 1]
-    assert torch.equal(torch.get_rng_state(), before)
+def drawn_from(draw, dataset):
+    """The data set with a transform that draws from one generator."""
+    return ImageDataset(
+        dataset.images, dataset.labels, dataset.classes, lambda image: torch.tensor(draw())
+    )
+
+
+DRAWS = {
+    "torch": lambda: float(torch.rand(())),
+    "random": random.random,
+    "random's normal": lambda: random.gauss(0, 1),  # keeps a second number for the next call
+    "numpy": np.random.rand,
+    "numpy's normal": np.random.randn,
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_whatever_a_transform_draws_from_depends_on_seed_epoch_and_index_alone(dataset, draw):
+    samples = drawn_from(draw, dataset)
+    first = float(samples[2, 1][0])
+    draw()
+    _ = samples[0]
+    assert float(samples[2, 1][0]) == first
+    assert len({float(samples[epoch, i][0]) for epoch in range(3) for i in range(5)}) == 15
+
+
+@pytest.mark.parametrize("draw", list(DRAWS.values())[:4], ids=list(DRAWS)[:4])
+def test_reading_a_sample_leaves_the_generators_as_they_were(dataset, draw):
+    samples = drawn_from(draw, dataset)
+    drawn = []
+    for reads in (False, True):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        draw()
+        if reads:
+            _ = samples[1, 1]
+        drawn.append([draw(), draw()])
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.processes
+def test_a_transform_that_draws_from_numpy_gives_the_same_with_any_number_of_workers(photos):
+    batches = []
+    for workers in (0, 2):
+        loaders = make_dataloaders(
+            photos, image_size=16, batch_size=4, train=_noisy, num_workers=workers
+        )
+        batches.append(torch.cat([images for images, _ in loaders["train"]]))
+    assert torch.equal(*batches)
+
+
+def _noisy(image):
+    pixels = np.asarray(image.resize((16, 16))) + random.choice([0, 50])
+    return torch.tensor(pixels + np.random.normal(0, 9, (16, 16, 3))).permute(2, 0, 1).float()
 
 
 def test_a_file_that_fails_later_is_an_image_error_and_keeps_the_generator(dataset):

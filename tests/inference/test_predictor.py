@@ -4,6 +4,7 @@ import sys
 import warnings
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,7 +15,9 @@ from torch import nn
 from resnet_ft import (
     CheckpointError,
     DatasetError,
+    DriveError,
     ImageError,
+    ParameterError,
     Predictor,
     build_model,
     eval_transform,
@@ -167,3 +170,52 @@ def test_predictions_are_no_formulas_in_a_spreadsheet(tmp_path, small_network):
     written = (tmp_path / "p.csv").read_bytes()
     assert written.startswith(b"\xef\xbb\xbf") and b",'" in written
     assert table["predicted"][0] in ("=1+1", "-b")
+
+
+@pytest.mark.parametrize("image", [None, 3, np.zeros((4, 4, 3), np.uint8), b"bytes"])
+def test_what_is_no_image_is_refused_with_what_is_one(predictor, image):
+    with pytest.raises(ParameterError, match=f"or a PIL image, not {type(image).__name__}"):
+        predictor.predict(image)
+
+
+def test_numbers_that_make_no_sense_are_refused_by_name(predictor, tmp_path):
+    path = write_image(tmp_path / "a.png")
+    for top_k in (-1, 0, "many"):
+        with pytest.raises(ParameterError, match="top_k="):
+            predictor.predict(path, top_k=top_k)
+    with pytest.raises(ParameterError, match="takes a list"):
+        predictor.predict_batch(str(path))
+    with pytest.raises(ParameterError, match="batch_size=0"):
+        predictor.predict_folder(tmp_path, batch_size=0)
+    with pytest.raises(ParameterError, match="num_workers=-1"):
+        predictor.predict_folder(tmp_path, num_workers=-1)
+    with pytest.raises(ParameterError, match="folder=None"):
+        predictor.predict_folder(None)
+
+
+def test_the_place_of_the_table_is_tried_before_anything_is_predicted(predictor, tmp_path):
+    write_image(tmp_path / "in" / "a.png")
+    predictor.transform = pytest.fail  # an image was prepared
+    occupied = tmp_path / "file"
+    occupied.touch()
+    (tmp_path / "folder.csv").mkdir()
+    for csv in (occupied / "out.csv", tmp_path / "folder.csv"):
+        with pytest.raises(DriveError, match=f"{csv.name} cannot be written"):
+            predictor.predict_folder(tmp_path / "in", csv)
+
+
+def test_a_table_that_cannot_be_written_in_the_end_is_put_elsewhere(predictor, tmp_path):
+    write_image(tmp_path / "in" / "a.png", colour=(220, 20, 20))
+    csv, transform = tmp_path / "out" / "table.csv", predictor.transform
+
+    def break_the_place(image):
+        if csv.parent.is_dir():
+            csv.parent.rmdir()
+            csv.parent.touch()  # as if Drive had gone away
+        return transform(image)
+
+    predictor.transform = break_the_place
+    with pytest.warns(UserWarning, match=r"table\.csv could not be written") as said:
+        table = predictor.predict_folder(tmp_path / "in", csv)
+    instead = str(said[0].message).split("The table is in ")[1].split(", on this machine")[0]
+    assert pd.read_csv(instead)["predicted"].tolist() == table["predicted"].tolist() == ["red"]

@@ -21,4 +21,6 @@ def test_findings_are_a_table_with_thumbnails(photos):
     assert "Val/red/&lt;b&gt;.png" in html and "<b>.png" not in html
     assert "cannot be shown" in html
     assert html.count("<tr>") == 4
+    assert "tex2jax_ignore mathjax_ignore" in html  # "$5 $6" is no formula
+    assert str(show_issues(photos, issues)).count("\n") == 3  # where no HTML is shown
     assert "2 of 3 findings" in show_issues(photos, issues, num_issues=2)._repr_html_()
