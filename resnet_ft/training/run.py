@@ -269,7 +269,15 @@ def _versions() -> dict[str, str]:
 
 def _as_stored(parameters: Any) -> Any:
     """What config.json gives back for these values: plain data, addresses without passwords."""
-    return json.loads(masked(json.dumps(parameters, default=str)))
+    return _masked(json.loads(json.dumps(parameters, default=str)))
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _masked(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_masked(one) for one in value]
+    return masked(value) if isinstance(value, str) and "://" in value else value
 
 
 def _identity() -> dict[str, object]:

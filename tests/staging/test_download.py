@@ -278,6 +278,25 @@ def test_passwords_in_an_address_are_used_and_never_shown_or_stored(server, phot
     assert "&sv=2&" in messages[0]
 
 
+def test_what_is_stored_is_masked_in_lists_and_commands_and_nothing_else_changes(tmp_path):
+    plain = {
+        "note": "pass -u name, key=1; 5 > 3",
+        "path": "photos #1?key=2",
+        "page": "http://a/b?id=7",
+    }
+    command = (
+        'pipe:curl -u ann:opensesame -H "Authorization: Bearer t0ken" "https://h/é?sig=s1gn4ture"'
+    )
+    run = Run.open(tmp_path / "run", {**plain, "more": {"sources": [command, 3]}})
+    assert {name: run.config[name] for name in plain} == plain
+    kept = run.config["more"]["sources"]
+    assert (
+        kept[1] == 3 and kept[0].startswith("pipe:curl -u *** -H ") and '" "https://h/é?' in kept[0]
+    )
+    assert not [secret for secret in SECRETS if secret in kept[0]]
+    assert Run.open(run, {"more": {"sources": kept}}).config == run.config
+
+
 def test_a_config_that_somebody_wrote_keeps_its_address(tmp_path):
     file = tmp_path / "config.json"
     file.write_text('{"data_source": "https://ann:opensesame@host/x.zip"}')
