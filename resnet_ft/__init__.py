@@ -62,10 +62,7 @@ _PUBLIC = {
     "widgets.browse": "browse_dataset explore_augmentation",
     "widgets.review": "review_dataset",
     "widgets.upload": "upload_and_predict",
-<<<<<<< HEAD
-=======
-    "notebook": "check_parameters show_table",
->>>>>>> main
+    "notebook": "show_table",
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 __all__ = list(_MODULE_OF)

@@ -1,17 +1,8 @@
-<<<<<<< HEAD
-"""What notebooks need: progress bars that leave no trace, and the cells that were executed."""
-=======
-"""What notebooks need: a check of their parameters, tables, and bars that leave no trace."""
->>>>>>> main
+"""What notebooks need: tables, bars that leave no trace, and the cells that were executed."""
 
 import sys
-<<<<<<< HEAD
-from collections.abc import Iterable
-=======
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
->>>>>>> main
 from typing import Any
 
 import pandas as pd
