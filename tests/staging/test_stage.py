@@ -5,7 +5,7 @@ import zipfile
 import pytest
 from conftest import write_image
 
-from resnet_ft import DatasetError, index_dataset, stage_dataset
+from resnet_ft import DatasetError, ParameterError, index_dataset, stage_dataset
 
 
 def make_archive(photos, path):
