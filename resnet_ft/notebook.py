@@ -1,4 +1,4 @@
-"""What notebooks need: tables, bars that leave no trace, and the cells that were executed."""
+"""What notebooks need: bars that leave no trace, tables, and the cells that were executed."""
 
 import sys
 from collections.abc import Iterable, Mapping

@@ -1,6 +1,7 @@
 """Unpacking an archive, or saying in plain words why that cannot be done."""
 
 import bz2
+import errno
 import gzip
 import lzma
 import posixpath
@@ -8,10 +9,11 @@ import shutil
 import stat
 import struct
 import tarfile
+import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
@@ -72,6 +74,8 @@ class _Unpacking:
         self._folder = folder
         self._names: dict[str, str] = {}  # in lower case -> as it is written
         self._links: dict[PurePosixPath, PurePosixPath] = {}
+        self._too_long: list[str] = []
+        self._rooted: list[str] = []
         self._packed = archive.stat().st_size
         self._free = shutil.disk_usage(folder).free
         self._written = 0
@@ -80,21 +84,48 @@ class _Unpacking:
         bar = progress_bar(None, "Unpacking", self._packed, unit="B")
         with bar, self._archive.open("rb") as raw, closing(_entries(raw, self._name)) as entries:
             for entry, content in entries:
-                self._take(entry, content, raw)
+                with self._skipping_long_names(entry.name):
+                    self._take(entry, content, raw)
                 bar.update(max(0, raw.tell() - bar.n))
 
-        sources = {link: self._followed(link) for link in self._links}
+        sources: dict[PurePosixPath, Path] = {}
+        for link in self._links:
+            with self._skipping_long_names(str(link)):
+                sources[link] = self._followed(link)
         for link in sorted(sources, key=lambda link: sources[link].is_dir()):
             source, target = sources[link], self._folder / link
             files = [source] if source.is_file() else [*filter(Path.is_file, source.rglob("*"))]
             for file in files:
                 copied = target / file.relative_to(source)
                 self._make_room(str(link), file.stat().st_size)
-                copied.parent.mkdir(parents=True, exist_ok=True)
-                self._written += shutil.copyfile(file, copied).stat().st_size + _BLOCK
+                with self._skipping_long_names(str(copied.relative_to(self._folder))):
+                    copied.parent.mkdir(parents=True, exist_ok=True)
+                    self._written += shutil.copyfile(file, copied).stat().st_size + _BLOCK
+        for names, what in (
+            (self._too_long, "have names that are too long for this disk, and are left out"),
+            (self._rooted, "begin with a slash, which is left out"),
+        ):
+            if names:
+                warnings.warn(
+                    f"{self._name}: {len(names)} entries {what}, such as {names[0][:80]!r}.",
+                    stacklevel=2,
+                )
+
+    @contextmanager
+    def _skipping_long_names(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            self._too_long.append(name)
 
     def _take(self, entry: tarfile.TarInfo, content: IO[bytes] | None, raw: IO[bytes]) -> None:
-        path = PureWindowsPath(entry.name)  # takes both kinds of slashes, and knows drive letters
+        # It takes both kinds of slashes, and knows drive letters. Leading slashes are left out, as
+        # by all archivers.
+        path = PureWindowsPath(entry.name.lstrip("/\\"))
+        if entry.name.startswith(("/", "\\")):
+            self._rooted.append(entry.name)
         if path.anchor or ".." in path.parts or "\0" in entry.name:
             raise self._refused(entry.name, "would be written outside of the data folder")
         place = PurePosixPath(*path.parts)
@@ -111,7 +142,9 @@ class _Unpacking:
             elif entry.issym() or entry.islnk():
                 # A symbolic link starts at its folder, a hard link at the top.
                 start = place.parent if entry.issym() else PurePosixPath()
-                link = PureWindowsPath(entry.linkname)
+                # A hard link names an entry.
+                leads_to = entry.linkname if entry.issym() else entry.linkname.lstrip("/\\")
+                link = PureWindowsPath(leads_to)
                 target = PurePosixPath(posixpath.normpath(start.joinpath(*link.parts)))
                 if link.anchor or ".." in target.parts:
                     reason = f"is a link out of the data folder, to {entry.linkname!r}"

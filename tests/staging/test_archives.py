@@ -74,11 +74,53 @@ def test_an_archive_is_recognised_by_its_content(photos, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 @pytest.mark.parametrize(
-    "name", ["../x.png", "/tmp/x.png", "a/../../x.png", "..\\x.png", "C:\\x.png", "C:x.png"]
+    "name", ["../x.png", "/../x.png", "a/../../x.png", "..\\x.png", "C:\\x.png", "/C:x.png"]
 )
 def test_an_entry_that_would_leave_the_folder_is_refused_by_name(tmp_path, kind, name):
     archive = make_archive(tmp_path / "in" / f"evil.{kind}", ("a.png", b"a"), (name, b"x"))
     assert_refused(archive, "outside of the data folder")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_the_slash_before_a_name_is_left_out_with_a_word(photos, tmp_path, kind):
+    files = sorted(photos.rglob("*.png"))
+    named = [(f"/{file.relative_to(photos)}", file.read_bytes()) for file in files]
+    named[0] = ("//" + named[0][0], named[0][1])
+    archive = make_archive(tmp_path / f"absolute.{kind}", *named)
+    with pytest.warns(UserWarning, match=rf"{len(files)} entries begin with a slash") as warned:
+        staged = stage_dataset(archive, tmp_path / "local")
+    assert tree(staged) == tree(photos)
+    assert len(warned) == 1
+
+
+def test_a_hard_link_to_a_name_with_a_slash_is_followed(tmp_path):
+    archive = tmp_path / "absolute.tar"
+    make_archive(archive, ("/red/a.png", b"a"), ("/red/b.png", "/red/a.png"), kind="hard link")
+    with pytest.warns(UserWarning, match="2 entries begin with a slash"):
+        staged = stage_dataset(archive, tmp_path / "local")
+    assert tree(staged) == {"red/a.png": b"a", "red/b.png": b"a"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+@pytest.mark.parametrize("name", ["red/" + 100 * "猫" + ".png", 300 * "x" + "/a.png"])
+def test_a_name_that_is_too_long_for_the_disk_is_skipped_by_name(photos, tmp_path, kind, name):
+    files = [(str(f.relative_to(photos)), f.read_bytes()) for f in sorted(photos.rglob("*.png"))]
+    archive = make_archive(tmp_path / f"long.{kind}", files[0], (name, b"x"), *files[1:])
+    with pytest.warns(UserWarning, match=f"1 entries have names .* such as '{name[:20]}"):
+        staged = stage_dataset(archive, tmp_path / "local")
+    assert tree(staged) == tree(photos)
+
+
+def test_links_from_and_to_names_that_are_too_long_are_skipped(tmp_path):
+    archive, long = tmp_path / "long.tar", 300 * "x"
+    with tarfile.open(make_archive(archive, ("red/a.png", b"a"), (long, b"x")), "a") as file:
+        for name, target in ((f"red/{long}", "a.png"), ("red/b.png", f"../{long}")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            file.addfile(info)
+    with pytest.warns(UserWarning, match="3 entries have names that are too long"):
+        staged = stage_dataset(archive, tmp_path / "local")
+    assert tree(staged) == {"red/a.png": b"a"}
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
