@@ -68,30 +68,30 @@ def train_run(
     below = {f"fine_tune.{name}": value for name, value in options.items()}
     values = checked({**arguments, **entries, **below}, remedy=f"Correct {config}.")
     data_dir, num_workers, save_minutes = (values[name] for name in arguments)
-    chosen = {name: values[name] for name in entries}
+    chosen = RunOptions(**{name: values[name] for name in entries})
     options = {name: values[f"fine_tune.{name}"] for name in options}
 
-    engine.configure_engine(mixed_precision=chosen["mixed_precision"])
+    engine.configure_engine(mixed_precision=chosen.mixed_precision)
     run = Run(config.parent)
     if distributed.is_main():
-        Run.open(run, {**chosen, **({"fine_tune": options} if options else {})})
+        Run.open(run, {**asdict(chosen), **({"fine_tune": options} if options else {})})
     with distributed.one_per_machine_first():  # it downloads and decodes, the others find that
-        images = stage_dataset(data_dir or chosen["data_source"], project_root() / "data")
+        images = stage_dataset(data_dir or chosen.data_source, project_root() / "data")
         dataloaders = make_dataloaders(
             images,
-            image_size=chosen["image_size"],
-            batch_size=chosen["batch_size"],
-            train=train_transform(chosen["image_size"], strength=chosen["augmentation"]),
+            image_size=chosen.image_size,
+            batch_size=chosen.batch_size,
+            train=train_transform(chosen.image_size, strength=chosen.augmentation),
             num_workers=num_workers,
             decisions=run.decisions,
-            seed=chosen["seed"],
+            seed=chosen.seed,
         )
-        torch.manual_seed(chosen["seed"])
+        torch.manual_seed(chosen.seed)
         train: Any = dataloaders["train"].dataset
-        model = build_model(chosen["arch"], len(train.classes), weights=chosen["weights"])
-    if chosen["freeze_until"]:
-        freeze(model, until=chosen["freeze_until"])
-    options = {"seed": chosen["seed"], **options}
+        model = build_model(chosen.arch, len(train.classes), weights=chosen.weights)
+    if chosen.freeze_until:
+        freeze(model, until=chosen.freeze_until)
+    options = {"seed": chosen.seed, **options}
     saving = [Autosave(minutes=save_minutes)]
     return fine_tune(model, dataloaders, **options, run_dir=run, callbacks=saving)
 

@@ -20,7 +20,6 @@ from typing import (
     Any,
     Literal,
     NamedTuple,
-    TypedDict,
     Union,
     get_args,
     get_origin,
@@ -112,33 +111,32 @@ class RunOptions:
     seed: _Seed = 0
 
 
-class _OtherParameters(TypedDict):
-    """The parameters of the notebooks, and of `train_run`, that no config.json records."""
-
-    data_dir: str | None  # None in notebook 04: the data of the run
-    runs_dir: str
-    run_name: str
-    mount_point: str
-    staging_dir: str
-    max_side: _Count | None
-    pack_as: str | None
-    num_workers: _NotNegative | None
-    lr_finder_steps: Annotated[int, Range(20)] | Literal[0]
-    num_processes: _Count
-    gradient_accumulation_steps: _Count | None
-    save_minutes: _Positive
-    unmount: bool
-    num_images: _Count
-    folder: str | None
-    image: str | None
-    top_k: _Count
-
+# The parameters of notebooks and of `train_run` that no config.json records.
+_OTHERS: dict[str, Any] = {
+    "data_dir": str | None,  # None in notebook 04: the data of the run
+    "runs_dir": str,
+    "run_name": str,
+    "mount_point": str,
+    "staging_dir": str,
+    "max_side": _Count | None,
+    "pack_as": str | None,
+    "num_workers": _NotNegative | None,
+    "lr_finder_steps": Annotated[int, Range(20)] | Literal[0],
+    "num_processes": _Count,
+    "gradient_accumulation_steps": _Count | None,
+    "save_minutes": _Positive,
+    "unmount": bool,
+    "num_images": _Count,
+    "folder": str | None,
+    "image": str | None,
+    "top_k": _Count,
+}
 
 # What each name may be, wherever it is a parameter.
 _HINTS: dict[str, Any] = {
-    name: hint
-    for table in (FineTuneOptions, RunOptions, _OtherParameters)
-    for name, hint in get_type_hints(table, include_extras=True).items()
+    **get_type_hints(FineTuneOptions, include_extras=True),
+    **get_type_hints(RunOptions, include_extras=True),
+    **_OTHERS,
 }
 
 

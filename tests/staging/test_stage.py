@@ -5,7 +5,7 @@ import zipfile
 import pytest
 from conftest import write_image
 
-from resnet_ft import DatasetError, index_dataset, stage_dataset
+from resnet_ft import DatasetError, ParameterError, index_dataset, stage_dataset
 
 
 def make_archive(photos, path):
@@ -122,3 +122,10 @@ def test_a_destination_that_cannot_be_written_is_named(photos, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DatasetError, match=r"could not be staged in .*file.*Is the disk full"):
         stage_dataset(make_archive(photos, tmp_path / "a.zip"), tmp_path / "file")
+
+
+@pytest.mark.parametrize("source", [None, "", 3])
+def test_a_source_that_is_none_is_refused_by_name(source, tmp_path):
+    with pytest.raises(ParameterError, match=f"source={source!r} should be a folder"):
+        stage_dataset(source, tmp_path / "data", relative_to=tmp_path)
+    assert not (tmp_path / "data").exists()
