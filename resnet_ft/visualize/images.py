@@ -69,7 +69,15 @@ def show_images(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> "Figure":
-    """A grid of images, row by row, each with its title; `mean` and `std` are as in `imshow`."""
+    """A grid of images, row by row, each with its title; `mean` and `std` are as in `imshow`.
+
+    Raises ParameterError where there are no images, or not a title for each.
+    """
+    if not len(images) or (titles and len(titles) != len(images)):
+        raise ParameterError(
+            f"There are {len(images)} images to show, with {len(titles or ())} titles. Give one "
+            "image at least, and a title for each or none at all."
+        )
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     size = (1.9 * columns, (2.2 if titles else 1.9) * rows + (0.4 if title else 0))
