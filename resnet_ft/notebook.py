@@ -52,11 +52,18 @@ class Html:
     text: str
 
     def _repr_html_(self) -> str:
-        # File names that are no Unicode would keep the notebook from being saved.
-        return self.html.encode("utf-8", "replace").decode()
+        return as_unicode(self.html)
 
     def __repr__(self) -> str:
-        return self.text
+        return as_unicode(self.text)
+
+
+def as_unicode(text: str) -> str:
+    """Text that can be shown, with "?" for the bytes of a file's name that are no Unicode.
+
+    As they are, notebooks cannot be saved with them, and Matplotlib cannot draw them.
+    """
+    return text.encode("utf-8", "replace").decode()
 
 
 def show_table(

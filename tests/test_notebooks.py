@@ -17,7 +17,7 @@ import pandas as pd
 import papermill
 import pytest
 import torch
-from conftest import ROOT, shared_data
+from conftest import ROOT, shared_data, write_image
 from IPython.core.inputtransformer2 import TransformerManager
 
 from resnet_ft import build_model, load_checkpoint, load_predictions
@@ -245,6 +245,25 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
 
     with pytest.raises(papermill.PapermillExecutionError, match="began with other parameters"):
         execute("03_train", tmp_path, **common, data_dir=str(photos))
+
+
+@pytest.mark.slow
+def test_names_that_are_html_or_formulas_are_text_in_all_notebooks(tmp_path, staged):
+    evil = "<img src=x onerror=alert(1)>"
+    for name in (evil, r"$\frac$", "$5 $6", "_cat"):
+        for i in range(6):
+            write_image(tmp_path / "photos" / ("Train", "Val")[i % 2] / name / f"{i} {evil}.png")
+    (tmp_path / "photos" / "Val" / "_cat" / f"broken {evil}.jpg").write_bytes(b"no image")
+    source, small = {"data_dir": str(tmp_path / "photos")}, {"image_size": 32, "batch_size": 4}
+    training = {"arch": "resnet18", "weights": None, "epochs": 1, "lr_finder_steps": 0}
+    given = [source, source | small, source | small | training, {}, {}]
+    for name, parameters in zip(NAMES, given, strict=True):
+        run = {} if name < "03" else {"run_name": "names"}
+        executed = execute(name, tmp_path, **staged, **parameters, **run)
+        shown = [output.get("data", {}) for cell in code_cells(executed) for output in cell.outputs]
+        html = "".join(data.get("text/html", "") for data in shown)
+        assert "<img src=x" not in html
+        assert ("&lt;img src=x" in html) == (name != "03_train")
 
 
 def some_weights(path):

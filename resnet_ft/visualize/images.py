@@ -19,6 +19,7 @@ from resnet_ft.data.index import DatasetIndex
 from resnet_ft.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from resnet_ft.errors import ImageError, ParameterError
 from resnet_ft.evaluation.predictions import Predictions, class_names, evaluate
+from resnet_ft.notebook import as_unicode
 from resnet_ft.visualize.style import BLUE, RED, style
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def imshow(
         axes.imshow(image, cmap="gray")
         axes.axis("off")
         if title is not None:
-            text = axes.set_title(title, loc="center", fontsize=10, fontweight="normal")
+            text = axes.set_title(as_unicode(title), loc="center", fontsize=10, fontweight="normal")
             text.set_parse_math(False)  # the axes may have been made outside of `style`
     return axes
 
@@ -69,7 +70,15 @@ def show_images(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> "Figure":
-    """A grid of images, row by row, each with its title; `mean` and `std` are as in `imshow`."""
+    """A grid of images, row by row, each with its title; `mean` and `std` are as in `imshow`.
+
+    Raises ParameterError where there are no images, or not a title for each.
+    """
+    if not len(images) or (titles and len(titles) != len(images)):
+        raise ParameterError(
+            f"There are {len(images)} images to show, with {len(titles or ())} titles. Give one "
+            "image at least, and a title for each or none at all."
+        )
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     size = (1.9 * columns, (2.2 if titles else 1.9) * rows + (0.4 if title else 0))
@@ -84,7 +93,7 @@ def show_images(
                 shown = ImageOps.contain(image, (_CELL, _CELL))
             imshow(shown, titles[i] if titles else None, ax=axes.flat[i], mean=mean, std=std)
         if title:
-            figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+            figure.suptitle(as_unicode(title), x=0.01, ha="left", fontweight="bold", fontsize=12)
     return figure
 
 

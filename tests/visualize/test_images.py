@@ -68,6 +68,13 @@ def test_a_grid_has_a_cell_per_image():
     assert sum(bool(ax.images) for ax in figure.axes) == 5
 
 
+def test_a_grid_of_nothing_or_with_other_titles_is_refused():
+    with pytest.raises(ParameterError, match="0 images"):
+        show_images([])
+    with pytest.raises(ParameterError, match="1 images to show, with 2 titles"):
+        show_images([torch.zeros(3, 4, 4)], ["a", "b"])
+
+
 def test_drawing_leaves_the_settings_of_matplotlib_as_they_were():
     before = dict(plt.rcParams)
     show_images([torch.zeros(3, 4, 4)])

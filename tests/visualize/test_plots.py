@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from resnet_ft import (
+    ParameterError,
     Predictions,
     plot_class_counts,
     plot_confusion_matrix,
@@ -88,6 +89,23 @@ def test_a_history_of_one_epoch_can_be_drawn(history):
     assert "epoch 1" in plot_history(history.head(1)).axes[1].get_title(loc="left")
 
 
+def test_a_history_with_values_that_are_not_numbers_is_drawn_with_gaps(history):
+    history["val_loss"] = np.nan
+    left, right = plot_history(history).axes
+    assert title(left.figure) == "Best: 80.0%, after epoch 2" and left.get_title(loc="left")
+    assert np.array_equal(lines(right)["val"], history["val_accuracy"])
+    history["val_accuracy"] = np.nan
+    assert title(plot_history(history.head(1))) == "Best: no accuracy is a number"
+    history["val_loss"] = [0.9, np.nan, 0.6]
+    left = plot_history(history).axes[0]
+    assert left.get_title(loc="left") == "Lowest validation loss: 0.600"
+
+
+def test_a_history_without_epochs_is_refused(history):
+    with pytest.raises(ParameterError, match="no epochs to show"):
+        plot_history(history.head(0))
+
+
 def test_the_confusion_matrix_shows_every_count():
     table = pd.DataFrame({"label": list("aab"), "predicted": list("abb")})
     ax = plot_confusion_matrix(Predictions(table, np.zeros((3, 2)), ["a", "b"]))
@@ -101,6 +119,19 @@ def test_a_confusion_matrix_of_many_classes_stays_a_page():
     table = pd.DataFrame({"label": names, "predicted": names})
     ax = plot_confusion_matrix(Predictions(table, np.zeros((100, 100)), names))
     assert len(ax.texts) == 0 and ax.figure.get_size_inches().max() <= 15
+
+
+def test_of_a_thousand_classes_a_hundred_are_named():
+    names = [f"class {i}" for i in range(1000)]
+    table = pd.DataFrame({"label": names, "predicted": names})
+    matrix = plot_confusion_matrix(Predictions(table, np.zeros((1000, 0)), names))
+    assert [text.get_text() for text in matrix.get_xticklabels()] == names[::10]
+    assert [text.get_text() for text in matrix.get_yticklabels()] == names[::10]
+    assert matrix.get_xlabel() == "predicted (one of 10 is named)"
+    counts = plot_class_counts(pd.DataFrame({"train": [1] * 200}, index=names[:200]))
+    assert [text.get_text() for text in counts.get_yticklabels()] == names[199::-2]
+    assert list(counts.get_yticks()) == list(range(0, 200, 2))
+    assert counts.figure.get_size_inches()[1] < 50
 
 
 def test_class_counts_have_a_bar_for_each_class_and_split():

@@ -75,6 +75,10 @@ def test_a_title_on_axes_of_ones_own_is_shown_as_it_is_written():
     assert ", ".join(NAMES) in shown(figure)
 
 
+def test_a_file_name_that_is_no_unicode_can_be_a_title():
+    assert {"caf?.jpg", "caf?"} <= shown(show_images([IMAGE], ["caf\udce9.jpg"], title="caf\udce9"))
+
+
 def test_a_name_on_top_of_a_prediction_is_shown_as_it_is_written():
     best = pd.DataFrame({"class_name": [NAMES[0]], "probability": [1.0]})
     assert r"$\frac$, with 100% probability" in shown(plot_prediction(IMAGE, best))
