@@ -40,7 +40,8 @@ def read_isolated(reader: str, paths: Sequence[Path], *, seconds: int = 20) -> d
         )
         if run.returncode > 0:  # not ended by a signal: an error in this module
             raise RuntimeError(run.stderr)
-        done = [Outcome(**json.loads(line)) for line in run.stdout.splitlines()]
+        lines = [line for line in run.stdout.splitlines() if line.startswith("{")]  # no messages
+        done = [Outcome(**json.loads(line)) for line in lines]
         if len(done) < len(rest):
             word = "hung" if run.returncode == -signal.SIGALRM else "crashed"
             done.append(Outcome(word, f"exit status {run.returncode}"))

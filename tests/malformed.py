@@ -193,9 +193,8 @@ def _variants() -> Group:
             yield f"animated.{image_format.lower()}", content, READ
     clear = TWO_HALVES.convert("RGBA")
     clear.putalpha(0)
-    white = Expected("read", SIZE, ((255,) * 3,) * 2)
-    for image_format in ("PNG", "WEBP", "TIFF"):
-        yield f"clear.{image_format.lower()}", encoded(clear, image_format), white
+    for image_format in ("PNG", "TIFF"):  # all is transparent, so the picture under it is shown
+        yield f"clear.{image_format.lower()}", encoded(clear, image_format), READ
 
 
 def png(width: int, height: int, pixels: bytes, *, bits=8, colour=2, chunks=(), level=1) -> bytes:

@@ -16,10 +16,10 @@ from resnet_ft.files import default_cache_dir, user_path
 from resnet_ft.notebook import NO_FORMULAS, show_table
 
 _TYPES = {  # of the columns that hold the facts of `inspect_file`
-    "object": "format mode content perceptual_hash problem reason thumbnail",
-    "Int64": "width height orientation bytes",
+    "object": "format mode profile content perceptual_hash problem reason thumbnail",
+    "Int64": "width height orientation pages bytes",
     "float64": "brightness darkest brightest contrast colour sharpness",
-    "boolean": "animated transparent",
+    "boolean": "animated transparent unended",
 }
 _FACTS = {name: kind for kind, names in _TYPES.items() for name in names.split()}
 

@@ -44,6 +44,12 @@ MEANINGS = {
     "animated": ("info", "Only its first frame is used."),
     "transparent": ("info", "Placed on white."),
     "CMYK": ("info", "Converted to RGB; colours for print may look a little different."),
+    "colour profile": (
+        "info",
+        "Not applied, so their colours look a little different from those of others.",
+    ),
+    "several pages": ("info", "Only its first page is used: check that it is no thumbnail."),
+    "no end marker": ("info", "The picture is whole and is used; the file was cut off at its end."),
     "more than 8 bits": ("info", "Scaled to 8 bits."),
     "grey among colour": ("info", "Used as RGB: check that they are not all of one class."),
     "junk": ("info", "Not used: made by a system, or hidden."),
@@ -120,6 +126,8 @@ _RULES = [
     ("transparent", "transparent", "mode {mode}"),
     ("CMYK", "mode == 'CMYK'", "{format}"),
     ("more than 8 bits", "deep", "mode {mode}"),
+    ("several pages", "pages > 1", "{pages} pages"),
+    ("no end marker", "unended", "{format}"),
     ("grey among colour", "grey and grey_share < 0.5", "mode {mode}"),
 ]
 
@@ -141,6 +149,8 @@ def _image_findings(images: pd.DataFrame, image_size: int) -> Iterator[Finding]:
         format=seen["format"].replace("MPO", "JPEG"),  # a JPEG with a second image behind it
         named=extensions.map(Image.registered_extensions()).fillna(seen["format"]),
     )
+    for name, count in seen["profile"].value_counts().items():  # cameras give it to all
+        yield ".", "colour profile", f"{name}: {count:,} of {len(seen):,} images"
     for issue, rule, detail in _RULES:
         for facts in seen.query(rule, engine="python").to_dict("records"):
             yield facts["path"], issue, detail.format(**facts)

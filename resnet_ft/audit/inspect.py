@@ -1,6 +1,7 @@
 """The facts of every image file: what its header says, what its pixels show, why it fails."""
 
 import hashlib
+import io
 import json
 import os
 import sqlite3
@@ -12,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import imagehash
 import numpy as np
-from PIL import Image, ImageFilter, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFilter, UnidentifiedImageError
 
-from resnet_ft.data import images
+from resnet_ft.data import images, jpeg
 from resnet_ft.files import user_path
 from resnet_ft.notebook import progress_bar
 
@@ -70,9 +71,10 @@ def inspect_file(path: str | Path) -> Facts:
     """What is known of one image file, as a dictionary of plain values. Never raises.
 
     `bytes`, `key` (of the file, see `decoding_key`), `content` (a hash), `format`, `mode`, `width`
-    and `height` (upright), `orientation` (EXIF), `animated`, `transparent`, and what `_appearance`
-    measures. For a file that cannot be read completely: what could be found, `problem` (its kind,
-    an issue of the audit) and `reason`.
+    and `height` (upright), `orientation` (EXIF), `animated`, `pages` (of a TIFF), `profile` (of
+    colours other than sRGB), `unended` (a JPEG without an end marker), `transparent`, and what
+    `_appearance` measures. For a file that cannot be read completely: what could be found,
+    `problem` (its kind, an issue of the audit) and `reason`.
     """
     facts: Facts = {}
     try:
@@ -93,6 +95,9 @@ def inspect_file(path: str | Path) -> Facts:
                     "height": height,
                     "orientation": images.orientation(image),
                     "animated": image.format in _ANIMATED and getattr(image, "is_animated", False),
+                    "pages": _pages(image),
+                    "profile": _profile(image),
+                    "unended": _is_unended(file, image),
                 }
                 image.draft(None, (_SIDE, _SIDE))  # a smaller JPEG; every byte is still read
                 with _one_at_a_time if image.width * image.height > _LARGE else nullcontext():
@@ -105,9 +110,38 @@ def inspect_file(path: str | Path) -> Facts:
     return facts
 
 
+def _pages(image: Image.Image) -> int:
+    """How many pages a TIFF has, of which the first is used."""
+    with suppress(Exception):  # a directory that cannot be read is no page
+        return getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+    return 1
+
+
+def _is_unended(file: IO[bytes], image: Image.Image) -> bool:
+    """Whether a JPEG lacks its end marker, which is harmless where the picture is whole."""
+    if image.format not in ("JPEG", "MPO"):
+        return False
+    place = file.tell()
+    file.seek(0)
+    lacks_end = jpeg.lacks_end(file.read())
+    file.seek(place)
+    return lacks_end
+
+
+def _profile(image: Image.Image) -> str | None:
+    """The name of an embedded colour profile that is not sRGB, whose colours look different."""
+    if not (profile := image.info.get("icc_profile")):
+        return None
+    try:
+        name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).strip()
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return "unreadable profile"
+    return None if "srgb" in name.lower() or "gray" in name.lower() else name
+
+
 def _decoded(image: Image.Image, header: Facts) -> Facts:
     """What the pixels show, and the orientation where it is stored behind them."""
-    image.load()
+    jpeg.load(image)
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     facts: Facts = {"transparent": alpha is not None and bool(np.asarray(alpha).min() < 255)}
     turn = images.orientation(image)
@@ -165,7 +199,7 @@ def _sharpness(grey: Image.Image) -> float:
 
 _BATCH = 256  # files whose facts are written together
 _PATIENCE_S = 60.0  # while another process writes
-_TABLE = "facts_2"  # change the number when the facts change their meaning
+_TABLE = "facts_3"  # change the number when the facts change their meaning
 
 _CREATE = f"""CREATE TABLE IF NOT EXISTS {_TABLE}
 (path BLOB PRIMARY KEY, key TEXT, facts TEXT, thumbnail BLOB)"""

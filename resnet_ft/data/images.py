@@ -13,6 +13,7 @@ from typing import IO, Any, cast
 
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from resnet_ft.data import jpeg
 from resnet_ft.data.ranges import Ranges, RangeUndecided, eight_bit, is_deep
 from resnet_ft.errors import ImageError
 from resnet_ft.files import fingerprint, user_path
@@ -73,7 +74,7 @@ def open_image(file: ImageSource, *, ranges: Ranges | None = None) -> Image.Imag
     ImageError, which names the file and the reason, for an image that cannot be read completely.
     """
     with _opened(file) as image:
-        image.load()
+        jpeg.load(image)
         return upright_rgb(image, ranges)
 
 
@@ -89,7 +90,7 @@ def open_resized(
     with _opened(file) as image:
         full_size = image.size
         image.draft(None, (_SPARE * side, _SPARE * side))
-        image.load()
+        jpeg.load(image)
         if image.format == "TIFF":  # Pillow turns a TIFF upright when it loads it
             full_size = image.size
         rgb = _to_rgb(image, ranges, decided=decided)

@@ -90,7 +90,8 @@ def eight_bit(
 def _sample(image: Image.Image) -> np.ndarray:
     """Some finite values of an image, or its largest possible value where the file declares it."""
     bits = _tags(image).get(_BITS, (16,))[0]
-    if image.format == "PPM" or bits < 16:  # Pillow scales PGM to 16 bits by the declared maximum
+    # Pillow scales PGM to 16 bits by the maximum that it declares.
+    if image.mode != "F" and (image.format == "PPM" or bits < 16):
         return np.full(_SAMPLE, 2 ** min(bits, 16) - 1, np.float32)
     step = max(1, image.width * image.height // _SAMPLE) | 1  # odd: not one column of each row
     values = np.concatenate([values.ravel()[::step] for _, values in _strips(image)])

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import write_image
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
 
 from resnet_ft.audit.inspect import inspect_file, inspect_files
 
@@ -106,7 +106,7 @@ def test_facts_are_kept_in_place_of_reading_a_file_again(tmp_path):
     path = write_image(tmp_path / "ü b.png", colour=(10, 10, 10))
     first = inspect_files([path], cache_dir=tmp_path / "cache")
     with sqlite3.connect(tmp_path / "cache" / "facts.sqlite3") as database:
-        database.execute("UPDATE facts_2 SET facts = replace(facts, '\"PNG\"', '\"kept\"')")
+        database.execute("UPDATE facts_3 SET facts = replace(facts, '\"PNG\"', '\"kept\"')")
     kept = inspect_files([path], cache_dir=tmp_path / "cache")
     assert kept == [first[0] | {"format": "kept"}]
 
@@ -184,4 +184,21 @@ def test_several_processes_share_a_cache(tmp_path):
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()
     with sqlite3.connect(tmp_path / "cache" / "facts.sqlite3") as database:
-        assert database.execute("SELECT count(*) FROM facts_2").fetchone() == (20,)
+        assert database.execute("SELECT count(*) FROM facts_3").fetchone() == (20,)
+
+
+def test_colour_profiles_pages_and_a_missing_end_marker_are_noted(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 48, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image.save(tmp_path / "other.jpg", icc_profile=lab)
+    image.save(tmp_path / "srgb.jpg", icc_profile=srgb)
+    image.save(tmp_path / "pages.tif", save_all=True, append_images=[image, image])
+    whole = (tmp_path / "srgb.jpg").read_bytes()
+    (tmp_path / "unended.jpg").write_bytes(whole[:-2])
+    facts = {path.stem: inspect_file(path) for path in tmp_path.iterdir()}
+    assert not any("problem" in one for one in facts.values())
+    assert {name for name, one in facts.items() if one["profile"]} == {"other"}
+    assert {name: one["pages"] for name, one in facts.items() if one["pages"] > 1} == {"pages": 3}
+    assert {name for name, one in facts.items() if one["unended"]} == {"unended"}
