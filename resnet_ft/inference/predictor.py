@@ -18,7 +18,7 @@ from resnet_ft.data.folders import find_images
 from resnet_ft.data.images import Opener, resized, upright_rgb
 from resnet_ft.data.ranges import Ranges
 from resnet_ft.data.transforms import describe_preprocessing, prepare, side_before_crop
-from resnet_ft.errors import DatasetError, DriveError, ImageError, ParameterError
+from resnet_ft.errors import CheckpointError, DatasetError, DriveError, ImageError, ParameterError
 from resnet_ft.files import atomic_write, user_path
 from resnet_ft.models.checkpoint import load_checkpoint
 from resnet_ft.notebook import progress_bar
@@ -194,6 +194,12 @@ class Predictor:
         batch = torch.stack(list(images)).to(engine.device())
         with torch.inference_mode(), engine.accelerator().autocast():
             probabilities = self.model(batch).float().softmax(dim=1).cpu()
+        if not probabilities.isfinite().all():
+            raise CheckpointError(
+                "The model's probabilities are not numbers: its weights are damaged, or too large "
+                "for the precision. Load another checkpoint, or compute in full precision: "
+                'configure_engine(mixed_precision="no").'
+            )
         values, labels = probabilities.topk(min(top_k, len(self.classes)))
         return np.array(self.classes, dtype=object)[labels.numpy()], values.numpy()
 

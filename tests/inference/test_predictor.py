@@ -219,3 +219,13 @@ def test_a_table_that_cannot_be_written_in_the_end_is_put_elsewhere(predictor, t
         table = predictor.predict_folder(tmp_path / "in", csv)
     instead = str(said[0].message).split("The table is in ")[1].split(", on this machine")[0]
     assert pd.read_csv(instead)["predicted"].tolist() == table["predicted"].tolist() == ["red"]
+
+
+def test_probabilities_that_are_not_numbers_are_an_error(photos):
+    """Weights may be finite and yet so large that nothing comes out, as after a flipped bit."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    with torch.no_grad():
+        model[1].weight.fill_(1e38)
+    predictor = Predictor(model, ["blue", "red"], eval_transform(8))
+    with pytest.raises(CheckpointError, match="not numbers"):
+        predictor.predict(photos / "Val/red/0.png")
