@@ -49,6 +49,27 @@ def test_a_hole_of_zeros_is_damage(size):
             read(whole[:start] + bytes(size) + whole[start + size :])
 
 
+@pytest.mark.parametrize("fill", [b"\0", b"a"])
+@pytest.mark.parametrize("options", [KINDS[0], *KINDS[2:]], ids=str)
+def test_data_that_are_left_over_behind_the_picture_are_damage(options, fill):
+    whole = picture(noise=5, **options)  # few bytes per block, so that the hole makes too many
+    start, length = len(whole) // 2, len(whole) // 8
+    with pytest.raises(ImageError):
+        read(whole[:start] + (fill * length)[:length] + whole[start + length :])
+
+
+def test_of_a_small_picture_a_tenth_is_damage():
+    file = io.BytesIO()
+    small = read(picture()).resize((160, 213))
+    small.save(file, "JPEG", quality=60, optimize=True)
+    whole = file.getvalue()
+    for share in range(2, 40):
+        start = whole.index(b"\xff\xda") + 14  # behind the header of the scan
+        cut = start + (len(whole) - start) * share // 100
+        with pytest.raises(ImageError):
+            read(whole[:cut] + b"\xff\xd9")
+
+
 def test_a_file_that_only_lacks_its_end_marker_is_read():
     for options in KINDS[:1] + KINDS[2:]:
         whole = picture(**options)
