@@ -3,11 +3,11 @@
 import errno
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -120,21 +120,33 @@ def read_body(response: requests.Response, expected: int | None, begun: int = 0)
     `expected` bytes came, with the `begun` bytes of earlier tries, and TimeoutError where hardly
     any come.
     """
-    came = mark = begun
-    since = time.monotonic()
+    came, ended, too_slow = begun, Event(), Event()
+
+    def watch() -> None:
+        """End a read that brings too little: it may wait for a line that never ends."""
+        mark = begun
+        while not ended.wait(_PATIENCE_S):
+            if came - mark < _CHUNK and came != expected:
+                too_slow.set()
+                with suppress(OSError, RuntimeError, ValueError):  # it has just ended by itself
+                    response.raw.shutdown()
+                return
+            mark = came
+
+    Thread(target=watch, daemon=True).start()
     try:
         while chunk := response.raw.read1(_CHUNK, decode_content=False):  # what is there by now
             came += len(chunk)
             yield chunk
-            if came - mark >= _CHUNK:
-                mark, since = came, time.monotonic()
-            elif time.monotonic() - since > _PATIENCE_S and came != expected:
-                raise TimeoutError(
-                    f"the server sent fewer than {_CHUNK:,} bytes in {_PATIENCE_S:.0f} seconds"
-                )
-    except urllib3.exceptions.HTTPError as error:
-        if expected is None:
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        if expected is None and not too_slow.is_set():
             raise ConnectionError(f"the connection was interrupted: {error}") from error
+    finally:
+        ended.set()
+    if too_slow.is_set():
+        raise TimeoutError(
+            f"the server sent fewer than {_CHUNK:,} bytes in {_PATIENCE_S:.0f} seconds"
+        )
     if expected not in (None, came):
         raise ConnectionError(f"only {came:,} of {expected:,} bytes came")
 
@@ -164,17 +176,23 @@ def reason_of(error: BaseException) -> str:
 
 def is_address(location: object) -> bool:
     """Whether this is an address ("https://...", "gs://...", "pipe:...") and not a path."""
-    return re.match(r"\s*(pipe:|[a-z][a-z0-9+.-]+://)", str(location), re.IGNORECASE) is not None
+    return (
+        re.match(r"\s*(pipe:|https?:/|[a-z][a-z0-9+.-]+://)", str(location), re.IGNORECASE)
+        is not None
+    )
 
 
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://[^\s'\"<>]+", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/{1,2}[^\s'\"<>]+", re.IGNORECASE)
+_ADDRESS_ALONE = re.compile(r"\s*[a-z][a-z0-9+.-]+:/{1,2}\S+\s*", re.IGNORECASE)
 _SECRET = re.compile(
-    r"([?&;#][^=&;#]*(?:key|sig|token|secret|passw|pwd|credential|auth|policy|session|code|jwt)"
+    r"([?&;#][^=&;#]*(?:key|sig|token|secret|passw|pwd|credential|auth|policy|session|code|jwt"
+    r"|access|hdnea)"
     r"[^=&;#]*=)(?!\*\*\*)([^&;#]+)",
     re.IGNORECASE,
 )
 _LOGIN = re.compile(  # in a command of "pipe:"
-    r"(authorization:\s*|\s(?:-u|--user)[\s=])((?:(?:basic|bearer)\s+)?[^\s'\"]+)", re.IGNORECASE
+    r"([\w-]*(?:authorization|token|key):\s*|\s(?:-u|--user|--oauth2-bearer)[\s=])((?:(?:basic|bearer)\s+)?[^\s'\"]+)",
+    re.IGNORECASE,
 )
 
 
@@ -185,10 +203,12 @@ def masked(text: object) -> str:
     """
 
     def without_secrets(address: re.Match[str]) -> str:
-        shown = re.sub(r"(?<=://)[^/?#]+@", "***@", address[0])
+        shown = re.sub(r"(:/{1,2})[^/?#]+@", r"\1***@", address[0], count=1)
         return _SECRET.sub(lambda found: f"{found[1]}***{fingerprint([found[2]])[:4]}", shown)
 
-    return _LOGIN.sub(r"\1***", _ADDRESS.sub(without_secrets, str(text)))
+    # Where all of it is an address, also quotes and brackets belong to it.
+    pattern = _ADDRESS_ALONE if _ADDRESS_ALONE.fullmatch(str(text)) else _ADDRESS
+    return _LOGIN.sub(r"\1***", pattern.sub(without_secrets, str(text)))
 
 
 def check_address(address: str, schemes: tuple[str, ...] = ("http", "https")) -> None:
@@ -206,7 +226,7 @@ def check_address(address: str, schemes: tuple[str, ...] = ("http", "https")) ->
         reason = reason or f"is not valid: {masked(error)}"
     if reason:
         # It may not be clear where the password ends: what is before the last @ is not shown.
-        shown = masked(re.sub(r"(?<=://).*@", "***@", "".join(address.split())))
+        shown = masked(re.sub(r"(:/{1,2}).*@", r"\1***@", "".join(address.split())))
         raise DatasetError(f"The address {shown} {reason}. Copy the address again.")
 
 

@@ -76,6 +76,7 @@ def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
     its mode. Each of several processes has to call it and gets the complete table. `path` is known
     where the dataset has `samples` in that order.
     """
+    check_model(model, dataloader)
     logits, labels = predict_logits(model, dataloader)
     num_logits, names = logits.shape[1], class_names(dataloader)
     # What the outputs mean: the model's own classes, else those of the data set, else numbers.
@@ -105,7 +106,7 @@ def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
 def predict_logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Tensor]:
     """Logits (N, C) in full precision and labels (N,), both on the CPU."""
     device = engine.device()
-    check_model(model.to(device), dataloader)
+    model.to(device)
     logits, labels = [], []
     with evaluation_mode(model), torch.inference_mode(), engine.accelerator().autocast():
         for images, batch_labels in progress_bar(dataloader, "Evaluating", unit="batch"):

@@ -76,6 +76,7 @@ class _Unpacking:
         self._links: dict[PurePosixPath, PurePosixPath] = {}
         self._too_long: list[str] = []
         self._rooted: list[str] = []
+        self._repeated: list[str] = []
         self._packed = archive.stat().st_size
         self._free = shutil.disk_usage(folder).free
         self._written = 0
@@ -104,6 +105,7 @@ class _Unpacking:
         for names, what in (
             (self._too_long, "have names that are too long for this disk, and are left out"),
             (self._rooted, "begin with a slash, which is left out"),
+            (self._repeated, "have a name that an earlier one has too, which they replace"),
         ):
             if names:
                 warnings.warn(
@@ -130,12 +132,14 @@ class _Unpacking:
             raise self._refused(entry.name, "would be written outside of the data folder")
         place = PurePosixPath(*path.parts)
         try:
-            if entry.isdir():
+            if entry.isdir() or not path.parts:
                 (self._folder / place).mkdir(parents=True, exist_ok=True)
                 return
-            first = self._names.setdefault(str(place).casefold(), str(place))
-            if first != str(place):
+            if (first := self._names.get(str(place).casefold())) == str(place):
+                self._repeated.append(entry.name)
+            elif first is not None:
                 raise self._refused(entry.name, f"differs from {first!r} in case only")
+            self._names[str(place).casefold()] = str(place)
             self._links.pop(place, None)
             if content is not None:
                 self._write(entry, content, self._folder / place, raw)

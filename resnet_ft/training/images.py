@@ -88,8 +88,9 @@ def _changes(
             (old["split"] != new["split"]) | (old["class_name"] != new["class_name"])
         ],
     }
-    return "; ".join(
+    found = (
         f"{len(paths)} {kind} ({', '.join(paths[:_NAMED])}{', ...' if len(paths) > _NAMED else ''})"
         for kind, paths in kinds.items()
         if len(paths)
     )
+    return "; ".join(found) or "in another order"

@@ -277,7 +277,7 @@ def _masked(value: Any) -> Any:
         return {name: _masked(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_masked(one) for one in value]
-    return masked(value) if isinstance(value, str) and "://" in value else value
+    return masked(value) if isinstance(value, str) and ":/" in value else value
 
 
 def _identity() -> dict[str, object]:

@@ -326,3 +326,13 @@ def test_an_archive_is_shrunk_before_it_takes_its_name(photos, tmp_path):
     assert tree(full) == tree(photos)
     assert {open_image(path).size for path in small.rglob("*.png")} == {(24, 20)}
     assert len(list(small.rglob("*.png"))) == 23
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_entry_that_occurs_twice_is_counted(tmp_path, kind):
+    """The later one counts, as when an archive is updated; it may also be another picture."""
+    files = [("c/a.png", b"first"), ("/c/a.png", b"second"), ("c/b.png", b"b")]
+    archive = make_archive(tmp_path / f"twice.{kind}", *files)
+    with pytest.warns(UserWarning, match=r"1 entries have a name .* such as '/?c/a\.png'"):
+        staged = stage_dataset(archive, tmp_path / "local")
+    assert tree(staged) == {"c/a.png": b"second", "c/b.png": b"b"}

@@ -222,7 +222,21 @@ def test_endless_little_parts_are_given_up(server, tmp_path, no_waits):
         stage_dataset(server.url, tmp_path / "local")
 
 
-def test_an_answer_whose_head_comes_byte_by_byte_is_given_up(tmp_path, monkeypatch, no_waits):
+_BODY = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begun", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX-Long: ", "no answer began within 0 seconds"),
+        (_BODY, "fewer than 16,384 bytes in 0 seconds"),  # the size of a chunk, which never ends
+        (_BODY + b"4;", "fewer than 16,384 bytes in 0 seconds"),  # an extension of it
+        (_BODY + b"2\r\nPK\r\n0\r\nX: ", "fewer than 16,384 bytes in 0 seconds"),  # trailers
+    ],
+)
+def test_an_answer_with_a_line_that_never_ends_is_given_up(
+    tmp_path, monkeypatch, no_waits, begun, said
+):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr("resnet_ft.remote._PATIENCE_S", 0.2)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -232,14 +246,14 @@ def test_an_answer_whose_head_comes_byte_by_byte_is_given_up(tmp_path, monkeypat
             while True:
                 connection, _ = listener.accept()
                 with connection, contextlib.suppress(OSError):
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nX-Long: ")
-                    for _ in range(30):
-                        connection.sendall(b"x")
+                    connection.sendall(begun)
+                    for _ in range(100):
+                        connection.sendall(b"0")
                         time.sleep(0.02)
 
     thread = threading.Thread(target=trickle, daemon=True)
     thread.start()
-    with pytest.raises(DatasetError, match="no answer began within 0 seconds"):
+    with pytest.raises(DatasetError, match=said):
         stage_dataset(f"http://127.0.0.1:{listener.getsockname()[1]}/x.zip", tmp_path / "local")
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
@@ -423,3 +437,19 @@ def test_a_killed_download_is_resumed(server, photos, tmp_path):
 def test_images_from_the_web_are_shrunk_too(server, tmp_path):
     staged = stage_dataset(server.url, tmp_path / "local", max_side=24)
     assert {open_image(path).size for path in staged.rglob("*.png")} == {(24, 20)}
+
+
+@pytest.mark.parametrize(
+    ("address", "secret"),
+    [
+        ("http://ann:pa'ss@host.invalid/x.zip", "pa'ss"),
+        ('http://ann:pa"ss@host.invalid/x.zip', 'pa"ss'),
+        ("http://host.invalid/x.zip?sig=abc'def", "def"),
+        ("http://host.invalid/x.zip?hdnea=abcdef&v=2", "abcdef"),
+        ("http:/ann:opensesame@host.invalid/x.zip", "opensesame"),
+    ],
+)
+def test_no_address_is_so_odd_that_its_secret_is_shown(address, secret, tmp_path, no_waits):
+    with pytest.raises(DatasetError) as raised:
+        stage_dataset(address, tmp_path / "local")
+    assert secret not in str(raised.value) and "host.invalid" in str(raised.value)
