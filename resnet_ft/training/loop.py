@@ -259,8 +259,10 @@ def _validate(state: TrainingState, net: nn.Module) -> None:
             _check_finite(sums["loss"], state)
             state.count(sums, len(state.output.labels))
             state.notify("on_step_end")
-        *sums_of_all, samples = distributed.total(*state.sums.values(), state.samples)
-        state.sums, state.samples = dict(zip(state.sums, sums_of_all, strict=True)), int(samples)
+        names = sorted(state.sums)  # in a resumed phase, processes may hold them in other orders
+        sums = [state.sums[name] for name in names]
+        *sums_of_all, samples = distributed.total(*sums, state.samples)
+        state.sums, state.samples = dict(zip(names, sums_of_all, strict=True)), int(samples)
 
 
 @contextmanager
