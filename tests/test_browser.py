@@ -1,0 +1,197 @@
+"""What a person does in the notebooks, in Chromium: `make test-browser` runs these."""
+
+import shutil
+from pathlib import Path
+
+import browser
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from resnet_ft import index_dataset, make_sample_dataset, read_decisions
+
+pytestmark = pytest.mark.browser
+CLASSIC_PYTHON = ROOT / ".venv-classic" / "bin" / "python"
+SMALL = {"image_size": 32, "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """The sample data set with flaws, so that there is something to review."""
+    return make_sample_dataset(tmp_path_factory.mktemp("photos") / "flawed", flawed=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What the server shows; each test has a folder of its own in it."""
+    return tmp_path_factory.mktemp("server") / "work"
+
+
+@pytest.fixture(scope="module")
+def lab(folder):
+    folder.mkdir()
+    with browser.jupyter(browser.LAB, folder) as address:
+        yield address
+
+
+@pytest.fixture
+def open_notebook(chromium, lab, folder, photos, request):
+    """Open a copy of a notebook in JupyterLab, with these parameters in its cell."""
+    own, opened = folder / request.node.name, []
+
+    def open_copy(name: str, **parameters):
+        places = {"runs_dir": str(own / "runs"), "staging_dir": str(own / "data")}
+        file = browser.copy_notebook(name, own / "notebooks", **places | parameters)
+        opened.append(browser.OpenNotebook(chromium, browser.LAB, lab, file, folder))
+        return opened[-1]
+
+    yield open_copy
+    for notebook in opened:
+        notebook.page.close()
+
+
+def assert_complete(notebook) -> None:
+    assert not browser.errors(notebook)
+    assert not browser.unfinished(notebook)
+
+
+def try_browsing(notebook, piece: str) -> None:
+    """Another class, and its next page, show other images."""
+    before = notebook.images(piece)
+    assert before
+    cell = notebook.cell(piece)
+    cell.get_by_label("Class").select_option("fish")
+    changed(notebook, piece, before)
+    before = notebook.images(piece)
+    if (forward := cell.get_by_role("button", name="Next")).count():
+        forward.first.click()
+    else:
+        page = cell.get_by_label("Page")
+        page.fill("2")
+        page.press("Enter")
+    changed(notebook, piece, before)
+
+
+def try_augmentation(notebook, piece: str) -> None:
+    before = notebook.images(piece)
+    notebook.cell(piece).get_by_role("button", name="strong").click()
+    changed(notebook, piece, before)
+
+
+def try_review(notebook, piece: str, decisions: Path) -> None:
+    """A decision is saved at once, and Undo takes it back."""
+    cell, written = notebook.cell(piece), read_decisions(decisions)
+    before = len(written)
+    excluded = written["decision"].eq("exclude").sum()
+    cell.get_by_role("combobox").first.select_option(index=2)  # of the audit's kinds of findings
+    cell.get_by_role("button", name="Keep").first.click()
+    browser.wait_until(
+        lambda: not read_decisions(decisions).equals(written), "the decision is not in the file"
+    )
+    cell.get_by_role("button", name="Undo").first.click()
+    browser.wait_until(
+        lambda: read_decisions(decisions).equals(written), "Undo has not restored the file"
+    )
+    assert len(read_decisions(decisions)) == before
+    cell.get_by_role("button", name="Exclude").first.click()
+    browser.wait_until(
+        lambda: not read_decisions(decisions).equals(written), "the decision is not in the file"
+    )
+    assert read_decisions(decisions)["decision"].eq("exclude").sum() >= excluded
+
+
+def try_upload(notebook, piece: str, photos: Path, folder: Path) -> None:
+    """Two photographs are predicted, and a file that is none is named with the reason."""
+    good = [shutil.copy(photos / "Val" / c / f"{c}_000.jpg", folder) for c in ("fish", "flower")]
+    broken = folder / "broken.jpg"
+    broken.write_bytes(b"no image")
+    cell = notebook.cell(piece)
+    before = len(notebook.images(piece))
+    with notebook.page.expect_file_chooser() as chooser:
+        cell.get_by_role("button", name="Drop images here").first.click()
+    chooser.value.set_files([*good, broken])
+    for name in ("fish_000.jpg", "flower_000.jpg", "broken.jpg"):
+        cell.get_by_text(name).first.wait_for()
+    browser.wait_until(lambda: len(notebook.images(piece)) >= before + 2, "nothing is predicted")
+    assert "cannot be read" in cell.inner_text()
+
+
+def changed(notebook, piece: str, before: list[str]) -> None:
+    browser.wait_until(
+        lambda: (now := notebook.images(piece)) and now != before, f"{piece} shows the same images"
+    )
+
+
+def test_photographs_are_staged_explored_and_reviewed(open_notebook, photos, folder, request):
+    mount = open_notebook("01_mount_drive", data_dir=str(photos))
+    mount.run_all()
+    assert_complete(mount.finished())
+    mount.photograph("01_mount_drive")
+
+    explore = open_notebook("02_explore_data", data_dir=str(photos), **SMALL)
+    explore.run_all()
+    assert_complete(explore.finished())
+    (decisions,) = (folder / request.node.name / "runs").glob("decisions-*.csv")
+    try_browsing(explore, "browse_dataset(")
+    try_augmentation(explore, "explore_augmentation(")
+    try_review(explore, "review_dataset(", decisions)
+    assert_complete(explore.finished())
+    explore.photograph("02_explore_data")
+
+
+def test_an_interrupted_training_resumes_and_its_model_is_used(
+    open_notebook, photos, folder, request
+):
+    own = folder / request.node.name
+    history = own / "runs" / "browser" / "history.csv"
+    network = {"arch": "resnet18", "weights": None, "epochs": 6, "lr_finder_steps": 0}
+    train = open_notebook("03_train", data_dir=str(photos), run_name="browser", **network, **SMALL)
+    train.run_all()
+    browser.wait_until(history.exists, "no epoch is complete", 120)
+    train.interrupt()
+    interrupted = train.finished()
+    assert len(pd.read_csv(history)) < network["epochs"]
+    assert [error.ename for error in browser.errors(interrupted)] == ["KeyboardInterrupt"]
+    train.photograph("03_train_interrupted")
+    train.run_all()
+    trained = train.finished()
+    assert_complete(trained)
+    assert "resumes" in browser.text(trained)
+    assert pd.read_csv(history)["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
+    train.photograph("03_train")
+
+    visualize = open_notebook("04_visualize", run_name="browser", num_images=6)
+    visualize.run_all()
+    assert_complete(visualize.finished())
+    visualize.photograph("04_visualize")
+
+    infer = open_notebook("05_infer", run_name="browser")
+    infer.run_all()
+    assert_complete(infer.finished())
+    try_upload(infer, "upload_and_predict(", photos, own)
+    assert_complete(infer.finished())
+    infer.photograph("05_infer")
+
+
+def test_a_misspelt_parameter_is_named_with_the_one_that_is_meant(open_notebook):
+    train = open_notebook("03_train", more="\nlearning_rat = 0.01  # how large a step is")
+    train.run_all()
+    (error,) = browser.errors(train.finished())
+    assert error.ename == "ParameterError"
+    for name in ("learning_rat", "learning_rate"):
+        assert name in error.evalue
+    train.photograph("03_train_misspelt")
+
+
+def test_a_folder_that_is_not_there_is_named(open_notebook):
+    mount = open_notebook("01_mount_drive", data_dir="photos/no_such_folder")
+    mount.run_all()
+    (error,) = browser.errors(mount.finished())
+    assert "no_such_folder" in error.evalue
+    mount.photograph("01_mount_drive_wrong_folder")
