@@ -1,4 +1,4 @@
-"""Notebooks in a real browser: a Jupyter server for this machine alone, and the steps of a person."""
+"""Notebooks in a real browser: a Jupyter server on this machine, and the steps of a person."""
 
 import json
 import os
@@ -229,6 +229,10 @@ class OpenNotebook:
     def images(self, piece: str) -> list[str]:
         """What the images below a cell are, to see whether they change."""
         return self.cell(piece).locator("img").evaluate_all("images => images.map(i => i.src)")
+
+    def look(self) -> None:
+        """Take a moment, as people do: a widget that was just used is drawn anew."""
+        self.page.wait_for_timeout(1000)
 
     def photograph(self, name: str) -> None:
         """Keep pictures of the whole notebook as a laptop and as a phone show it."""
