@@ -1,10 +1,12 @@
 """What a person does in the notebooks, in Chromium: `make test-browser` runs these."""
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import browser
 import pandas as pd
+import papermill
 import pytest
 from conftest import ROOT
 
@@ -13,6 +15,7 @@ from resnet_ft import make_sample_dataset, read_decisions
 pytestmark = pytest.mark.browser
 CLASSIC_PYTHON = ROOT / ".venv-classic" / "bin" / "python"
 SMALL = {"image_size": 32, "batch_size": 16}
+NETWORK = {"arch": "resnet18", "weights": None, "epochs": 6, "lr_finder_steps": 0}
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +43,34 @@ def lab(folder):
         yield address
 
 
-@pytest.fixture
-def open_notebook(chromium, lab, folder, photos, request):
-    """Open a copy of a notebook in JupyterLab, with these parameters in its cell."""
-    own, opened = folder / request.node.name, []
+@pytest.fixture(scope="module")
+def classic(tmp_path_factory):
+    """The folder and the address of notebook 6.5 with ipywidgets 7.7, as Colab has them."""
+    if not CLASSIC_PYTHON.exists():
+        browser.missing(f"{CLASSIC_PYTHON} is not there: make test-browser installs it")
+    folder = tmp_path_factory.mktemp("classic") / "work"
+    folder.mkdir()
+    with browser.jupyter(browser.CLASSIC, folder, CLASSIC_PYTHON) as address:
+        yield folder, address
 
-    def open_copy(name: str, **parameters):
+
+@pytest.fixture
+def open_notebook(chromium, lab, folder, request):
+    """Open a copy of a notebook in JupyterLab, with these parameters in its cell."""
+    with opening(chromium, browser.LAB, lab, folder, request.node.name) as open_copy:
+        yield open_copy
+
+
+@contextmanager
+def opening(chromium, front, address: str, folder: Path, name: str):
+    """A function that opens copies of notebooks in a folder of their own."""
+    opened = []
+
+    def open_copy(notebook: str, **parameters):
+        own = folder / name
         places = {"runs_dir": str(own / "runs"), "staging_dir": str(own / "data")}
-        file = browser.copy_notebook(name, own / "notebooks", **places | parameters)
-        opened.append(browser.OpenNotebook(chromium, browser.LAB, lab, file, folder))
+        file = browser.copy_notebook(notebook, own / "notebooks", **places | parameters)
+        opened.append(browser.OpenNotebook(chromium, front, address, file, folder))
         return opened[-1]
 
     yield open_copy
@@ -150,13 +172,12 @@ def test_an_interrupted_training_resumes_and_its_model_is_used(
 ):
     own = folder / request.node.name
     history = own / "runs" / "browser" / "history.csv"
-    network = {"arch": "resnet18", "weights": None, "epochs": 6, "lr_finder_steps": 0}
-    train = open_notebook("03_train", data_dir=str(photos), run_name="browser", **network, **SMALL)
+    train = open_notebook("03_train", data_dir=str(photos), run_name="browser", **NETWORK, **SMALL)
     train.run_all()
     browser.wait_until(history.exists, "no epoch is complete", 120)
     train.interrupt()
     interrupted = train.finished()
-    assert len(pd.read_csv(history)) < network["epochs"]
+    assert len(pd.read_csv(history)) < NETWORK["epochs"]
     assert [error.ename for error in browser.errors(interrupted)] == ["KeyboardInterrupt"]
     train.photograph("03_train_interrupted")
     train.run_all()
@@ -195,3 +216,31 @@ def test_a_folder_that_is_not_there_is_named(open_notebook):
     (error,) = browser.errors(mount.finished())
     assert "no_such_folder" in error.evalue
     mount.photograph("01_mount_drive_wrong_folder")
+
+
+def test_the_widgets_work_in_classic_notebook_with_ipywidgets_7(chromium, classic, photos):
+    folder, address = classic
+    own = folder / "widgets"
+    parameters = {"data_dir": str(photos), "run_name": "browser", **NETWORK, "epochs": 1, **SMALL}
+    papermill.execute_notebook(
+        ROOT / "notebooks" / "03_train.ipynb",
+        None,
+        {"runs_dir": str(own / "runs"), "staging_dir": str(own / "data"), **parameters},
+        cwd=folder,
+        progress_bar=False,
+    )
+    with opening(chromium, browser.CLASSIC, address, folder, "widgets") as open_notebook:
+        explore = open_notebook("02_explore_data", data_dir=str(photos), **SMALL)
+        explore.run_all()
+        assert_complete(explore.finished())
+        (file,) = (own / "runs").glob("decisions-*.csv")
+        try_browsing(explore, "browse_dataset(")
+        try_augmentation(explore, "explore_augmentation(")
+        try_review(explore, "review_dataset(", file)
+        explore.photograph("02_explore_data_classic")
+
+        infer = open_notebook("05_infer", run_name="browser")
+        infer.run_all()
+        assert_complete(infer.finished())
+        try_upload(infer, "upload_and_predict(", photos, own)
+        infer.photograph("05_infer_classic")
