@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from resnet_ft.data.batches import EpochBatchSampler, ImageLoader, fitting_workers
 from resnet_ft.data.cache import decode_once
@@ -17,9 +18,9 @@ from resnet_ft.data.images import Opener
 from resnet_ft.data.index import DatasetIndex, index_dataset
 from resnet_ft.data.shards import ShardBatchSampler, ShardDataset, ShardFiles, holds_shards
 from resnet_ft.data.transforms import (
-    describe_preprocessing,
+    as_preprocessing,
     eval_transform,
-    side_before_crop,
+    preprocessing_in,
     train_transform,
 )
 from resnet_ft.errors import DatasetError, ParameterError
@@ -42,9 +43,10 @@ def make_dataloaders(
     """Loaders "train", "val" and, where there is a Test folder beside Val, "test".
 
     Each yields batches of images (N, 3, image_size, image_size), float and normalised, and labels
-    (N,). `train` and `val` are your own transforms instead of `train_transform(image_size)` and
-    `eval_transform(image_size)`: give the `image_size` that they are made for, since images are
-    decoded to a short side of 256/224 of it. `open_image` is your own function from a path to a PIL
+    (N,). `train` and `val` are transforms in place of `train_transform(image_size)` and
+    `eval_transform(image_size)`, such as those of a network's own `Preprocessing`. With a `val`
+    that is no `eval_transform`, give the `image_size` that it is made for, since images are decoded
+    to a short side of 256/224 of it. `open_image` is your own function from a path to a PIL
     image, for files that the library does not read, or reads in another way than you want; it is
     recognised by its name and code, so give another `cache_dir` when something else changes what it
     returns. `decisions` are about single images: see
@@ -72,9 +74,11 @@ def make_dataloaders(
         )
     val = val or eval_transform(image_size)
     transforms = {"train": train or train_transform(image_size), "val": val, "test": val}
-    preprocessing = describe_preprocessing(val)
-    side = side_before_crop(preprocessing["image_size"] if preprocessing else image_size)
-    workers = fitting_workers(num_workers, batch_bytes=batch_size * 3 * image_size**2 * 4)
+    _check_normalisation(transforms["train"], val)
+    found = preprocessing_in(val)
+    preprocessing = found.described() if found else None
+    size = found or as_preprocessing(image_size)
+    workers = fitting_workers(num_workers, batch_bytes=batch_size * 3 * size.image_size**2 * 4)
     loaders: dict[str, DataLoader] = {}
     if holds_shards(data_dir):
         if decisions is not None:
@@ -85,7 +89,7 @@ def make_dataloaders(
         for split, listed in shards.index.splits.items():
             counts = [shard.samples for shard in listed]
             order = ShardBatchSampler(counts, batch_size, shuffle=split == "train", seed=seed)
-            samples = ShardDataset(shards, split, transforms[split], order, side=side)
+            samples = ShardDataset(shards, split, transforms[split], order, size)
             samples.preprocessing = preprocessing
             loaders[split] = ImageLoader(samples, order, workers)
         return loaders
@@ -95,7 +99,8 @@ def make_dataloaders(
         index = apply_decisions(index, decisions)
     images, reasons = decode_once(
         (os.path.join(index.root, path) for path in index.images),
-        side,
+        size.side,
+        interpolation=size.interpolation,
         opener=open_image,
         cache_dir=cache_dir,
         cache_size_gb=cache_size_gb,
@@ -121,6 +126,17 @@ def make_dataloaders(
         batches = EpochBatchSampler(len(rows), batch_size, shuffle=split == "train", seed=seed)
         loaders[split] = ImageLoader(dataset, batches, workers)
     return loaders
+
+
+def _check_normalisation(train: Callable, val: Callable) -> None:
+    """Raise ParameterError where validation would show the network other values than training."""
+    last = [(getattr(one, "transforms", None) or [None])[-1] for one in (train, val)]
+    if all(isinstance(one, v2.Normalize) for one in last) and repr(last[0]) != repr(last[1]):
+        raise ParameterError(
+            f"Training images end in {last[0]}, validation images in {last[1]}: the network would "
+            "see different values. Give both train= and val=, such as "
+            "train_transform(preprocessing) and eval_transform(preprocessing)."
+        )
 
 
 def _report_unreadable(

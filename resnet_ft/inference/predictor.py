@@ -17,7 +17,7 @@ from resnet_ft.data.cache import DecodedImages, decode_once
 from resnet_ft.data.folders import find_images
 from resnet_ft.data.images import Opener, resized, upright_rgb
 from resnet_ft.data.ranges import Ranges
-from resnet_ft.data.transforms import describe_preprocessing, prepare, side_before_crop
+from resnet_ft.data.transforms import prepare, preprocessing_in
 from resnet_ft.errors import CheckpointError, DatasetError, DriveError, ImageError, ParameterError
 from resnet_ft.files import atomic_write, user_path
 from resnet_ft.models.checkpoint import load_checkpoint
@@ -50,8 +50,8 @@ class Predictor:
         self.model = model.to(engine.device()).eval()
         self.classes = list(classes)
         self.transform = transform
-        described = describe_preprocessing(transform)
-        self._side = side_before_crop(described["image_size"]) if described else None
+        wanted = preprocessing_in(transform)
+        self._resizing = (wanted.side, wanted.interpolation) if wanted else None
 
     @classmethod
     def load(
@@ -133,10 +133,12 @@ class Predictor:
             _try_to_write(user_path(csv), size=sum(len(str(path)) + 80 for path in paths))
         workers = worker_processes(num_workers)
         images, errors = self._images(paths), dict[int, str]()
-        if self._side:
+        if self._resizing:
+            side, interpolation = self._resizing
             images, errors = decode_once(
                 paths,
-                self._side,
+                side,
+                interpolation=interpolation,
                 ranges=self.ranges,
                 opener=self.opener,
                 cache_dir=cache_dir,
@@ -174,15 +176,18 @@ class Predictor:
                 )
         return table
 
-    def _images(self, paths: Sequence[str | Path], side: int | None = None) -> DecodedImages:
-        return DecodedImages(paths, side, ranges=self.ranges, opener=self.opener)
+    def _images(self, paths: Sequence[str | Path]) -> DecodedImages:
+        side, interpolation = self._resizing or (None, "bilinear")
+        return DecodedImages(
+            paths, side, interpolation=interpolation, ranges=self.ranges, opener=self.opener
+        )
 
     def _pixels(self, image: AnyFile) -> np.ndarray:
         """One image as the data loaders read it: (H, W, 3), uint8."""
         if not isinstance(image, Image.Image):
-            return self._images([image], self._side)[0]
+            return self._images([image])[0]
         image = upright_rgb(image, self.ranges)
-        return np.array(resized(image, self._side) if self._side else image)
+        return np.array(resized(image, *self._resizing) if self._resizing else image)
 
     def _tensor(self, pixels: np.ndarray) -> Tensor:
         return torch.as_tensor(prepare(pixels, self.transform))

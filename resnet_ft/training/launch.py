@@ -14,11 +14,12 @@ from torch import nn
 
 from resnet_ft import distributed, engine
 from resnet_ft.data.loaders import make_dataloaders
-from resnet_ft.data.transforms import train_transform
+from resnet_ft.data.transforms import eval_transform, train_transform
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.files import user_path
 from resnet_ft.models.build import build_model
 from resnet_ft.models.freezing import freeze
+from resnet_ft.models.preprocessing import preprocessing_of
 from resnet_ft.reading import read_json, reading
 from resnet_ft.staging.drive import project_root
 from resnet_ft.staging.stage import stage_dataset
@@ -77,11 +78,12 @@ def train_run(
         Run.open(run, {**asdict(chosen), **({"fine_tune": options} if options else {})})
     with distributed.one_per_machine_first():  # it downloads and decodes, the others find that
         images = stage_dataset(data_dir or chosen.data_source, project_root() / "data")
+        preprocessing = preprocessing_of(chosen.arch, chosen.weights, image_size=chosen.image_size)
         dataloaders = make_dataloaders(
             images,
-            image_size=chosen.image_size,
             batch_size=chosen.batch_size,
-            train=train_transform(chosen.image_size, strength=chosen.augmentation),
+            train=train_transform(preprocessing, strength=chosen.augmentation),
+            val=eval_transform(preprocessing),
             num_workers=num_workers,
             decisions=run.decisions,
             seed=chosen.seed,

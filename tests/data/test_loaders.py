@@ -1,11 +1,20 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import write_image
+from PIL import Image
 
-from resnet_ft import DatasetError, ParameterError, eval_transform, make_dataloaders
+from resnet_ft import (
+    DatasetError,
+    ParameterError,
+    Preprocessing,
+    eval_transform,
+    make_dataloaders,
+    train_transform,
+)
 
 
 def batches(loader):
@@ -86,7 +95,7 @@ def test_a_split_or_class_that_is_lost_entirely_is_refused(photos):
 
 
 def test_your_own_transforms_are_used_and_described(photos):
-    val = eval_transform(12, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    val = eval_transform(Preprocessing(12, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
     loaders = make_dataloaders(
         photos, train=lambda image: torch.zeros(3, 7, 7), val=val, num_workers=0
     )
@@ -95,6 +104,27 @@ def test_your_own_transforms_are_used_and_described(photos):
     assert loaders["train"].dataset.preprocessing["mean"] == [0.5] * 3
     own = make_dataloaders(photos, val=lambda image: torch.zeros(3, 7, 7), num_workers=0)
     assert own["val"].dataset.preprocessing is None
+
+
+def test_training_and_validation_are_normalised_alike(photos):
+    transform = train_transform(Preprocessing(16, (0.5,) * 3, (0.5,) * 3))
+    with pytest.raises(ParameterError, match=r"Give both train= and val="):
+        make_dataloaders(photos, image_size=16, train=transform, num_workers=0)
+
+
+def test_images_are_decoded_as_the_preprocessing_wants_them(photos, tmp_path):
+    wanted = Preprocessing(16, interpolation="bicubic", crop_share=0.5)
+    transforms = {"train": train_transform(wanted), "val": eval_transform(wanted)}
+    loaders = make_dataloaders(photos, **transforms, num_workers=0, cache_dir=tmp_path)
+    dataset = loaders["val"].dataset
+    path, _ = dataset.samples[0]
+    with Image.open(path) as image:
+        size = 32 * image.width // image.height, 32
+        expected = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    assert np.array_equal(dataset.images[0], np.asarray(expected))
+    assert dataset.preprocessing["crop_share"] == 0.5
+    plain = make_dataloaders(photos, image_size=28, num_workers=0, cache_dir=tmp_path)
+    assert not np.array_equal(plain["val"].dataset.images[0], dataset.images[0])
 
 
 def test_a_test_split_is_evaluated_like_validation(photos):

@@ -19,6 +19,7 @@ from resnet_ft import (
     ImageError,
     ParameterError,
     Predictor,
+    Preprocessing,
     build_model,
     eval_transform,
     evaluate,
@@ -37,7 +38,9 @@ def predictor():
         def forward(self, images):
             return 5 * images.mean(dim=(2, 3))
 
-    return Predictor(Colour(), ["red", "green", "blue"], eval_transform(**PREPROCESSING))
+    return Predictor(
+        Colour(), ["red", "green", "blue"], eval_transform(Preprocessing(**PREPROCESSING))
+    )
 
 
 def test_one_image_gives_its_most_probable_classes_in_order(predictor, tmp_path):
