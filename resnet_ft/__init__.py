@@ -14,7 +14,7 @@ _PUBLIC = {
         "RunError TrainingError WeightsError"
     ),
     "engine": "configure_engine describe_device",
-    "staging.drive": "check_storage mount_drive project_root unmount_drive",
+    "staging.drive": ("check_storage disconnect_runtime mount_drive project_root unmount_drive"),
     "data.sample": "make_sample_dataset",
     "data.images": "open_image",
     "data.index": "DatasetIndex index_dataset",
@@ -43,18 +43,18 @@ _PUBLIC = {
     "visualize.plots": (
         "plot_class_counts plot_confusion_matrix plot_history plot_image_sizes plot_prediction"
     ),
-    "training.run": "Run load_run",
+    "training.run": "Run load_run space_of_run",
     "training.state": "StepOutput TrainingState",
     "training.callbacks": "Callback EarlyStop LivePlot ProgressBar Tracker",
     "training.schedule": (
         "PerStep make_optimizer make_scheduler parameter_groups plot_schedule warmup_cosine"
     ),
-    "training.budget": "TimeBudget plan_epochs",
+    "training.budget": "TimeBudget expected_duration plan_epochs",
     "training.averaging": "WeightAverage",
     "training.resume": "Autosave",
     "data.mixing": "MixedLoader balanced_loader class_weights",
     "training.loop": "train_model",
-    "training.find_lr": "LRFinder find_lr",
+    "training.find_lr": "LRFinder find_lr plan_lr_finder",
     "training.head": "Head fit_head",
     "training.options": "FineTuneOptions check_parameters",
     "training.fine_tune": "fine_tune",
@@ -62,6 +62,7 @@ _PUBLIC = {
     "inference.predictor": "Predictor",
     "widgets.browse": "browse_dataset explore_augmentation",
     "widgets.review": "review_dataset",
+    "widgets.download": "download_button",
     "widgets.upload": "upload_and_predict",
     "notebook": "show_table",
 }

@@ -13,6 +13,7 @@ from resnet_ft.remote import check_address, is_address, masked
 from resnet_ft.staging.archives import ARCHIVES, archive_stem, unpack
 from resnet_ft.staging.copy import copy_folder
 from resnet_ft.staging.download import download
+from resnet_ft.staging.hubs import download_from_hub, is_on_hub
 from resnet_ft.staging.shrink import shrink_folder
 from resnet_ft.staging.workfolder import RESUMABLE, is_unfinished, unfinished
 
@@ -28,8 +29,9 @@ def stage_dataset(
     """Bring a data set to local disk and return the folder that holds it.
 
     `source` is a folder, an archive (a .zip or a .tar, which may be compressed), the http(s)
-    address of an archive, or "sample" for the data set that the library draws itself; a relative
-    path starts at `relative_to`. A folder on local disk is used where it is. `workers` threads copy
+    address of an archive, "kaggle:owner/name" or "hf:owner/name" (see `download_from_hub`), or
+    "sample" for the data set that the library draws itself; a relative path starts at
+    `relative_to`. A folder on local disk is used where it is. `workers` threads copy
     a folder on Google Drive below `destination`, and the next call updates the copy. An archive is
     unpacked there. Running again is cheap: it fetches only what is missing and resumes what was
     interrupted.
@@ -46,7 +48,9 @@ def stage_dataset(
     for option, number in (("workers", workers), ("max_side", max_side)):
         if number is not None and number < 1:
             raise ParameterError(f"{option} is {number}. Give a whole number of at least 1.")
-    if source != "sample" and not is_address(source):
+    if is_on_hub(source):
+        source = download_from_hub(str(source))
+    elif source != "sample" and not is_address(source):
         source = Path(user_path(relative_to), user_path(source))
     destination, suffix = user_path(destination), f"-{max_side}px" if max_side else ""
     try:
@@ -89,8 +93,8 @@ def _name_and_filler(source: str | Path) -> tuple[str, Callable[[Path], object]]
         if not source.exists():
             raise DatasetError(
                 f"There is no data set at {source}. Check the path: it should be a folder, an "
-                f'archive ({", ".join(ARCHIVES)}), the address of one, or "sample". If it is on '
-                "Drive, is Drive mounted?"
+                f'archive ({", ".join(ARCHIVES)}), the address of one, "kaggle:owner/name", '
+                '"hf:owner/name", or "sample". If it is on Drive, is Drive mounted?'
             )
         stem, status = archive_stem(source.name) or source.stem, source.stat()
         identity = fingerprint([source.absolute(), status.st_size, status.st_mtime_ns])
