@@ -17,7 +17,7 @@ _PUBLIC = {
     "staging.drive": ("check_storage disconnect_runtime mount_drive project_root unmount_drive"),
     "data.sample": "make_sample_dataset",
     "data.images": "open_image",
-    "data.index": "DatasetIndex index_dataset",
+    "data.index": "DatasetIndex held_out_images index_dataset",
     "data.decisions": "apply_decisions decisions_file read_decisions write_decisions",
     "data.transforms": ("IMAGENET_MEAN IMAGENET_STD Preprocessing eval_transform train_transform"),
     "data.dataset": "ImageDataset",

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from resnet_ft.data.folders import PathArray, is_hidden, walk_folders
-from resnet_ft.data.layout import Layout, Remarks, like, listed, says_nothing
+from resnet_ft.data.folders import PathArray, find_images, is_hidden, subfolders, walk_folders
+from resnet_ft.data.layout import Layout, Remarks, like, listed, says_nothing, split_of
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import fingerprint, user_path
 
@@ -36,6 +36,19 @@ def index_dataset(data_dir: str | Path) -> "DatasetIndex":
     if notes:
         warnings.warn("\n".join(note for _, note in notes), stacklevel=2)
     return index
+
+
+def held_out_images(data_dir: str | Path) -> list[Path]:
+    """The photographs of a data set that no training learned from, to try a model on.
+
+    All below its folder Test, with labels or without; where there is none, those of validation.
+    """
+    index = index_dataset(data_dir)
+    for folder in subfolders(index.root):
+        if split_of(folder)[0] == "test" and (images := list(find_images(folder))):
+            return images
+    rows = index.split("test" if "test" in index.counts() else "val")
+    return [index.root / path for path in rows["path"]]
 
 
 class DatasetIndex:

@@ -86,7 +86,7 @@ def test_what_is_meant_beyond_doubt_is_taken_and_a_change_is_said(name, given, m
         ("learning_rate", 10**400, "None or a number above 0"),
         ("save_minutes", math.inf, "a number above 0"),
         ("weight_decay", -0.1, "a number of 0 or more"),
-        ("lr_finder_steps", 5, "a whole number of 20 or more or 0"),
+        ("lr_finder_steps", 5, "None, a whole number of 20 or more or 0"),
         ("optimizer", None, '"adamw", "adam" or "sgd"'),
         ("mix", "mixupp", 'None, "mixup", "cutmix" or "both"'),
         ("balance", False, 'None, "loss" or "sampler"'),
