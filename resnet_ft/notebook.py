@@ -1,12 +1,13 @@
 """What notebooks need: bars that leave no trace, tables, and the cells that were executed."""
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
+
+from resnet_ft import frontend
 
 
 def progress_bar(
@@ -26,7 +27,7 @@ def progress_bar(
         unit=unit,
         unit_scale=unit == "B",  # bytes: 1.5M rather than 1500000
         initial=initial,
-        disable=_runs_headless() or None,  # None: shown in a terminal only
+        disable=frontend.runs_headless() or None,  # None: shown in a terminal only
     )
 
 
@@ -35,7 +36,7 @@ def executed_cells() -> tuple[dict[str, Any], list[str]]:
 
     Nothing outside of IPython.
     """
-    if (shell := _shell()) is None:
+    if (shell := frontend.shell()) is None:
         return {}, []
     return shell.user_ns, [cell for cell in shell.user_ns.get("In", []) if cell.strip()]
 
@@ -89,19 +90,3 @@ def show_table(
     with pd.option_context("display.max_colwidth", None):
         html = table.to_html(escape=True, border=0, classes=NO_FORMULAS, **options)
         return Html(html, table.to_string(**options))
-
-
-def _runs_headless() -> bool:
-    """Whether this is the kernel of a notebook that runs unattended: papermill, nbconvert.
-
-    Every request to run a cell says whether the kernel may ask its user for input. A live notebook
-    allows that; programs that run notebooks do not.
-    """
-    request: dict = getattr(_shell(), "get_parent", dict)()  # empty in a terminal
-    return not request.get("content", {}).get("allow_stdin", True)
-
-
-def _shell() -> Any:
-    """The IPython shell that runs this code, or None."""
-    ipython = sys.modules.get("IPython")
-    return ipython.get_ipython() if ipython else None

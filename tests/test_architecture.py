@@ -13,7 +13,7 @@ import resnet_ft
 
 # A folder (or a module at the top level) imports only from itself and from those before it.
 ORDER = """
-errors files reading engine distributed remote notebook data staging audit models features
+frontend errors files reading engine distributed remote notebook data staging audit models features
 evaluation visualize training inference widgets __main__
 """.split()  # noqa: SIM905
 

@@ -192,6 +192,12 @@ class Layout:
             self._note(folder, f"{what}, unpack all into one folder: their images are missing.")
 
 
+def looks_like_dataset(folder: Path) -> bool:
+    """Whether a folder holds splits, or two folders of images; only its first levels are read."""
+    inside = subfolders(folder)
+    return any(_split_of(path) in _BARE for path in inside) or sum(map(holds_images, inside)) > 1
+
+
 def like(name: str) -> str:
     """A name without what people write differently: case, spaces, hyphens, forms of Unicode."""
     return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold()) or name

@@ -16,8 +16,8 @@ import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
-from resnet_ft import distributed, engine
-from resnet_ft.errors import ParameterError, RunError, TrainingError
+from resnet_ft import distributed, engine, frontend
+from resnet_ft.errors import ParameterError, RunError, RunInterrupted, TrainingError
 from resnet_ft.reading import reading
 from resnet_ft.training.callbacks import Callback, EarlyStop
 from resnet_ft.training.rng import seed_by_rank, set_rng_states
@@ -87,7 +87,12 @@ class Autosave(Callback):
             self._save(state)
         if state.run is not None:
             where = "epoch {epoch}, {phase} step {step}".format(**self._saved)
-            print(f"{state.run.folder}: interrupted; saved at {where}. Run it again to resume.")
+            said = f"{state.run.folder}: interrupted; saved at {where}. Run it again to resume."
+            error = sys.exc_info()[1]
+            if isinstance(error, RunInterrupted):
+                error.args = (said,)
+            if not isinstance(error, RunInterrupted) or not frontend.is_live():
+                print(said)  # a live notebook shows it as the error
 
     def on_fit_end(self, state: TrainingState) -> None:
         try:
@@ -113,7 +118,7 @@ class Autosave(Callback):
         if received == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         if received:
-            raise KeyboardInterrupt
+            raise RunInterrupted
 
     def _remember(self, state: TrainingState) -> None:
         self._progress, self._version = state.state_dict(), self._present_version()
@@ -194,7 +199,7 @@ class _Signals:
                 os.kill(os.getpid(), number)
             return
         if self.received == number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise RunInterrupted
         self.received = number
 
 
