@@ -21,7 +21,7 @@ _PUBLIC = {
     "data.decisions": "apply_decisions decisions_file read_decisions write_decisions",
     "data.transforms": ("IMAGENET_MEAN IMAGENET_STD Preprocessing eval_transform train_transform"),
     "data.dataset": "ImageDataset",
-    "data.loaders": "make_dataloaders",
+    "data.loaders": "describe_loaders make_dataloaders",
     "staging.pack": "pack_dataset",
     "staging.stage": "stage_dataset",
     "audit.audit": "Audit audit_dataset",

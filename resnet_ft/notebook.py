@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ def progress_bar(
     *,
     unit: str = "image",
     initial: int = 0,
+    bar_format: str | None = None,
 ) -> tqdm:
     """A tqdm bar that disappears when it is done, and that is not shown where nobody watches."""
     return tqdm(
@@ -27,6 +29,7 @@ def progress_bar(
         unit=unit,
         unit_scale=unit == "B",  # bytes: 1.5M rather than 1500000
         initial=initial,
+        bar_format=bar_format,
         disable=frontend.runs_headless() or None,  # None: shown in a terminal only
     )
 
@@ -68,15 +71,21 @@ def as_unicode(text: str) -> str:
 
 
 def show_table(
-    table: pd.DataFrame, formats: str | Mapping[str, str] | None = None, *, index: bool = True
+    table: pd.DataFrame,
+    formats: str | Mapping[str, str] | None = None,
+    *,
+    index: bool = True,
+    empty: str = "There is nothing to list.",
 ) -> Html:
     """A table as a notebook shows it, with names as they are written.
 
     `formats` is how to write numbers, such as "{:.1%}": one for all columns or one by column;
     others have three decimals. `index=False` leaves the index out. What people called their files
     and classes is text here, neither HTML nor a formula. Of more than 1,000 rows, the first and the
-    last are shown, with the number of all.
+    last are shown, with the number of all. In place of a table without rows, the sentence `empty`.
     """
+    if table.empty:
+        return Html(f"<p>{escape(empty)}</p>", empty)
     if isinstance(formats, str):
         formats = dict.fromkeys(table.columns, formats)
     options: dict[str, Any] = {

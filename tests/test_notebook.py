@@ -89,6 +89,13 @@ def test_a_table_shows_names_as_they_are_written():
     assert evil not in str(show_table(table[["<b>"]], index=False))
 
 
+def test_a_sentence_takes_the_place_of_an_empty_table():
+    table = show_table(pd.DataFrame(columns=["path"]), empty="Every file < 1 MB could be read.")
+    assert table._repr_html_() == "<p>Every file &lt; 1 MB could be read.</p>"
+    assert repr(table) == "Every file < 1 MB could be read."
+    assert "nothing" in repr(show_table(pd.DataFrame()))
+
+
 def test_a_long_table_says_how_long_it_is():
     html = show_table(pd.DataFrame({"path": range(5000)}))._repr_html_()
     assert html.count("<tr") == 1002 and "5000 rows" in html

@@ -323,7 +323,7 @@ def test_notebook_3_trains_in_two_processes_and_then_finds_the_run_finished(
     assert "is finished: 1 of 1 epochs are done" in outputs(trained)
     history = pd.read_csv(tmp_path / "runs" / "two" / "history.csv")
     assert history["epoch"].tolist() == [0, 1]
-    assert outputs(trained).count("head alone    cross-validated") == 1  # by the processes alone
+    assert outputs(trained).count("(cross-validated)") == 1  # by the processes alone
 
 
 FAKE_DRIVE = """

@@ -109,10 +109,12 @@ class ImageDataset(SeededDataset):
 
     `images` are paths or `DecodedImages`, `labels` their positions in `classes`. `samples` (path
     and label) and `targets` are as in torchvision's ImageFolder, made when asked for. `unreadable`
-    lists files of the data folder that `make_dataloaders` left out.
+    lists files of the data folder that `make_dataloaders` left out, and `remarks` say in words what
+    it did with others.
     """
 
     unreadable: pd.DataFrame | None = None
+    remarks: Sequence[str] = ()
 
     def __init__(
         self,

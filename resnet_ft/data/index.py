@@ -57,7 +57,10 @@ class DatasetIndex:
     `images` are the paths of the images, relative to `root`, and `labels` has one row for each:
     `split` ("train", "val" or "test") and `class_name`, as categories. `table` has both, and is
     made when asked for. `classes` are the sorted class names of the training split.
+    `val_is_set_aside` says whether "val" is a share of each class that `index_dataset` chose.
     """
+
+    val_is_set_aside = False
 
     def __init__(
         self, root: Path, classes: list[str], table: pd.DataFrame, images: PathArray | None = None
@@ -167,7 +170,9 @@ def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Remarks, Remarks]:
                 ". Add them to Train, or rename the folders so that both agree."
             )
             problems.append((root, message))
-    return DatasetIndex(root, sorted(known), labels, paths), problems, notes
+    index = DatasetIndex(root, sorted(known), labels, paths)
+    index.val_is_set_aside = {split for split, _ in layout.splits} == {"train"}
+    return index, problems, notes
 
 
 def _read_split(

@@ -2,8 +2,9 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,9 +95,12 @@ def make_dataloaders(
             loaders[split] = ImageLoader(samples, order, workers)
         return loaders
 
-    index = index_dataset(data_dir)
+    found_files = index = index_dataset(data_dir)
     if decisions is not None:
         index = apply_decisions(index, decisions)
+    remarks = _decided(found_files, index)
+    if found_files.val_is_set_aside:
+        remarks.append("a fifth of each class set aside for validation")
     images, reasons = decode_once(
         (os.path.join(index.root, path) for path in index.images),
         size.side,
@@ -114,6 +118,7 @@ def make_dataloaders(
         readable = np.delete(np.arange(len(images)), list(reasons))
         _report_unreadable(index, index.take(readable), unreadable)
         index, images = index.take(readable), images.take(readable)
+        remarks.append(f"{len(unreadable):,} cannot be read")
     fingerprint = index.fingerprint()
     labels = pd.Categorical(index.labels["class_name"], index.classes).codes
     for split in index.counts():
@@ -122,10 +127,32 @@ def make_dataloaders(
             images.take(rows), labels[rows], index.classes, transforms[split], seed=seed
         )
         dataset.unreadable, dataset.fingerprint = unreadable, fingerprint
-        dataset.preprocessing = preprocessing
+        dataset.preprocessing, dataset.remarks = preprocessing, remarks
         batches = EpochBatchSampler(len(rows), batch_size, shuffle=split == "train", seed=seed)
         loaders[split] = ImageLoader(dataset, batches, workers)
     return loaders
+
+
+def describe_loaders(dataloaders: Mapping[str, DataLoader]) -> str:
+    """What loaders hold, in a line: "196 train, 49 val, 2 classes; 1 excluded by you"."""
+    datasets: dict[str, Any] = {split: loader.dataset for split, loader in dataloaders.items()}
+    counts = [f"{len(dataset):,} {split}" for split, dataset in datasets.items()]
+    first = next(iter(datasets.values()))
+    classes = [f"{len(first.classes):,} classes"] if hasattr(first, "classes") else []
+    return "; ".join([", ".join(counts + classes), *getattr(first, "remarks", [])])
+
+
+def _decided(before: DatasetIndex, after: DatasetIndex) -> list[str]:
+    """How many images decisions have left out, or given to another class or split."""
+    excluded = len(before.images) - len(after.images)
+    remarks = [f"{excluded:,} excluded by you"] if excluded else []
+    if after is before:
+        return remarks
+    labels = before.table.set_index("path").loc[list(after.images)]
+    for column, what in (("class_name", "relabelled"), ("split", "moved")):
+        if changed := int((labels[column].to_numpy() != after.labels[column].to_numpy()).sum()):
+            remarks.append(f"{changed:,} {what} by you")
+    return remarks
 
 
 def _check_normalisation(train: Callable, val: Callable) -> None:

@@ -97,7 +97,7 @@ def _name_and_filler(source: str | Path, relative_to: Path) -> tuple[str, Callab
         if not source.exists():
             raise DatasetError(
                 f"There is no data set at {source}.{_meant(source, relative_to)} It should be a "
-                f'folder, an archive ({", ".join(ARCHIVES)}), the address of one, '
+                f"folder, an archive ({', '.join(ARCHIVES)}), the address of one, "
                 '"kaggle:owner/name", "hf:owner/name", or "sample". If it is on Drive, is Drive '
                 "mounted?"
             )

@@ -36,6 +36,8 @@ def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60)
 
     `root` and `issues` are those of an `Audit`; `issues` may be a part of them.
     """
+    if issues.empty:
+        return show_table(issues, empty="The audit has found nothing.")
     shown = issues.head(num_issues)
     heads = "".join(
         f"<th style='text-align:left;white-space:nowrap;cursor:pointer' onclick='{escape(_SORT)}' "

@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import write_image
@@ -11,6 +12,7 @@ from resnet_ft import (
     DatasetError,
     ParameterError,
     Preprocessing,
+    describe_loaders,
     eval_transform,
     make_dataloaders,
     train_transform,
@@ -152,3 +154,34 @@ def test_too_little_shared_memory_means_fewer_workers(photos):
 def test_sizes_must_be_positive(photos, wrong):
     with pytest.raises(ParameterError, match="must be positive"):
         make_dataloaders(photos, **wrong)
+
+
+def test_a_line_says_what_the_loaders_hold(photos, tmp_path):
+    options = {"image_size": 8, "num_workers": 0, "cache_dir": tmp_path / "cache"}
+    loaders = make_dataloaders(photos, **options)
+    assert describe_loaders(loaders) == "17 train, 6 val, 2 classes"
+    rows = [
+        ["Train/red/0.png", "exclude", ""],
+        ["Train/red/1.png", "relabel", "blue"],
+        ["Train/red/2.png", "move", "val"],
+        ["Train/red/3.png", "keep", ""],
+    ]
+    decisions = pd.DataFrame(rows, columns=["path", "decision", "value"])
+    (photos / "Val" / "red" / "0.png").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        loaders = make_dataloaders(photos, decisions=decisions, **options)
+    assert describe_loaders(loaders) == (
+        "15 train, 6 val, 2 classes; 1 excluded by you; 1 relabelled by you; 1 moved by you; "
+        "1 cannot be read"
+    )
+    shutil.rmtree(photos / "Val")
+    line = describe_loaders(make_dataloaders(photos, **options))
+    assert line.endswith(" val, 2 classes; a fifth of each class set aside for validation")
+    keep = pd.DataFrame(rows[3:], columns=decisions.columns)
+    assert describe_loaders(make_dataloaders(photos, decisions=keep, **options)) == line
+
+
+def test_loaders_of_ones_own_are_described_too():
+    data = torch.utils.data.TensorDataset(torch.zeros(1200, 1))
+    loaders = {"train": torch.utils.data.DataLoader(data)}
+    assert describe_loaders(loaders) == "1,200 train"

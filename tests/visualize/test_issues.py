@@ -24,3 +24,8 @@ def test_findings_are_a_table_with_thumbnails(photos):
     assert "tex2jax_ignore mathjax_ignore" in html  # "$5 $6" is no formula
     assert str(show_issues(photos, issues)).count("\n") == 3  # where no HTML is shown
     assert "2 of 3 findings" in show_issues(photos, issues, num_issues=2)._repr_html_()
+
+
+def test_without_findings_a_sentence_says_so(tmp_path):
+    issues = pd.DataFrame(columns=["path", "issue", "severity", "detail"])
+    assert repr(show_issues(tmp_path, issues)) == "The audit has found nothing."
