@@ -61,10 +61,10 @@ _PUBLIC = {
     "training.launch": "train_run launch_training",
     "inference.predictor": "Predictor",
     "widgets.browse": "browse_dataset explore_augmentation",
-    "widgets.review": "review_dataset",
+    "widgets.review": "review_dataset review_label_errors",
     "widgets.download": "download_button",
     "widgets.upload": "upload_and_predict",
-    "notebook": "show_table",
+    "notebook": "percent show_table",
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 __all__ = list(_MODULE_OF)

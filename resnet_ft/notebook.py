@@ -1,8 +1,9 @@
 """What notebooks need: bars that leave no trace, tables, and the cells that were executed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -46,6 +47,7 @@ def executed_cells() -> tuple[dict[str, Any], list[str]]:
 
 NO_FORMULAS = "tex2jax_ignore mathjax_ignore"  # the class of HTML that MathJax leaves alone
 _MOST_ROWS = 1000
+_Format = str | Callable[[Any], str]  # how to write a number
 
 
 @dataclass(frozen=True)
@@ -70,26 +72,51 @@ def as_unicode(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def percent(probability: float) -> str:
+    """A probability in percent with one decimal, ">99.9%" or "<0.1%" where it rounds to certainty.
+
+    A model is never certain: a probability of 99.96% should not read as one of 100%.
+    """
+    if probability >= 0.9995:
+        return ">99.9%"
+    return "<0.1%" if probability < 0.0005 else f"{probability:.1%}"
+
+
+def shorten(name: str, length: int) -> str:
+    """A name of at most `length` characters: of a longer one, "…" stands for its middle."""
+    if len(name) <= length:
+        return name
+    tail = length // 2
+    return f"{name[: length - 1 - tail]}…{name[-tail:]}"
+
+
 def show_table(
     table: pd.DataFrame,
-    formats: str | Mapping[str, str] | None = None,
+    formats: _Format | Mapping[str, _Format] | None = None,
     *,
     index: bool = True,
     empty: str = "There is nothing to list.",
+    relative_to: str | Path | None = None,
 ) -> Html:
     """A table as a notebook shows it, with names as they are written.
 
-    `formats` is how to write numbers, such as "{:.1%}": one for all columns or one by column;
-    others have three decimals. `index=False` leaves the index out. What people called their files
+    `formats` is how to write numbers, such as "{:.1%}" or `percent`: one for all columns or one by
+    column; others have three decimals. `index=False` leaves the index out. Paths in a column `path`
+    are shown from the folder `relative_to` on, if they are below it. What people called their files
     and classes is text here, neither HTML nor a formula. Of more than 1,000 rows, the first and the
-    last are shown, with the number of all. In place of a table without rows, the sentence `empty`.
+    last are shown, with the number of all. A wide table scrolls. In place of a table without rows,
+    the sentence `empty`.
     """
     if table.empty:
         return Html(f"<p>{escape(empty)}</p>", empty)
-    if isinstance(formats, str):
-        formats = dict.fromkeys(table.columns, formats)
+    if not isinstance(formats, Mapping):
+        formats = dict.fromkeys(table.columns, formats) if formats else {}
+    if relative_to is not None:
+        table = table.assign(path=[below(path, relative_to) for path in table["path"]])
     options: dict[str, Any] = {
-        "formatters": {name: text.format for name, text in (formats or {}).items()},
+        "formatters": {
+            name: one.format if isinstance(one, str) else one for name, one in formats.items()
+        },
         "float_format": "{:.3f}".format,
         "index": index,
         "na_rep": "",
@@ -98,4 +125,15 @@ def show_table(
     }
     with pd.option_context("display.max_colwidth", None):
         html = table.to_html(escape=True, border=0, classes=NO_FORMULAS, **options)
-        return Html(html, table.to_string(**options))
+        return Html(scrolling(html), table.to_string(**options))
+
+
+def below(path: str | Path, folder: str | Path) -> str:
+    """A path from a folder on, if it is below it; else the path as it is."""
+    path = Path(path)
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+
+
+def scrolling(html: str) -> str:
+    """HTML that scrolls sideways where the window is too narrow for it."""
+    return f"<div style='overflow-x:auto'>{html}</div>"
