@@ -85,7 +85,7 @@ for name in loaded:
 resnet_ft.check_parameters()
 print(len(loaded))
 """
-    assert int(run_python(code)) == len(resnet_ft.__all__) - 4
+    assert int(run_python(code)) == len(resnet_ft.__all__) - 5
 
 
 def test_an_unknown_name_is_an_attribute_error():
