@@ -33,7 +33,8 @@ _PUBLIC = {
     "features.precompute": "precompute",
     "evaluation.predictions": "Predictions evaluate load_predictions",
     "evaluation.scores": (
-        "find_label_errors accuracy_interval accuracy_summary class_scores confusion_matrix"
+        "find_label_errors accuracy_interval accuracy_summary class_scores confusion_matrix "
+        "largest_class_share suspect_labels verdict"
     ),
     "visualize.images": (
         "imshow show_images show_mistakes visualize_model plot_class_means show_class "
@@ -41,7 +42,8 @@ _PUBLIC = {
     ),
     "visualize.issues": "show_issues",
     "visualize.plots": (
-        "plot_class_counts plot_confusion_matrix plot_history plot_image_sizes plot_prediction"
+        "plot_class_counts plot_class_scores plot_confusion_matrix plot_history "
+        "plot_image_sizes plot_prediction"
     ),
     "training.run": "Run load_run space_of_run",
     "training.state": "StepOutput TrainingState",

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from resnet_ft import ParameterError, check_parameters, show_table
+from resnet_ft import ParameterError, check_parameters, percent, show_table
+from resnet_ft.notebook import shorten
 
 PARAMETERS = 'data_dir = "sample"  # where\nepochs = 10\ntrain_batchnorm = False'
 
@@ -104,3 +105,17 @@ def test_a_long_table_says_how_long_it_is():
 def test_a_file_name_that_is_no_unicode_can_be_shown():
     table = show_table(pd.DataFrame({"path": ["caf\udce9.jpg"]}))
     assert "caf?.jpg" in table._repr_html_() and "caf?.jpg" in repr(table)
+
+
+def test_a_table_scrolls_and_shows_paths_from_the_data_folder_on(tmp_path):
+    table = pd.DataFrame({"path": [str(tmp_path / "Val/a.jpg"), "/b.jpg"], "p": [0.9999, 0.5]})
+    shown = show_table(table, {"p": percent}, relative_to=tmp_path)
+    html = shown._repr_html_()
+    assert html.startswith("<div style='overflow-x:auto'><table") and html.endswith("</div>")
+    assert "<td>Val/a.jpg</td>" in html and "<td>/b.jpg</td>" in html
+    assert "&gt;99.9%" in html or ">99.9%" in html
+    assert str(tmp_path) not in str(shown)
+    assert str(tmp_path) in table["path"][0]  # the table itself stays
+
+    assert shorten("a.jpg", 5) == "a.jpg"
+    assert shorten("0123456789.jpg", 9) == "0123….jpg"

@@ -4,7 +4,7 @@ To offer another augmentation, add a strength below.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -73,7 +73,7 @@ class Preprocessing:
         return round(self.image_size / self.crop_share)
 
     @property
-    def normalisation(self) -> dict[str, tuple[float, ...]]:
+    def normalisation(self) -> dict[str, Any]:
         """`mean` and `std`, as `imshow` and `show_images` take them."""
         return {"mean": self.mean, "std": self.std}
 
@@ -133,6 +133,15 @@ def eval_transform(preprocessing: int | Preprocessing = 224) -> v2.Compose:
 def as_preprocessing(wanted: int | Preprocessing) -> Preprocessing:
     """A number as the size of images that are prepared as torchvision's references do."""
     return wanted if isinstance(wanted, Preprocessing) else Preprocessing(wanted)
+
+
+def described_preprocessing(described: Mapping[str, Any] | None) -> Preprocessing | None:
+    """The `Preprocessing` in what a data set or a checkpoint says of it; None where none is there.
+
+    Raises ParameterError or TypeError for what is none.
+    """
+    given = {name: value for name, value in (described or {}).items() if name != "ranges"}
+    return Preprocessing(**given) if given else None
 
 
 def preprocessing_in(transform: object) -> Preprocessing | None:

@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from resnet_ft.data.transforms import Preprocessing, eval_transform
+from resnet_ft.data.transforms import described_preprocessing, eval_transform
 from resnet_ft.engine import unwrapped
 from resnet_ft.errors import CheckpointError, ParameterError
 from resnet_ft.files import atomic_write, user_path
@@ -91,13 +91,12 @@ class Checkpoint:
                 f"checkpoint cannot hold. {remedy}"
             )
         with reading("The preprocessing of the checkpoint", CheckpointError, remedy):
-            given = {
-                name: self.preprocessing[name] for name in self.preprocessing.keys() - {"ranges"}
-            }
             try:
-                wanted = Preprocessing(**given)
+                wanted = described_preprocessing(self.preprocessing)
             except ParameterError as error:
                 raise ValueError(str(error)) from error
+            if wanted is None:
+                raise ValueError("it is empty")
             if wanted.side > _LARGEST_SIDE:
                 raise ValueError(f"{wanted} is larger than {_LARGEST_SIDE} pixels")
             return eval_transform(wanted)

@@ -194,21 +194,58 @@ def show_label_errors(errors: pd.DataFrame, *, num_images: int = 12) -> "Figure"
     )
 
 
-def visualize_model(model: nn.Module, dataloader: DataLoader, *, num_images: int = 6) -> "Figure":
-    """Images from all over a data set, with predicted and true class, in red where wrong."""
+def visualize_model(
+    model: nn.Module,
+    dataloader: DataLoader,
+    *,
+    num_images: int = 6,
+    predictions: Predictions | None = None,
+) -> "Figure":
+    """Images from all over a data set, with predicted and true class, in red where wrong.
+
+    As many of them are wrong, up to rounding, as in the whole data set, so that the figure shows
+    what the accuracy says. The model predicts all images once for that, unless `predictions` are
+    given: those of `evaluate`, with a row for each sample of `dataloader.dataset` in its order.
+    """
     dataset: Any = dataloader.dataset
-    chosen = torch.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).long().tolist()
-    subset: Any = Subset(dataset, chosen)
-    subset.classes = class_names(dataloader)
-    table = evaluate(model, DataLoader(subset, batch_size=len(chosen))).table
-    correct = (table["predicted"] == table["label"]).sum()
+    if predictions is None:
+        samples: Any = Subset(dataset, range(len(dataset)))
+        samples.classes = class_names(dataloader)
+        in_order = DataLoader(samples, batch_size=getattr(dataloader, "batch_size", None) or 32)
+        predictions = evaluate(model, in_order)
+    if len(predictions.table) != len(dataset):
+        raise ParameterError(
+            f"There are {len(predictions.table)} predictions for {len(dataset)} images. Give those "
+            "of evaluate(model, dataloader), or none."
+        )
+    chosen = _alike(predictions.table, num_images)
+    table = predictions.table.iloc[chosen]
+    correct = int((table["predicted"] == table["label"]).sum())
     preprocessing = getattr(dataset, "preprocessing", None) or {}
     return _show_predictions(
         [dataset[i][0] for i in chosen],
         table,
-        f"{correct} of {len(table)} predictions are correct",
+        f"{correct} of these {len(table)} are correct; "
+        f"of all {len(dataset):,}, {predictions.accuracy:.1%}",
         **{key: preprocessing[key] for key in ("mean", "std") if key in preprocessing},
     )
+
+
+def _alike(table: pd.DataFrame, num_images: int) -> list[int]:
+    """Rows from all over a table of predictions, with the same share of wrong ones."""
+    wrong = (table["predicted"] != table["label"]).to_numpy()
+    count = min(num_images, len(table))
+    num_wrong = min(round(count * wrong.mean()), wrong.sum())
+    num_wrong = max(num_wrong, count - (~wrong).sum())
+    chosen: list[int] = []
+    for rows, number in (
+        (np.flatnonzero(wrong), num_wrong),
+        (np.flatnonzero(~wrong), count - num_wrong),
+    ):
+        chosen += (
+            rows[np.linspace(0, len(rows) - 1, int(number)).astype(int)].tolist() if number else []
+        )
+    return sorted(chosen)
 
 
 def show_mistakes(predictions: Predictions, *, num_images: int = 6) -> "Figure":

@@ -5,18 +5,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
-from torchvision.transforms import v2
 
 from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.data.images import open_resized
 from resnet_ft.data.index import DatasetIndex
-from resnet_ft.data.transforms import STRENGTHS, train_transform
+from resnet_ft.data.transforms import (
+    STRENGTHS,
+    Preprocessing,
+    described_preprocessing,
+    train_transform,
+)
 from resnet_ft.errors import ImageError, ParameterError
 from resnet_ft.notebook import shorten
 from resnet_ft.visualize.images import framed, show_images
@@ -93,6 +96,7 @@ def explore_augmentation(
         source = ImageDataset([source], [0], [""], train_transform(image_size))
     if not 0 <= index < len(source):
         raise ParameterError(f"index={index} should be from 0 to {len(source) - 1}.")
+    preprocessing = described_preprocessing(source.preprocessing) or Preprocessing(image_size)
     order = [index, *random.Random(source.seed).sample(range(len(source)), len(source))]
     chosen = ipywidgets.ToggleButtons(options=STRENGTHS, value=strength, description="Strength")
     name = ipywidgets.HTML()
@@ -100,10 +104,9 @@ def explore_augmentation(
     def draw() -> Figure:
         path, label = source.images.paths[order[0]], source.classes[source.labels[order[0]]]
         name.value = f"<b>{escape(label)}</b> <code>{escape(Path(path).name)}</code>"
-        normalisation = _normalisation(source)
-        views = augmented_views(source, order[0], image_size=image_size, strength=chosen.value)
+        views = augmented_views(source, order[0], preprocessing, strength=chosen.value)
         titles = [f"epoch {i}" for i in range(1, _NUM_VIEWS + 1)]
-        return show_images(views, titles, **normalisation)
+        return show_images(views, titles, **preprocessing.normalisation)
 
     def another() -> None:
         order.append(order.pop(0))
@@ -119,21 +122,14 @@ def explore_augmentation(
 
 
 def augmented_views(
-    dataset: ImageDataset, index: int, *, image_size: int, strength: str
+    dataset: ImageDataset, index: int, preprocessing: Preprocessing, *, strength: str
 ) -> list[Tensor]:
     """Image `index` as each of the first six epochs sees it, at another strength."""
-    transform = train_transform(image_size, strength=strength, **_normalisation(dataset))
+    transform = train_transform(preprocessing, strength=strength)
     varied = ImageDataset(
         dataset.images, dataset.labels, dataset.classes, transform, seed=dataset.seed
     )
     return [varied[epoch, index][0] for epoch in range(_NUM_VIEWS)]
-
-
-def _normalisation(dataset: ImageDataset) -> dict[str, Any]:
-    """The `mean` and `std` of the data set's own transform, where it normalises."""
-    steps = getattr(dataset.transform, "transforms", ())
-    found = [step for step in steps if isinstance(step, v2.Normalize)]
-    return {"mean": found[-1].mean, "std": found[-1].std} if found else {}
 
 
 def _button(label: str, action: Callable[[], None], icon: str) -> ipywidgets.Button:

@@ -14,6 +14,7 @@ from torch import nn
 from resnet_ft import (
     ParameterError,
     Predictor,
+    Preprocessing,
     browse_dataset,
     eval_transform,
     explore_augmentation,
@@ -129,14 +130,18 @@ def test_another_image_is_a_click_away(photos):
 
 def test_the_explorer_shows_the_crops_of_training(photos):
     """The same seed, epoch and image give the same pixels as in `train[epoch, index]`."""
-    transform = train_transform(16, strength="strong", mean=(0.5,) * 3, std=(0.5,) * 3)
-    loaders = make_dataloaders(photos, image_size=16, num_workers=0, train=transform, seed=7)
+    wanted = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
+    transforms = {
+        "train": train_transform(wanted, strength="strong"),
+        "val": eval_transform(wanted),
+    }
+    loaders = make_dataloaders(photos, num_workers=0, **transforms, seed=7)
     train = loaders["train"].dataset
     for index in (0, 11):
-        views = augmented_views(train, index, image_size=16, strength="strong")
+        views = augmented_views(train, index, wanted, strength="strong")
         for epoch, view in enumerate(views):
             assert torch.equal(view, train[epoch, index][0])
-    lighter = augmented_views(train, 0, image_size=16, strength="light")
+    lighter = augmented_views(train, 0, wanted, strength="light")
     assert not torch.equal(lighter[0], train[0, 0][0])
 
 
