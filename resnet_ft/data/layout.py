@@ -195,7 +195,7 @@ class Layout:
 def looks_like_dataset(folder: Path) -> bool:
     """Whether a folder holds splits, or two folders of images; only its first levels are read."""
     inside = subfolders(folder)
-    return any(_split_of(path) in _BARE for path in inside) or sum(map(holds_images, inside)) > 1
+    return any(split_of(path) in _BARE for path in inside) or sum(map(holds_images, inside)) > 1
 
 
 def like(name: str) -> str:
