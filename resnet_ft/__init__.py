@@ -67,6 +67,7 @@ _PUBLIC = {
     "widgets.download": "download_button",
     "widgets.upload": "upload_and_predict",
     "notebook": "percent show_table",
+    "choices": "last_choice remember",
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 __all__ = list(_MODULE_OF)
