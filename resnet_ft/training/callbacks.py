@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from resnet_ft.errors import ParameterError
+from resnet_ft.evaluation.scores import beats_largest_class, largest_class_share
 from resnet_ft.files import user_path
 from resnet_ft.notebook import progress_bar
 from resnet_ft.training.describe import describe_training
@@ -131,12 +132,15 @@ class ProgressBar(Callback):
 
     def on_epoch_end(self, state: TrainingState) -> None:
         row = state.rows[-1]
+        labels = _val_labels(state)  # a model that guesses is not praised
+        accuracy = max(row["val_accuracy"], row.get("ema_val_accuracy", 0))
+        is_praised = state.is_best and (not labels or beats_largest_class(accuracy, labels))
         average = f" (average {row['ema_val_accuracy']:.1%})" if "ema_val_accuracy" in row else ""
         self.bar.write(
             f"epoch {state.epoch:>2}/{state.num_epochs}"
             f"   train: loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:6.1%}"
             f"   val: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:6.1%}{average}"
-            f"   {row['seconds']:.0f} s{'   best so far' if state.is_best else ''}"
+            f"   {row['seconds']:.0f} s{'   best so far' if is_praised else ''}"
         )
 
     def on_fit_end(self, state: TrainingState) -> None:
@@ -165,13 +169,21 @@ class LivePlot(Callback):
     def _draw(self, state: TrainingState) -> None:
         import matplotlib.pyplot as plt
 
-        figure = plot_history(state.history)
+        labels = _val_labels(state)
+        figure = plot_history(
+            state.history, baseline=largest_class_share(labels) if labels else None
+        )
         if self.path is not None:
             with suppress(OSError):  # Drive may be gone or full: the run continues
                 figure.savefig(self.path)
         plt.close(figure)  # or the end of the cell would show it again
         if self.display is not None:  # outside of notebooks there is no display
             self.display.update(figure)
+
+
+def _val_labels(state: TrainingState) -> list[int]:
+    """The labels of the validation images, where the data set knows them."""
+    return list(getattr(state.dataloaders["val"].dataset, "targets", ()))
 
 
 class Tracker(Callback):
