@@ -24,19 +24,25 @@ def accuracy_interval(predictions: Predictions, *, confidence: float = 0.95) -> 
 
     The score interval of Wilson (1927), which holds near 0 and 1 and for few images.
     """
-    correct = int((predictions.table["label"] == predictions.table["predicted"]).sum())
-    interval = binomtest(correct, len(predictions.table)).proportion_ci(confidence, method="wilson")
+    return _wilson(predictions.accuracy, len(predictions.table), confidence)
+
+
+def _wilson(accuracy: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    interval = binomtest(round(accuracy * count), count).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def largest_class_share(labels: Sequence[object] | np.ndarray) -> float:
+def largest_class_share(labels: Sequence[object] | pd.Series) -> float:
     """The accuracy of always answering the most frequent label, which a model has to beat."""
     return float(pd.Series(labels).value_counts(normalize=True).iloc[0])
 
 
-def beats_largest_class(predictions: Predictions) -> bool:
-    """Whether the accuracy is clearly above `largest_class_share`: its whole interval at 95%."""
-    return accuracy_interval(predictions)[0] > largest_class_share(predictions.table["label"])
+def beats_largest_class(accuracy: float, labels: Sequence[object] | pd.Series) -> bool:
+    """Whether an accuracy on images of these labels is clearly above `largest_class_share`.
+
+    That is, the whole of its interval at 95% confidence.
+    """
+    return _wilson(accuracy, len(labels))[0] > largest_class_share(labels)
 
 
 def verdict(predictions: Predictions, split: str = "") -> str:
@@ -46,7 +52,7 @@ def verdict(predictions: Predictions, split: str = "") -> str:
     images = f"{len(labels)} {split} images" if split else f"{len(labels)} images"
     what = f"{predictions.accuracy:.1%} of {images} are predicted right"
     always = f"always answering {name!r} would get {share:.1%}"
-    if beats_largest_class(predictions):
+    if beats_largest_class(predictions.accuracy, labels):
         return f"{what}; {always}. The model has learned something."
     if predictions.accuracy > share:
         return (
@@ -118,7 +124,7 @@ def suspect_labels(predictions: Predictions) -> pd.DataFrame:
     class: its opinion about labels is worth nothing then, and the sentence says so.
     """
     errors = find_label_errors(predictions)
-    if not beats_largest_class(predictions):
+    if not beats_largest_class(predictions.accuracy, predictions.table["label"]):
         print(f"No label is questioned: {verdict(predictions, '')}")
         return errors.head(0)
     print(f"{len(errors) or 'No'} labels to check" if len(errors) != 1 else "1 label to check")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from resnet_ft.errors import ParameterError
+from resnet_ft.evaluation.scores import beats_largest_class, largest_class_share
 from resnet_ft.files import user_path
 from resnet_ft.frontend import is_live
 from resnet_ft.notebook import progress_bar
@@ -147,12 +148,15 @@ class ProgressBar(Callback):
 
     def on_epoch_end(self, state: TrainingState) -> None:
         row = state.rows[-1]
+        labels = _val_labels(state)  # a model that guesses is not praised
+        accuracy = max(row["val_accuracy"], row.get("ema_val_accuracy", 0))
+        is_praised = state.is_best and (not labels or beats_largest_class(accuracy, labels))
         average = f", average {row['ema_val_accuracy']:.1%}" if "ema_val_accuracy" in row else ""
         self.bar.write(
             f"epoch {state.epoch:>2}/{state.num_epochs}"
             f"  loss {row['train_loss']:.3f}, val {row['val_loss']:.3f}"
             f"  accuracy {row['val_accuracy']:.1%}{average}"
-            f"  {row['seconds']:.0f} s{'  best' if state.is_best else ''}"
+            f"  {row['seconds']:.0f} s{'  best' if is_praised else ''}"
         )
 
     def on_fit_end(self, state: TrainingState) -> None:
@@ -200,7 +204,10 @@ class LivePlot(Callback):
         self._draw(state)
 
     def _draw(self, state: TrainingState) -> None:
-        figure = plot_history(state.history)
+        labels = _val_labels(state)
+        figure = plot_history(
+            state.history, baseline=largest_class_share(labels) if labels else None
+        )
         if self.path is not None:
             with suppress(OSError):  # Drive may be gone or full: the run continues
                 figure.savefig(self.path)
@@ -229,6 +236,11 @@ def _plot_losses(losses: list[float], state: TrainingState) -> "Figure":
         of_all = f" of {steps['train']}" if steps else ""
         ax.set_title(f"Epoch {state.epoch}, batch {state.step}{of_all}: loss {losses[-1]:.3f}")
     return figure
+
+
+def _val_labels(state: TrainingState) -> list[int]:
+    """The labels of the validation images, where the data set knows them."""
+    return list(getattr(state.dataloaders["val"].dataset, "targets", ()))
 
 
 class Tracker(Callback):

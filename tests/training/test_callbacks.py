@@ -14,6 +14,7 @@ import nbformat
 import papermill
 import pytest
 import torch
+from conftest import write_image
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from jupyter_client.manager import start_new_kernel
@@ -21,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
+from resnet_ft.data.loaders import make_dataloaders
 from resnet_ft.errors import ParameterError
 from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.callbacks import Callback, EarlyStop, LivePlot, Tracker
@@ -170,6 +172,24 @@ def test_progress_prints_a_line_per_epoch(loaders, small_network, capsys):
     )
     assert "average" not in lines[0]
     assert output.err == ""  # no bar where there is no terminal
+
+
+@pytest.mark.parametrize(("learning_rate", "is_praised"), [(0.0, False), (0.03, True)])
+def test_a_model_that_guesses_is_not_praised(photos, capsys, learning_rate, is_praised, tmp_path):
+    for i in range(20):
+        for name, colour in (("blue", (40, 60, 200)), ("red", (200, 60, 40))):
+            write_image(photos / "Val" / name / f"more{i}.png", colour=colour)
+    loaders = make_dataloaders(photos, image_size=9, batch_size=4, num_workers=0)
+    model = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2)
+    )
+    torch.nn.init.zeros_(model[2].weight)  # always the same class
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    plot = LivePlot(tmp_path / "history.png")
+    _, history = train_model(model, loaders, optimizer=optimizer, num_epochs=1, callbacks=[plot])
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "val: loss" in line and line.endswith("best so far") == is_praised
+    assert (history["val_accuracy"][0] > 0.9) == is_praised
 
 
 def test_the_line_has_the_accuracy_of_averaged_weights(loaders, small_network, capsys):
