@@ -2,12 +2,15 @@
 # make lint       style, types, dead code, CI's own files
 # make test       the tests, in about ten minutes, and the lines that they do not reach
 # make test-slow  the tests that take longer
+# make test-browser  the notebooks in Chromium, where there is one: JupyterLab and notebook 6.5
 # make test-gpu   the tests that need a GPU
 # make docs       the documentation, into docs/_build/html/index.html
 # make bench-speed  this library beside others, in about 40 minutes; FRESH=1 measures all again
 # make bench-accuracy  whole recipes beside others, in about two hours; FRESH=1 measures all again
-# make template   REPO=owner/name writes your repository into badges, links and setup cells
-# Each installs what it needs into .venv, bench-speed and bench-accuracy into .venv-bench.
+# make template   writes your repository, the remote "origin" or REPO=owner/name, into badges,
+#                 links and setup cells
+# Each installs what it needs into .venv, bench-speed and bench-accuracy into .venv-bench, and
+# test-browser notebook 6.5 into .venv-classic.
 # PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
@@ -16,7 +19,7 @@ VALIDATE := $(BIN)/check-jsonschema --quiet --builtin-schema
 # Run a shell command and print how long the target took.
 timed = @began=$$(date +%s); { $(1); } && echo "make $@: $$(($$(date +%s) - began)) s"
 
-.PHONY: demo lint test test-slow test-gpu docs bench-speed bench-accuracy template
+.PHONY: demo lint test test-slow test-browser test-gpu docs bench-speed bench-accuracy template
 
 demo: .venv/notebooks.stamp
 	$(call timed,$(BIN)/python scripts/demo.py)
@@ -26,13 +29,17 @@ lint: .venv/test.stamp
 		$(BIN)/python scripts/public_names.py > .venv/public_names.py && $(BIN)/vulture && \
 		$(VALIDATE) vendor.github-workflows .github/workflows/ci.yml && \
 		$(VALIDATE) vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml && \
-		$(VALIDATE) vendor.citation-file-format CITATION.cff)
+		$(VALIDATE) vendor.citation-file-format CITATION.cff && \
+		$(BIN)/python scripts/template.py --check)
 
 test: .venv/test.stamp
-	$(call timed,$(BIN)/python -m pytest -m "not slow and not gpu" --cov=resnet_ft)
+	$(call timed,$(BIN)/python -m pytest -m "not slow and not gpu and not browser" --cov=resnet_ft)
 
 test-slow: .venv/test.stamp
 	$(call timed,$(BIN)/python -m pytest -m slow)
+
+test-browser: .venv/test.stamp .venv-classic/classic.stamp
+	$(call timed,$(BIN)/python -m pytest -m browser tests/test_browser.py)
 
 test-gpu: .venv/test.stamp
 	$(call timed,$(BIN)/python -m pytest -m gpu tests/test_gpu.py)
@@ -66,7 +73,15 @@ template:
 		--requirement benchmarks/requirements.txt --editable .
 	@touch $@
 
-.venv/bin/python .venv-bench/bin/python:
+# Colab's notebook and widgets; of the rest, such as torch, it sees what .venv has.
+.venv-classic/classic.stamp: tests/classic.txt | .venv/test.stamp .venv-classic/bin/python
+	@echo "Installing notebook 6.5 and ipywidgets 7.7 into .venv-classic ..."
+	.venv-classic/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	$(BIN)/python -c 'import sysconfig; print("$(CURDIR)", sysconfig.get_path("purelib"), sep="\n")' \
+		> "$$(.venv-classic/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
+	@touch $@
+
+.venv/bin/python .venv-bench/bin/python .venv-classic/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(@:/bin/python=) || { rm -rf $(@:/bin/python=); \

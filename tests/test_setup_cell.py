@@ -1,11 +1,13 @@
 """The first cell of every notebook: in Colab it installs the library, where that is missing."""
 
+import json
+import re
 import subprocess
 import sys
 import sysconfig
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SHARED
 
 import resnet_ft
 
@@ -40,7 +42,7 @@ def test_in_colab_the_library_is_installed_and_nothing_else(tmp_path, place):
     before = {path.name for path in packages.iterdir()}
     notebook = ROOT / "notebooks" / "01_mount_drive.ipynb"
     run = subprocess.run(
-        [tmp_path / "venv/bin/python", "-c", RUN_THE_CELL, notebook, tmp_path / "a copy", place],
+        [tmp_path / "venv/bin/python", "-c", RUN_THE_CELL, notebook, f"{tmp_path}/a copy[colab]", place],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -53,3 +55,64 @@ def test_in_colab_the_library_is_installed_and_nothing_else(tmp_path, place):
     else:
         assert "not installed" in run.stdout
         assert new == set()
+
+
+def setup_cell() -> str:
+    notebook = json.loads((ROOT / "notebooks" / "01_mount_drive.ipynb").read_text())
+    return "".join(notebook["cells"][1]["source"])
+
+
+def test_a_release_is_installed_and_not_what_a_branch_holds_by_then():
+    (source,) = re.findall('SOURCE = "(.*)"', setup_cell())
+    assert source.startswith("/content/drive") or source.endswith(f"@v{resnet_ft.__version__}")
+    assert "[colab]" in source  # HEIC, and the models of timm
+
+
+@pytest.fixture
+def colab_image(tmp_path):
+    """An environment in which pip finds the names and versions of all packages of Colab's image."""
+    freeze = SHARED / "colab" / "pip-freeze.txt"
+    if not freeze.is_file():
+        pytest.skip(f"Colab's list of packages is not at {freeze}")
+    listed = [line.split("==") for line in freeze.read_text().splitlines() if "==" in line]
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "image"], check=True)
+    (packages,) = (tmp_path / "image").glob("lib/python*/site-packages")
+    for name, version in listed:
+        if name in ("pip", "setuptools"):  # they are real
+            continue
+        information = packages / f"{name.replace('-', '_')}-{version}.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        (information / "INSTALLER").write_text("pip\n")
+        (information / "RECORD").touch()
+    return tmp_path / "image" / "bin" / "python"
+
+
+def installed(python) -> dict[str, str]:
+    run = subprocess.run(
+        [python, "-m", "pip", "list", "--format=json"], capture_output=True, check=True
+    )
+    return {package["name"]: package["version"] for package in json.loads(run.stdout)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("also", [None, "onnx", "onnxruntime"])
+def test_nothing_of_colabs_image_is_replaced(tmp_path, colab_image, also):
+    """The cell's own commands; and what would replace protobuf without the constraints."""
+    subprocess.run(["git", "clone", "-q", ROOT, tmp_path / "a copy"], check=True)
+    before = installed(colab_image)
+    commands = re.findall(r"%pip (.*)", setup_cell())
+    assert len(commands) == 2 and all("constraints.txt" in command for command in commands)
+    for command in commands:
+        command = command.replace("{SOURCE}", f"{tmp_path}/a copy[colab]")
+        more = f' "{also}"' if also and command.startswith("install") else ""
+        subprocess.run(
+            f'"{colab_image}" -m pip {command}{more}', shell=True, cwd=tmp_path, check=True
+        )
+    after = installed(colab_image)
+    assert {name: after.get(name) for name in before} == before
+    new = set(after) - set(before)
+    assert {"resnet_ft", "ImageHash", "pillow_heif"} <= new
+    assert also is None or also in new
