@@ -237,6 +237,7 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
     shutil.copytree(shared_data("hymenoptera"), photos)
     (photos / "Val" / "ants" / "broken.jpg").write_bytes(b"no image")
     shutil.copytree(photos / "Val" / "bees", photos / "Test" / "no labels")
+    shutil.copy(photos / "Val" / "ants" / "broken.jpg", photos / "Test" / "no labels")
     taught = min((photos / "Train" / "ants").glob("*.jpg"))
     shutil.copy(taught, photos / "Val" / "ants" / "leak.jpg")
     common = {**staged, "run_name": "ants"}
@@ -287,7 +288,7 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
     for notebook in (explored, trained, visualized, inferred):
         assert "broken.jpg" in outputs(notebook)
     predictions = pd.read_csv(run / "predictions.csv")
-    assert len(predictions) == 400 + 83  # and those without labels
+    assert len(predictions) == 83 + 1  # those of Test, which have no labels
     assert predictions["error"].notna().sum() == 1
     names = {path.stem for path in (run / "figures").glob("*.png")}
     assert names == {"history", "predictions", "confusion_matrix", "mistakes", "prediction"}
