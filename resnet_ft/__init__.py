@@ -14,25 +14,27 @@ _PUBLIC = {
         "RunError TrainingError WeightsError"
     ),
     "engine": "configure_engine describe_device",
-    "staging.drive": "check_storage mount_drive project_root unmount_drive",
+    "staging.drive": ("check_storage disconnect_runtime mount_drive project_root unmount_drive"),
     "data.sample": "make_sample_dataset",
     "data.images": "open_image",
-    "data.index": "DatasetIndex index_dataset",
+    "data.index": "DatasetIndex held_out_images index_dataset",
     "data.decisions": "apply_decisions decisions_file read_decisions write_decisions",
-    "data.transforms": "IMAGENET_MEAN IMAGENET_STD eval_transform train_transform",
+    "data.transforms": ("IMAGENET_MEAN IMAGENET_STD Preprocessing eval_transform train_transform"),
     "data.dataset": "ImageDataset",
-    "data.loaders": "make_dataloaders",
+    "data.loaders": "describe_loaders make_dataloaders",
     "staging.pack": "pack_dataset",
     "staging.stage": "stage_dataset",
     "audit.audit": "Audit audit_dataset",
     "models.build": "architectures build_model",
+    "models.preprocessing": "preprocessing_of",
     "models.freezing": "count_parameters freeze freeze_batchnorm unfreeze",
     "models.checkpoint": "Checkpoint load_checkpoint save_checkpoint",
     "features.store": "FeatureDataset",
     "features.precompute": "precompute",
     "evaluation.predictions": "Predictions evaluate load_predictions",
     "evaluation.scores": (
-        "find_label_errors accuracy_interval accuracy_summary class_scores confusion_matrix"
+        "find_label_errors accuracy_interval accuracy_summary class_scores confusion_matrix "
+        "largest_class_share suspect_labels verdict"
     ),
     "visualize.images": (
         "imshow show_images show_mistakes visualize_model plot_class_means show_class "
@@ -40,29 +42,32 @@ _PUBLIC = {
     ),
     "visualize.issues": "show_issues",
     "visualize.plots": (
-        "plot_class_counts plot_confusion_matrix plot_history plot_image_sizes plot_prediction"
+        "plot_class_counts plot_class_scores plot_confusion_matrix plot_history "
+        "plot_image_sizes plot_prediction"
     ),
-    "training.run": "Run load_run",
+    "training.run": "Run load_run space_of_run",
     "training.state": "StepOutput TrainingState",
     "training.callbacks": "Callback EarlyStop LivePlot ProgressBar Tracker",
     "training.schedule": (
         "PerStep make_optimizer make_scheduler parameter_groups plot_schedule warmup_cosine"
     ),
-    "training.budget": "TimeBudget plan_epochs",
+    "training.budget": "TimeBudget expected_duration plan_epochs",
     "training.averaging": "WeightAverage",
     "training.resume": "Autosave",
     "data.mixing": "MixedLoader balanced_loader class_weights",
     "training.loop": "train_model",
-    "training.find_lr": "LRFinder find_lr",
+    "training.find_lr": "LRFinder find_lr plan_lr_finder",
     "training.head": "Head fit_head",
     "training.options": "FineTuneOptions check_parameters",
     "training.fine_tune": "fine_tune",
     "training.launch": "train_run launch_training",
     "inference.predictor": "Predictor",
     "widgets.browse": "browse_dataset explore_augmentation",
-    "widgets.review": "review_dataset",
+    "widgets.review": "review_dataset review_label_errors",
+    "widgets.download": "download_button",
     "widgets.upload": "upload_and_predict",
-    "notebook": "show_table",
+    "notebook": "percent show_table",
+    "choices": "last_choice remember",
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 __all__ = list(_MODULE_OF)

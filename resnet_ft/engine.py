@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _PRECISION = "ACCELERATE_MIXED_PRECISION"
 _MICRO_BATCHES = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
 _LAUNCHED_WITH = os.environ.get(_PRECISION)
+_TPU_VARIABLES = ("TPU_NAME", "TPU_ACCELERATOR_TYPE", "COLAB_TPU_ADDR")
 _PATIENCE_S = 15  # processes that are started together have connected by then
 _START_ALL = (
     "Start all of them with torchrun or accelerate launch. For a single process, remove "
@@ -34,8 +35,13 @@ def accelerator() -> "Accelerator":
     The environment variables that `accelerate launch` or `configure_engine` set take precedence.
     """
     from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
+    from accelerate.utils import InitProcessGroupKwargs, is_torch_xla_available
 
+    if is_torch_xla_available(check_is_tpu=True):
+        raise ParameterError(
+            "This runtime has a TPU, which this library does not support. In Colab choose Runtime "
+            "> Change runtime type > T4 GPU (or CPU)."
+        )
     count = int(os.environ.get("WORLD_SIZE") or 1)
     precision = os.environ.get(_PRECISION) or _suitable_precision()
     _check_precision(precision, in_environment=True)
@@ -149,6 +155,8 @@ def device() -> torch.device:
 def describe_device() -> str:
     """One line for a person: `cuda (Tesla T4), fp16`."""
     name = f" ({torch.cuda.get_device_name()})" if device().type == "cuda" else ""
+    if device().type == "cpu" and any(one in os.environ for one in _TPU_VARIABLES):
+        name = " (the TPU of this runtime is not supported: choose one with a GPU)"
     precision = accelerator().mixed_precision
     return f"{device().type}{name}, {'full precision' if precision == 'no' else precision}"
 

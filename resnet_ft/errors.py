@@ -1,8 +1,19 @@
-"""The errors that a user can cause. Each message names what is wrong, why, and the remedy."""
+"""The errors that a user can cause. Each message names what is wrong, why, and the remedy.
+
+In a live notebook they are shown as that message alone; `%tb` shows where they came from.
+"""
+
+import traceback
+from typing import Any
+
+from resnet_ft import frontend
 
 
 class ResnetFtError(Exception):
     """Base of every error that this library raises for something a user can correct."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython calls it
+        return _rendered(self)
 
 
 class DriveError(ResnetFtError):
@@ -39,3 +50,26 @@ class TrainingError(ResnetFtError):
 
 class ParameterError(ResnetFtError):
     """An argument or a notebook parameter is unknown or out of range."""
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C, or "Interrupt" in a notebook, has ended a run that can be resumed."""
+
+    def _render_traceback_(self) -> list[str]:
+        return _rendered(self)
+
+
+def _rendered(error: Any) -> list[str]:
+    """What IPython shows of an error: the message at first, then, as for `%tb`, the traceback.
+
+    Where a program runs the notebook, the traceback is shown at once.
+    """
+    if frontend.is_live() and not getattr(error, "was_shown", False):
+        error.was_shown = True
+        title = f"\x1b[31m{type(error).__name__}\x1b[0m"
+        return [f"{title}: {error}", "\nFor the traceback, run %tb in a new cell."]
+    parts = type(error), error, error.__traceback__
+    if (shell := frontend.shell()) is None:
+        return traceback.format_exception(*parts)
+    shown: list[str] = shell.InteractiveTB.structured_traceback(*parts)
+    return shown

@@ -16,15 +16,22 @@ _PLACE = re.compile(r"(<!-- parameters -->\n).*?(<!-- /parameters -->)", re.DOTA
 
 
 def parameters(notebook: Path) -> list[tuple[str, str, str]]:
-    """Name, default and comment of each parameter."""
+    """Name, default and meaning of each parameter.
+
+    The meaning is the comment beside it or, of a field of Colab's form, the text above it.
+    """
     cells = nbformat.read(notebook, as_version=4).cells
     cell = next(cell for cell in cells if cell.metadata.get("tags") == ["parameters"])
-    rows = []
+    rows, above = [], []
     for line in cell.source.splitlines():
-        if ast.parse(line).body:
+        if line.startswith("# @markdown "):
+            above.append(line.removeprefix("# @markdown "))
+        elif ast.parse(line).body:
             statement, comment = line.split("  # ", 1)
             name, value = statement.split(" = ", 1)
-            rows.append((name, value, comment))
+            meaning = " ".join(above) if comment.startswith("@param ") else comment
+            rows.append((name, value, meaning))
+            above = []
     return rows
 
 

@@ -131,3 +131,11 @@ def test_who_waits_for_other_processes_says_so():
         process.kill()
     assert "Process 0 of 2, by RANK and WORLD_SIZE in the environment, has waited" in waits
     assert f"at 127.0.0.1:{port}" in waits and "remove WORLD_SIZE" in waits
+
+
+def test_a_runtime_with_a_tpu_is_named_as_unsupported():
+    code = "from resnet_ft import describe_device; print(describe_device())"
+    (line,) = of_a_new_process(code, TPU_NAME="local")
+    assert line == (
+        "cpu (the TPU of this runtime is not supported: choose one with a GPU), full precision"
+    )

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from conftest import ROOT, shared_data, write_image
 from IPython.core.inputtransformer2 import TransformerManager
 
 from resnet_ft import build_model, load_checkpoint, load_predictions
+from resnet_ft.training.options import NOTEBOOKS, _assigned, _misspelt, checked
 
 NAMES = ["01_mount_drive", "02_explore_data", "03_train", "04_visualize", "05_infer"]
 
@@ -56,18 +58,55 @@ def test_the_opening_is_the_same_everywhere(notebook):
     imports, parameters, derived = code_cells(notebook)[1:4]
     assert all(isinstance(node, ast.Import | ast.ImportFrom) for node in parsed(imports).body)
     assert parameters.metadata.tags == ["parameters"]
-    assert derived.source.startswith("check_parameters()")
+    assert derived.source.startswith("check_parameters(")
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in rest) == 1
 
 
-def test_parameters_are_literals_with_a_comment_each(notebook):
+PARAMETERS = runpy.run_path(str(ROOT / "scripts" / "parameter_table.py"))["parameters"]
+FIELD = re.compile(r"@param (?P<choices>\[.*?\])? ?(?P<options>\{.*\})?")
+
+
+def test_parameters_are_literals_with_a_meaning_each(notebook):
     cell = next(cell for cell in code_cells(notebook) if cell.metadata.get("tags"))
-    lines = [line for line in cell.source.splitlines() if not line.startswith("#")]
-    for line in lines:
-        statement, comment = line.split("  # ", 1)
-        (node,) = ast.parse(statement).body
-        ast.literal_eval(node.value)
-        assert comment
+    own = notebook_name(notebook)
+    rows = PARAMETERS(ROOT / "notebooks" / f"{own}.ipynb")
+    for _, value, meaning in rows:
+        ast.literal_eval(value)
+        assert meaning and "@" not in meaning
+    names = tuple(name for name, _, _ in rows)
+    assert names == NOTEBOOKS[own]
+    assert names == tuple(node.targets[0].id for node in ast.parse(cell.source).body)
+    assert f'check_parameters("{own}")' in code_cells(notebook)[3].source
+
+
+def notebook_name(notebook):
+    number = notebook.cells[0]["id"].split("-")[0]
+    return next(name for name in NAMES if name.startswith(number))
+
+
+def test_the_parameters_that_matter_are_a_form_in_colab(notebook):
+    """Each field is parsed as Colab does it, and all that it can give passes the schema."""
+    cell = next(cell for cell in code_cells(notebook) if cell.metadata.get("tags"))
+    lines = cell.source.splitlines()
+    assert lines[0] == "# @title Your parameters"
+    fields = [row for row, line in enumerate(lines) if "# @param" in line]
+    assert 4 <= len(fields) <= 8
+    rule = lines.index("# @markdown ---")
+    assert fields[-1] < rule and "# Advanced" in lines[rule + 2]  # the rest is below
+    for row in fields:
+        assert lines[row - 1].startswith("# @markdown ")
+        statement, _, comment = lines[row].partition("  # ")
+        name, value = statement.split(" = ", 1)
+        default, field = ast.literal_eval(value), FIELD.fullmatch(comment)
+        choices = json.loads(field["choices"] or "[]")
+        options = dict(re.findall(r'([\w-]+): ?"?(\w+)"?', field["options"] or ""))
+        if choices:
+            assert default in choices and set(options) <= {"allow-input"}
+        else:
+            kind = {"string": str, "integer": int, "number": float, "boolean": bool}
+            assert type(default) is kind[options["type"]]
+        for one in [*choices, default]:
+            assert checked({name: one}, say=pytest.fail, from_form=True) == {name: one or None}
 
 
 def test_notebooks_define_nothing(notebook):
@@ -119,6 +158,16 @@ def test_every_notebook_stages_the_data_itself_and_shares_only_the_run():
     for name in NAMES:
         text = (ROOT / "notebooks" / f"{name}.ipynb").read_text()
         assert "mount_drive(mount_point)" in text and "relative_to=my_drive" in text
+
+
+def test_no_notebook_assigns_what_looks_like_a_misspelt_parameter(notebook):
+    cells = [TransformerManager().transform_cell(cell.source) for cell in code_cells(notebook)]
+    assigned = [_assigned(cell) for cell in cells]
+    own = NOTEBOOKS[notebook_name(notebook)]
+    assert {*own} <= {name for names in assigned for name in names}
+    for value in (1, "a", None, True):  # as if every variable had a value for some parameter
+        namespace = {name: value for names in assigned for name in names}
+        assert _misspelt(assigned, own, namespace) == {}
 
 
 # What follows runs the notebooks.
@@ -188,6 +237,7 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
     shutil.copytree(shared_data("hymenoptera"), photos)
     (photos / "Val" / "ants" / "broken.jpg").write_bytes(b"no image")
     shutil.copytree(photos / "Val" / "bees", photos / "Test" / "no labels")
+    shutil.copy(photos / "Val" / "ants" / "broken.jpg", photos / "Test" / "no labels")
     taught = min((photos / "Train" / "ants").glob("*.jpg"))
     shutil.copy(taught, photos / "Val" / "ants" / "leak.jpg")
     common = {**staged, "run_name": "ants"}
@@ -238,7 +288,7 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
     for notebook in (explored, trained, visualized, inferred):
         assert "broken.jpg" in outputs(notebook)
     predictions = pd.read_csv(run / "predictions.csv")
-    assert len(predictions) == 400 + 83  # and those without labels
+    assert len(predictions) == 83 + 1  # those of Test, which have no labels
     assert predictions["error"].notna().sum() == 1
     names = {path.stem for path in (run / "figures").glob("*.png")}
     assert names == {"history", "predictions", "confusion_matrix", "mistakes", "prediction"}
@@ -323,7 +373,7 @@ def test_notebook_3_trains_in_two_processes_and_then_finds_the_run_finished(
     assert "is finished: 1 of 1 epochs are done" in outputs(trained)
     history = pd.read_csv(tmp_path / "runs" / "two" / "history.csv")
     assert history["epoch"].tolist() == [0, 1]
-    assert outputs(trained).count("head alone    cross-validated") == 1  # by the processes alone
+    assert outputs(trained).count("(cross-validated)") == 1  # by the processes alone
 
 
 FAKE_DRIVE = """

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from finetuning import ARCH, IMAGE_SIZE, MEAN, NUM_WORKERS, STD
 from resnet_ft import (
+    Preprocessing,
     build_model,
     eval_transform,
     evaluate,
@@ -14,14 +15,15 @@ from resnet_ft import (
     train_transform,
 )
 
+PREPROCESSING = Preprocessing(IMAGE_SIZE, MEAN, STD)
+
 
 def _fine_tune(data_dir: Path, weights: Path, seed: int, **options: object) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
         dataloaders = make_dataloaders(
             data_dir,
-            image_size=IMAGE_SIZE,
-            train=train_transform(IMAGE_SIZE, mean=MEAN, std=STD),
-            val=eval_transform(IMAGE_SIZE, mean=MEAN, std=STD),
+            train=train_transform(PREPROCESSING),
+            val=eval_transform(PREPROCESSING),
             num_workers=NUM_WORKERS,
             cache_dir=Path(scratch) / "images",
             seed=seed,

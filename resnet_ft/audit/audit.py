@@ -18,7 +18,7 @@ from resnet_ft.notebook import NO_FORMULAS, show_table
 _TYPES = {  # of the columns that hold the facts of `inspect_file`
     "object": "format mode profile content perceptual_hash problem reason thumbnail",
     "Int64": "width height orientation pages bytes",
-    "float64": "brightness darkest brightest contrast colour sharpness",
+    "float64": "brightness darkest brightest contrast colour sharpness words",
     "boolean": "animated transparent unended",
 }
 _FACTS = {name: kind for kind, names in _TYPES.items() for name in names.split()}

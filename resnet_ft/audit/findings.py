@@ -28,6 +28,7 @@ MEANINGS = {
     "decompression bomb": ("error", "Too many pixels to decode, so it is left out: shrink it."),
     "duplicate": ("warning", "Counts twice in its class: remove the copy."),
     "blank": ("warning", "Hardly anything to see: remove it."),
+    "placeholder or page of text": ("warning", "Words in place of a photograph: remove it."),
     "very dark": ("warning", _LOOK),
     "very bright": ("warning", _LOOK),
     "blurred": ("warning", _LOOK),
@@ -114,7 +115,8 @@ _IMBALANCE = 5  # times as many images in the largest class
 
 # Of single images: the issue, which rows of the facts have it, and its detail.
 _RULES = [
-    ("blank", "contrast < 0.03", "contrast {contrast:.0%}"),
+    ("blank", "contrast < 0.03 and words == 0", "contrast {contrast:.0%}"),
+    ("placeholder or page of text", "words > 0", "{words:.0%} is one colour"),
     ("very dark", "brightest < 0.25", "98% is darker than {brightest:.0%} of white"),
     ("very bright", "darkest > 0.75", "98% is brighter than {darkest:.0%} of white"),
     ("blurred", "sharpness < 0.3 and contrast >= 0.03", "sharpness {sharpness:.2f}"),

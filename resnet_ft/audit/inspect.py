@@ -19,6 +19,7 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageCms, ImageFilter, UnidentifiedImageError
 
+from resnet_ft.audit.placeholders import background_share
 from resnet_ft.data import images, jpeg
 from resnet_ft.files import user_path
 from resnet_ft.notebook import progress_bar
@@ -157,7 +158,8 @@ def _appearance(image: Image.Image) -> Facts:
 
     Shares of white, from 0 to 1: `brightness` (the mean), `darkest` and `brightest` (all but the
     outer 2% of the pixels lie between them), `contrast` (their difference), and `colour` (how far
-    the most colourful spot is from grey). `sharpness`, from 0 to 1: see `_sharpness`.
+    the most colourful spot is from grey). `words`: see `background_share`. `sharpness`, from 0 to
+    1: see `_sharpness`.
     `perceptual_hash`: 64 bits in hexadecimal, which hardly change when an image is scaled or
     compressed (https://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html).
     `thumbnail`: the bytes of 24 x 24 RGB pixels.
@@ -177,6 +179,7 @@ def _appearance(image: Image.Image) -> Facts:
         "contrast": float(brightest - darkest),
         "colour": float(np.ptp(np.asarray(thumbnail), axis=2).max()) / 255,
         "sharpness": _sharpness(grey),
+        "words": background_share(image),
         "perceptual_hash": str(imagehash.phash(small)),
         "thumbnail": thumbnail.tobytes(),
     }
@@ -199,7 +202,7 @@ def _sharpness(grey: Image.Image) -> float:
 
 _BATCH = 256  # files whose facts are written together
 _PATIENCE_S = 60.0  # while another process writes
-_TABLE = "facts_3"  # change the number when the facts change their meaning
+_TABLE = "facts_4"  # change the number when the facts change their meaning
 
 _CREATE = f"""CREATE TABLE IF NOT EXISTS {_TABLE}
 (path BLOB PRIMARY KEY, key TEXT, facts TEXT, thumbnail BLOB)"""

@@ -46,11 +46,11 @@ _CHUNK = 8  # images that a worker decodes at a time
 class DecodedImages:
     """Upright RGB images as uint8 arrays of shape (H, W, 3), copies that the caller may change.
 
-    With `side`, the short side has that many pixels (see `open_resized`). `ranges` are of values
-    beyond 8 bits (see `decide_range`). With `opener`, that function makes a PIL image of each path
-    in place of `open_image`. What `decode_once` stored is read from memory that all processes
-    share; any other image is decoded to the same pixels when it is asked for, and raises ImageError
-    if it cannot be.
+    With `side`, the short side has that many pixels, by `interpolation` (see `resized`). `ranges`
+    are of values beyond 8 bits (see `decide_range`). With `opener`, that function makes a PIL image
+    of each path in place of `open_image`. What `decode_once` stored is read from memory that all
+    processes share; any other image is decoded to the same pixels when it is asked for, and raises
+    ImageError if it cannot be.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class DecodedImages:
         paths: Iterable[str | Path],
         side: int | None = None,
         *,
+        interpolation: str = "bilinear",
         ranges: Ranges | None = None,
         opener: Opener | None = None,
         pixels: Path | None = None,
@@ -65,6 +66,7 @@ class DecodedImages:
     ) -> None:
         self.paths = paths if isinstance(paths, PathArray) else PathArray(paths)
         self.side = side
+        self.interpolation = interpolation
         self.ranges: Ranges = ranges or {}
         self.opener = opener
         self._pixels = pixels
@@ -86,11 +88,11 @@ class DecodedImages:
 
     def decode(self, i: int, *, decided: bool = True) -> np.ndarray:
         """The image from its file, whether it is stored or not. `decided`: see `open_resized`."""
-        path, side = self.paths[i], self.side
+        path, side, method = self.paths[i], self.side, self.interpolation
         if self.opener:
-            return np.array(opened_by(self.opener, path, side))
+            return np.array(opened_by(self.opener, path, side, method))
         if side:
-            return np.array(open_resized(path, side, ranges=self.ranges, decided=decided))
+            return np.array(open_resized(path, side, method, ranges=self.ranges, decided=decided))
         return np.array(open_image(path, ranges=self.ranges))
 
     def take(self, rows: np.ndarray) -> "DecodedImages":
@@ -98,6 +100,7 @@ class DecodedImages:
         return DecodedImages(
             self.paths.take(rows),
             self.side,
+            interpolation=self.interpolation,
             ranges=self.ranges,
             opener=self.opener,
             pixels=self._pixels,
@@ -111,6 +114,7 @@ class DecodedImages:
         """
         keys = np.zeros(len(self.paths), np.uint64)
         options = [self.side, self.ranges or "", opener_key(self.opener)]
+        options += [] if self.interpolation == "bilinear" else [self.interpolation]
         for i, path in enumerate(self.paths):
             with suppress(OSError):
                 keys[i] = int(decoding_key(path, *options), 16)
@@ -124,6 +128,7 @@ def decode_once(
     paths: Iterable[str | Path],
     side: int,
     *,
+    interpolation: str = "bilinear",
     ranges: Ranges | None = None,
     opener: Opener | None = None,
     cache_dir: str | Path | None = None,
@@ -134,10 +139,10 @@ def decode_once(
 
     The images are in the order of `paths`, the reasons by row. The cache is in `cache_dir`
     (default: the user's cache folder) and takes up to `cache_size_gb` GiB (default: what the disk
-    has, less one; 0 stores nothing). A second process waits and finds the work done. `ranges` and
-    `opener` are those of `DecodedImages`; without ranges, the files together decide about them.
+    has, less one; 0 stores nothing). A second process waits and finds the work done. The other
+    options are those of `DecodedImages`; without ranges, the files together decide about them.
     """
-    images = DecodedImages(paths, side, opener=opener)
+    images = DecodedImages(paths, side, interpolation=interpolation, opener=opener)
     file = CacheFile(user_path(cache_dir or default_cache_dir()) / "images", side)
     try:
         with file.locked():
@@ -169,7 +174,12 @@ def _fill(
         file.reset()  # most of it is other images
         records, missing = file.find(keys), np.arange(len(keys))
     images = DecodedImages(
-        images.paths, file.side, opener=images.opener, pixels=file.pixels, records=records
+        images.paths,
+        file.side,
+        interpolation=images.interpolation,
+        opener=images.opener,
+        pixels=file.pixels,
+        records=records,
     )
     storing = _Storing(file, keys, records, budget.limit)
     reasons, samples = _decode(images, missing, num_workers, storing, decided=False)

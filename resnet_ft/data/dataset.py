@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from resnet_ft.data.cache import DecodedImages
-from resnet_ft.data.transforms import Preprocessing, prepare, split_transform
+from resnet_ft.data.transforms import prepare, split_transform
 from resnet_ft.files import fingerprint
 
 
@@ -66,11 +66,12 @@ class SeededDataset(Dataset):
     augmentation depends on (seed, epoch, i) alone, not on which process asks or in which order, as
     far as it draws from torch, `random` or `np.random`, not from a generator of its own.
 
-    `make_dataloaders` sets `preprocessing`, what a checkpoint stores about the evaluation
-    transform, and `fingerprint`, which differs between different data sets.
+    `make_dataloaders` sets `preprocessing`, plain data that a checkpoint holds: the `Preprocessing`
+    of the evaluation transform, where it is `eval_transform`, and the `ranges` of images that need
+    them. It also sets `fingerprint`, which differs between different data sets.
     """
 
-    preprocessing: Preprocessing | None = None
+    preprocessing: dict[str, Any] | None = None
     fingerprint: str | None = None
 
     def __init__(self, classes: Sequence[str], transform: Callable, *, seed: int = 0):
@@ -108,10 +109,12 @@ class ImageDataset(SeededDataset):
 
     `images` are paths or `DecodedImages`, `labels` their positions in `classes`. `samples` (path
     and label) and `targets` are as in torchvision's ImageFolder, made when asked for. `unreadable`
-    lists files of the data folder that `make_dataloaders` left out.
+    lists files of the data folder that `make_dataloaders` left out, and `remarks` say in words what
+    it did with others.
     """
 
     unreadable: pd.DataFrame | None = None
+    remarks: Sequence[str] = ()
 
     def __init__(
         self,

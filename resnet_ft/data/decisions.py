@@ -2,12 +2,14 @@
 
 Columns: `path` (below the data folder), `decision`, `value`, `reason`. "exclude" leaves an image
 out, "relabel" gives it to the class `value`, "move" to the split `value`; "keep" says that somebody
-looked at it and found it right.
+looked at it and found it right. An image may have a row for its class and another for its split;
+"keep" and "exclude" replace both, and are replaced by either.
 """
 
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +21,7 @@ from resnet_ft.reading import read_table, reading, write_table
 from resnet_ft.remote import is_address, masked
 
 _DECISIONS = ("keep", "exclude", "relabel", "move")
+_WHOLE = ("keep", "exclude")  # about the image as it is, not about its class or its split
 _COLUMNS = ["path", "decision", "value", "reason"]
 
 
@@ -36,10 +39,10 @@ def apply_decisions(index: DatasetIndex, decisions: str | Path | pd.DataFrame) -
     table = table[table["decision"] != "keep"].set_index("path")
     named = set(table.index)
     row_of = {path: row for row, path in enumerate(index.images) if path in named}
-    unknown = table.index.difference(list(row_of))
+    unknown = table.index.difference(list(row_of)).unique()
     if len(unknown):
         warnings.warn(
-            f"{name}: {len(unknown)} of {len(table)} are about images that are not in "
+            f"{name}: {len(unknown)} of {table.index.nunique()} are about images that are not in "
             f"{index.root}, such as {unknown[0]}. They are ignored.",
             stacklevel=3,
         )
@@ -107,9 +110,10 @@ def _file_name(source: str) -> str:
 
 
 def read_decisions(file: str | Path) -> pd.DataFrame:
-    """The decisions in a CSV file, one per path (the last one counts).
+    """The decisions in a CSV file that are in force: of each path one, or its class and its split.
 
-    Raises DatasetError, naming the line, for anything else.
+    The last one of a kind counts, and "keep" and "exclude" take back what is above them. Raises
+    DatasetError, naming the line, for anything else.
     """
     remedy = (
         f"Give a CSV file with the columns {', '.join(_COLUMNS)}, such as Audit.write_decisions "
@@ -132,7 +136,16 @@ def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
                 f"{name}, line {line}: {row.decision!r} is not a decision about {row.path}. Write "
                 f"one of {', '.join(_DECISIONS)}."
             )
-    return table.drop_duplicates("path", keep="last").reset_index(drop=True)
+    return _in_force(table)
+
+
+def _in_force(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each path the last "keep" or "exclude", or the last "relabel" and "move" below it."""
+    table = table.drop_duplicates(["path", "decision"], keep="last").reset_index(drop=True)
+    row = pd.Series(table.index, table.index)
+    whole = row.where(table["decision"].isin(_WHOLE), -1).groupby(table["path"]).transform("max")
+    last = row.groupby(table["path"]).transform("max")
+    return table[(row > whole) | ((row == whole) & (row == last))].reset_index(drop=True)
 
 
 def write_decisions(table: pd.DataFrame, file: str | Path) -> Path:
@@ -143,45 +156,53 @@ def write_decisions(table: pd.DataFrame, file: str | Path) -> Path:
 
 
 class DecisionLog:
-    """The decisions in a CSV file, one per path; a missing file holds none.
+    """The decisions in a CSV file; a missing file holds none.
 
     Each call reads the file again, since another window or an editor may have changed it.
     """
 
     def __init__(self, file: str | Path):
         self.file = user_path(file)
-        self._undo: list[tuple[str, dict[str, str] | None]] = []
+        self._undo: list[tuple[list[str], pd.DataFrame]] = []
 
-    def __getitem__(self, path: str) -> tuple[str, str]:
-        """Decision and value, both empty where nothing was decided."""
-        row = self._rows().get(path, {})
-        return row.get("decision", ""), row.get("value", "")
+    def __getitem__(self, path: str) -> dict[str, str]:
+        """The decisions about an image with their values, such as {"relabel": "bees"}."""
+        rows = self._rows()
+        rows = rows[rows["path"] == path]
+        return dict(zip(rows["decision"], rows["value"], strict=True))
 
-    def decide(self, path: str, decision: str, value: str = "", *, reason: str = "") -> None:
-        """Write a decision about an image, over an earlier one; "" takes that back."""
-        self._undo.append((path, self._rows().get(path)))
-        new = {"path": path, "decision": decision, "value": value, "reason": reason}
-        self._set(path, new if decision else None)
+    def decide(
+        self, paths: str | Sequence[str], decision: str, value: str = "", *, reason: str = ""
+    ) -> None:
+        """Write a decision about one image or several; "" takes all back that was decided.
 
-    def undo(self) -> str | None:
-        """Take the last decision back; returns the path that it was about."""
+        A new class leaves the split that was decided as it is, and a new split the class.
+        """
+        paths, rows = [paths] if isinstance(paths, str) else list(paths), self._rows()
+        self._undo.append((paths, rows[rows["path"].isin(paths)]))
+        if decision:
+            new = pd.DataFrame({"path": paths}).assign(
+                decision=decision, value=value, reason=reason
+            )
+            rows = _in_force(pd.concat([rows, new]))
+        else:
+            rows = rows[~rows["path"].isin(paths)]
+        write_decisions(rows, self.file)
+
+    def undo(self) -> list[str]:
+        """Take the last call of `decide` back; returns the paths that it was about, if any."""
         if not self._undo:
-            return None
-        path, before = self._undo.pop()
-        self._set(path, before)
-        return path
+            return []
+        paths, before = self._undo.pop()
+        rows = self._rows()
+        write_decisions(pd.concat([rows[~rows["path"].isin(paths)], before]), self.file)
+        return paths
 
     def decided(self) -> set[str]:
         """The paths that have a decision."""
-        return set(self._rows())
+        return set(self._rows()["path"])
 
-    def _rows(self) -> dict[str, dict[str, str]]:
-        rows = read_decisions(self.file).to_dict("records") if self.file.exists() else []
-        return {row["path"]: row for row in rows}
-
-    def _set(self, path: str, row: dict[str, str] | None) -> None:
-        rows = self._rows()
-        rows.pop(path, None)
-        if row is not None:
-            rows[path] = row
-        write_decisions(pd.DataFrame(list(rows.values())), self.file)
+    def _rows(self) -> pd.DataFrame:
+        if not self.file.exists():
+            return pd.DataFrame(columns=_COLUMNS, dtype=object)
+        return read_decisions(self.file)

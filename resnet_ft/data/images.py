@@ -79,7 +79,12 @@ def open_image(file: ImageSource, *, ranges: Ranges | None = None) -> Image.Imag
 
 
 def open_resized(
-    file: ImageSource, side: int, *, ranges: Ranges | None = None, decided: bool = True
+    file: ImageSource,
+    side: int,
+    interpolation: str = "bilinear",
+    *,
+    ranges: Ranges | None = None,
+    decided: bool = True,
 ) -> Image.Image:
     """`open_image` with the short side at `side` pixels, as `resized` makes it, but faster.
 
@@ -94,17 +99,19 @@ def open_resized(
         if image.format == "TIFF":  # Pillow turns a TIFF upright when it loads it
             full_size = image.size
         rgb = _to_rgb(image, ranges, decided=decided)
-        return _turned(resized(rgb, side, full_size), orientation(image))
+        return _turned(resized(rgb, side, interpolation, full_size), orientation(image))
 
 
-def opened_by(opener: Opener, file: ImageSource, side: int | None = None) -> Image.Image:
+def opened_by(
+    opener: Opener, file: ImageSource, side: int | None = None, interpolation: str = "bilinear"
+) -> Image.Image:
     """`open_image`, or `open_resized` with a side, by a function of one's own."""
     try:
         image = upright_rgb(opener(file))
     except Exception as error:
         reason = f"open_image failed ({type(error).__name__}: {error})"
         raise ImageError(f"{file}: {reason}.", reason) from error
-    return resized(image, side) if side else image
+    return resized(image, side, interpolation) if side else image
 
 
 def opener_key(opener: Opener | None) -> str:
@@ -115,11 +122,17 @@ def opener_key(opener: Opener | None) -> str:
     return f"{name} {fingerprint(parts)}" if opener else ""
 
 
-def resized(image: Image.Image, side: int, full_size: tuple[int, int] | None = None) -> Image.Image:
+def resized(
+    image: Image.Image,
+    side: int,
+    interpolation: str = "bilinear",
+    full_size: tuple[int, int] | None = None,
+) -> Image.Image:
     """The image with its short side at `side` pixels; a smaller one is not enlarged.
 
-    Only the middle is kept of an image more than 16 times as long as wide. `full_size` is the size
-    in the file of an image that was decoded at a reduced scale.
+    `interpolation` is "bilinear" or "bicubic". Only the middle is kept of an image more than 16
+    times as long as wide. `full_size` is the size in the file of an image that was decoded at a
+    reduced scale.
     """
     full_size = full_size or image.size
     short = min(full_size)
@@ -134,7 +147,8 @@ def resized(image: Image.Image, side: int, full_size: tuple[int, int] | None = N
         ((full - length) / 2 / scale, (full + length) / 2 / scale)
         for full, length, scale in zip(full_size, kept, scales, strict=True)
     )
-    return image.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    method = Image.Resampling[interpolation.upper()]
+    return image.resize(size, method, box=(left, top, right, bottom))
 
 
 def upright_rgb(image: Image.Image, ranges: Ranges | None = None) -> Image.Image:

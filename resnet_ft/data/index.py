@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from resnet_ft.data.folders import PathArray, is_hidden, walk_folders
-from resnet_ft.data.layout import Layout, Remarks, like, listed, says_nothing
+from resnet_ft.data.folders import PathArray, find_images, is_hidden, subfolders, walk_folders
+from resnet_ft.data.layout import Layout, Remarks, like, listed, says_nothing, split_of
 from resnet_ft.errors import DatasetError
 from resnet_ft.files import fingerprint, user_path
 
@@ -38,13 +38,29 @@ def index_dataset(data_dir: str | Path) -> "DatasetIndex":
     return index
 
 
+def held_out_images(data_dir: str | Path) -> list[Path]:
+    """The photographs of a data set that no training learned from, to try a model on.
+
+    All below its folder Test, with labels or without; where there is none, those of validation.
+    """
+    index = index_dataset(data_dir)
+    for folder in subfolders(index.root):
+        if split_of(folder)[0] == "test" and (images := list(find_images(folder))):
+            return images
+    rows = index.split("test" if "test" in index.counts() else "val")
+    return [index.root / path for path in rows["path"]]
+
+
 class DatasetIndex:
     """What `index_dataset` found.
 
     `images` are the paths of the images, relative to `root`, and `labels` has one row for each:
     `split` ("train", "val" or "test") and `class_name`, as categories. `table` has both, and is
     made when asked for. `classes` are the sorted class names of the training split.
+    `val_is_set_aside` says whether "val" is a share of each class that `index_dataset` chose.
     """
+
+    val_is_set_aside = False
 
     def __init__(
         self, root: Path, classes: list[str], table: pd.DataFrame, images: PathArray | None = None
@@ -154,7 +170,9 @@ def read_layout(data_dir: str | Path) -> tuple[DatasetIndex, Remarks, Remarks]:
                 ". Add them to Train, or rename the folders so that both agree."
             )
             problems.append((root, message))
-    return DatasetIndex(root, sorted(known), labels, paths), problems, notes
+    index = DatasetIndex(root, sorted(known), labels, paths)
+    index.val_is_set_aside = {split for split, _ in layout.splits} == {"train"}
+    return index, problems, notes
 
 
 def _read_split(

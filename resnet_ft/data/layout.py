@@ -82,7 +82,7 @@ class Layout:
             (general and _is_beside(path.name)) or not any(find_images(path)) for path in others
         ):
             return folder
-        inner, named, deeper = kept[0], _split_of(kept[0]), subfolders(kept[0])
+        inner, named, deeper = kept[0], split_of(kept[0]), subfolders(kept[0])
         if not general and (named[0] != split if split else named in _BARE or not deeper):
             return folder
         if not general and deeper and all(_is_portion(path.name) for path in deeper):
@@ -102,7 +102,7 @@ class Layout:
         root, folders = self.root, subfolders(self.root)
         groups: dict[tuple[str, ...], dict[Path, str]] = {}  # by the other words
         for path in folders:
-            split, rest = _split_of(path)
+            split, rest = split_of(path)
             if split and not _is_beside(path.name):
                 groups.setdefault(rest, {})[path] = split
         shared = [group for rest, group in groups.items() if not rest or len({*group.values()}) > 1]
@@ -156,7 +156,7 @@ class Layout:
         names = {path.name for path in classes}
         inside = {path: subfolders(path) for path in classes if not holds_images(path)}
         for path, deeper in {folder: classes, **inside}.items():
-            splits = dict.fromkeys(split for split in map(_split_of, deeper) if split in _BARE)
+            splits = dict.fromkeys(split for split in map(split_of, deeper) if split in _BARE)
             again = sorted((names - {path.name}) & {one.name for one in deeper})
             if len(splits) > 1:
                 sorting = f"sort them as Train/{path.name}, Val/{path.name}"
@@ -192,6 +192,12 @@ class Layout:
             self._note(folder, f"{what}, unpack all into one folder: their images are missing.")
 
 
+def looks_like_dataset(folder: Path) -> bool:
+    """Whether a folder holds splits, or two folders of images; only its first levels are read."""
+    inside = subfolders(folder)
+    return any(split_of(path) in _BARE for path in inside) or sum(map(holds_images, inside)) > 1
+
+
 def like(name: str) -> str:
     """A name without what people write differently: case, spaces, hyphens, forms of Unicode."""
     return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold()) or name
@@ -217,7 +223,7 @@ def _words(name: str) -> list[str]:
     return words
 
 
-def _split_of(folder: Path) -> tuple[str, tuple[str, ...]]:
+def split_of(folder: Path) -> tuple[str, tuple[str, ...]]:
     """The split that its name says ("" for none or several), and its other words with a meaning."""
     words = _words(folder.name)
     splits = [_SPLIT_OF[word] for word in words if word in _SPLIT_OF]

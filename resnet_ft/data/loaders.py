@@ -2,12 +2,14 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from resnet_ft.data.batches import EpochBatchSampler, ImageLoader, fitting_workers
 from resnet_ft.data.cache import decode_once
@@ -17,9 +19,9 @@ from resnet_ft.data.images import Opener
 from resnet_ft.data.index import DatasetIndex, index_dataset
 from resnet_ft.data.shards import ShardBatchSampler, ShardDataset, ShardFiles, holds_shards
 from resnet_ft.data.transforms import (
-    describe_preprocessing,
+    as_preprocessing,
     eval_transform,
-    side_before_crop,
+    preprocessing_in,
     train_transform,
 )
 from resnet_ft.errors import DatasetError, ParameterError
@@ -42,9 +44,10 @@ def make_dataloaders(
     """Loaders "train", "val" and, where there is a Test folder beside Val, "test".
 
     Each yields batches of images (N, 3, image_size, image_size), float and normalised, and labels
-    (N,). `train` and `val` are your own transforms instead of `train_transform(image_size)` and
-    `eval_transform(image_size)`: give the `image_size` that they are made for, since images are
-    decoded to a short side of 256/224 of it. `open_image` is your own function from a path to a PIL
+    (N,). `train` and `val` are transforms in place of `train_transform(image_size)` and
+    `eval_transform(image_size)`, such as those of a network's own `Preprocessing`. With a `val`
+    that is no `eval_transform`, give the `image_size` that it is made for, since images are decoded
+    to a short side of 256/224 of it. `open_image` is your own function from a path to a PIL
     image, for files that the library does not read, or reads in another way than you want; it is
     recognised by its name and code, so give another `cache_dir` when something else changes what it
     returns. `decisions` are about single images: see
@@ -72,9 +75,11 @@ def make_dataloaders(
         )
     val = val or eval_transform(image_size)
     transforms = {"train": train or train_transform(image_size), "val": val, "test": val}
-    preprocessing = describe_preprocessing(val)
-    side = side_before_crop(preprocessing["image_size"] if preprocessing else image_size)
-    workers = fitting_workers(num_workers, batch_bytes=batch_size * 3 * image_size**2 * 4)
+    _check_normalisation(transforms["train"], val)
+    found = preprocessing_in(val)
+    preprocessing = found.described() if found else None
+    size = found or as_preprocessing(image_size)
+    workers = fitting_workers(num_workers, batch_bytes=batch_size * 3 * size.image_size**2 * 4)
     loaders: dict[str, DataLoader] = {}
     if holds_shards(data_dir):
         if decisions is not None:
@@ -85,17 +90,21 @@ def make_dataloaders(
         for split, listed in shards.index.splits.items():
             counts = [shard.samples for shard in listed]
             order = ShardBatchSampler(counts, batch_size, shuffle=split == "train", seed=seed)
-            samples = ShardDataset(shards, split, transforms[split], order, side=side)
+            samples = ShardDataset(shards, split, transforms[split], order, size)
             samples.preprocessing = preprocessing
             loaders[split] = ImageLoader(samples, order, workers)
         return loaders
 
-    index = index_dataset(data_dir)
+    found_files = index = index_dataset(data_dir)
     if decisions is not None:
         index = apply_decisions(index, decisions)
+    remarks = _decided(found_files, index)
+    if found_files.val_is_set_aside:
+        remarks.append("a fifth of each class set aside for validation")
     images, reasons = decode_once(
         (os.path.join(index.root, path) for path in index.images),
-        side,
+        size.side,
+        interpolation=size.interpolation,
         opener=open_image,
         cache_dir=cache_dir,
         cache_size_gb=cache_size_gb,
@@ -109,6 +118,7 @@ def make_dataloaders(
         readable = np.delete(np.arange(len(images)), list(reasons))
         _report_unreadable(index, index.take(readable), unreadable)
         index, images = index.take(readable), images.take(readable)
+        remarks.append(f"{len(unreadable):,} cannot be read")
     fingerprint = index.fingerprint()
     labels = pd.Categorical(index.labels["class_name"], index.classes).codes
     for split in index.counts():
@@ -117,10 +127,43 @@ def make_dataloaders(
             images.take(rows), labels[rows], index.classes, transforms[split], seed=seed
         )
         dataset.unreadable, dataset.fingerprint = unreadable, fingerprint
-        dataset.preprocessing = preprocessing
+        dataset.preprocessing, dataset.remarks = preprocessing, remarks
         batches = EpochBatchSampler(len(rows), batch_size, shuffle=split == "train", seed=seed)
         loaders[split] = ImageLoader(dataset, batches, workers)
     return loaders
+
+
+def describe_loaders(dataloaders: Mapping[str, DataLoader]) -> str:
+    """What loaders hold, in a line: "196 train, 49 val, 2 classes; 1 excluded by you"."""
+    datasets: dict[str, Any] = {split: loader.dataset for split, loader in dataloaders.items()}
+    counts = [f"{len(dataset):,} {split}" for split, dataset in datasets.items()]
+    first = next(iter(datasets.values()))
+    classes = [f"{len(first.classes):,} classes"] if hasattr(first, "classes") else []
+    return "; ".join([", ".join(counts + classes), *getattr(first, "remarks", [])])
+
+
+def _decided(before: DatasetIndex, after: DatasetIndex) -> list[str]:
+    """How many images decisions have left out, or given to another class or split."""
+    excluded = len(before.images) - len(after.images)
+    remarks = [f"{excluded:,} excluded by you"] if excluded else []
+    if after is before:
+        return remarks
+    labels = before.table.set_index("path").loc[list(after.images)]
+    for column, what in (("class_name", "relabelled"), ("split", "moved")):
+        if changed := int((labels[column].to_numpy() != after.labels[column].to_numpy()).sum()):
+            remarks.append(f"{changed:,} {what} by you")
+    return remarks
+
+
+def _check_normalisation(train: Callable, val: Callable) -> None:
+    """Raise ParameterError where validation would show the network other values than training."""
+    last = [(getattr(one, "transforms", None) or [None])[-1] for one in (train, val)]
+    if all(isinstance(one, v2.Normalize) for one in last) and repr(last[0]) != repr(last[1]):
+        raise ParameterError(
+            f"Training images end in {last[0]}, validation images in {last[1]}: the network would "
+            "see different values. Give both train= and val=, such as "
+            "train_transform(preprocessing) and eval_transform(preprocessing)."
+        )
 
 
 def _report_unreadable(

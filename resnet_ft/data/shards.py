@@ -28,6 +28,7 @@ from resnet_ft.data.dataset import SeededDataset, seed_of
 from resnet_ft.data.folders import find_images, subfolders
 from resnet_ft.data.images import IMAGE_EXTENSIONS, open_resized
 from resnet_ft.data.index import SPLITS
+from resnet_ft.data.transforms import Preprocessing
 from resnet_ft.errors import DatasetError, ImageError
 from resnet_ft.files import DiskBudget, default_cache_dir, fingerprint, user_path
 from resnet_ft.reading import StrictTarInfo, in_words, read_json, reading
@@ -317,7 +318,7 @@ class ShardDataset(SeededDataset):
     """The samples of one split, counted through its shards, each decoded when it is asked for.
 
     They are no files, and their labels are in the shards: there are no `samples` and `targets`.
-    Images have their short side at `side` pixels (see `open_resized`).
+    Images have the short side that `preprocessing` wants (see `open_resized`).
     """
 
     def __init__(
@@ -326,12 +327,12 @@ class ShardDataset(SeededDataset):
         split: str,
         transform: Callable,
         batches: ShardBatchSampler,
-        side: int,
+        preprocessing: Preprocessing,
     ):
         super().__init__(files.index.classes, transform, seed=batches.seed)
         self.fingerprint = files.index.fingerprint
         self._files, self._shards = files, files.index.splits[split]
-        self._batches, self._side = batches, side
+        self._batches, self._resizing = batches, (preprocessing.side, preprocessing.interpolation)
         self._starts = np.cumsum([0] + [shard.samples for shard in self._shards])
         self._upcoming: tuple[int, dict[int, list[Shard]]] = (-1, {})  # of an epoch, by shard
 
@@ -349,7 +350,7 @@ class ShardDataset(SeededDataset):
         shard, place = self._shards[number], index - int(self._starts[number])
         content, label = self._files.read(shard, place, self._upcoming[1].get(number, []))
         try:
-            return np.array(open_resized(BytesIO(content), self._side)), label
+            return np.array(open_resized(BytesIO(content), *self._resizing)), label
         except ImageError as error:
             raise ImageError(
                 f"{self._files.name(shard, place)}: {error.reason}. Replace or remove the file "

@@ -1,5 +1,7 @@
 """From predictions to scores, with their uncertainty, and to labels that are probably wrong."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
@@ -22,9 +24,42 @@ def accuracy_interval(predictions: Predictions, *, confidence: float = 0.95) -> 
 
     The score interval of Wilson (1927), which holds near 0 and 1 and for few images.
     """
-    correct = int((predictions.table["label"] == predictions.table["predicted"]).sum())
-    interval = binomtest(correct, len(predictions.table)).proportion_ci(confidence, method="wilson")
+    return _wilson(predictions.accuracy, len(predictions.table), confidence)
+
+
+def _wilson(accuracy: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    interval = binomtest(round(accuracy * count), count).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def largest_class_share(labels: Sequence[object] | pd.Series) -> float:
+    """The accuracy of always answering the most frequent label, which a model has to beat."""
+    return float(pd.Series(labels).value_counts(normalize=True).iloc[0])
+
+
+def beats_largest_class(accuracy: float, labels: Sequence[object] | pd.Series) -> bool:
+    """Whether an accuracy on images of these labels is clearly above `largest_class_share`.
+
+    That is, the whole of its interval at 95% confidence.
+    """
+    return _wilson(accuracy, len(labels))[0] > largest_class_share(labels)
+
+
+def verdict(predictions: Predictions, split: str = "") -> str:
+    """In words: the accuracy beside that of always answering the largest class."""
+    labels = predictions.table["label"]
+    share, name = largest_class_share(labels), labels.value_counts().index[0]
+    images = f"{len(labels)} {split} images" if split else f"{len(labels)} images"
+    what = f"{predictions.accuracy:.1%} of {images} are predicted right"
+    always = f"always answering {name!r} would get {share:.1%}"
+    if beats_largest_class(predictions.accuracy, labels):
+        return f"{what}; {always}. The model has learned something."
+    if predictions.accuracy > share:
+        return (
+            f"{what}, but {always}: with so few images, the difference may be chance. Do not rely "
+            "on this model."
+        )
+    return f"{what}, but {always}: the model is no better than guessing. Do not rely on it."
 
 
 def class_scores(predictions: Predictions) -> pd.DataFrame:
@@ -80,3 +115,17 @@ def find_label_errors(predictions: Predictions) -> pd.DataFrame:
     )
     is_error = (confident[rows, suggested] >= 0) & (suggested != labels)
     return table[is_error].sort_values("margin", kind="stable", ignore_index=True)
+
+
+def suspect_labels(predictions: Predictions) -> pd.DataFrame:
+    """`find_label_errors` of a model that can be relied on, and a printed sentence about it.
+
+    The table is empty where the model is not clearly better than always answering the largest
+    class: its opinion about labels is worth nothing then, and the sentence says so.
+    """
+    errors = find_label_errors(predictions)
+    if not beats_largest_class(predictions.accuracy, predictions.table["label"]):
+        print(f"No label is questioned: {verdict(predictions, '')}")
+        return errors.head(0)
+    print(f"{len(errors) or 'No'} labels to check" if len(errors) != 1 else "1 label to check")
+    return errors

@@ -4,6 +4,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from resnet_ft.data.cache import DecodedImages, decode_once
 from resnet_ft.data.folders import find_images
 from resnet_ft.data.images import Opener, resized, upright_rgb
 from resnet_ft.data.ranges import Ranges
-from resnet_ft.data.transforms import describe_preprocessing, prepare, side_before_crop
+from resnet_ft.data.transforms import prepare, preprocessing_in
 from resnet_ft.errors import CheckpointError, DatasetError, DriveError, ImageError, ParameterError
 from resnet_ft.files import atomic_write, user_path
 from resnet_ft.models.checkpoint import load_checkpoint
@@ -50,8 +51,8 @@ class Predictor:
         self.model = model.to(engine.device()).eval()
         self.classes = list(classes)
         self.transform = transform
-        described = describe_preprocessing(transform)
-        self._side = side_before_crop(described["image_size"]) if described else None
+        wanted = preprocessing_in(transform)
+        self._resizing = (wanted.side, wanted.interpolation) if wanted else None
 
     @classmethod
     def load(
@@ -105,7 +106,7 @@ class Predictor:
 
     def predict_folder(
         self,
-        folder: str | Path,
+        folder: str | Path | Sequence[str | Path],
         csv: str | Path | None = None,
         *,
         batch_size: int = 32,
@@ -114,29 +115,38 @@ class Predictor:
     ) -> pd.DataFrame:
         """Every image below a folder: columns `path`, `predicted`, `confidence`, `error`.
 
-        A file that cannot be read has its reason in `error` and no prediction. `csv` is a file to
-        write the table to as well; an older one is replaced. `num_workers` processes (one per core)
-        decode the images, and `cache_dir` keeps them as for `make_dataloaders`. Raises DatasetError
-        for a folder without images, or without one that can be read, and DriveError, before any
-        image is read, where `csv` cannot be written. Where that fails at the end, the table goes to
-        a temporary folder, which a warning names.
+        A list of files may take the folder's place. A file that cannot be read has its reason in
+        `error` and no prediction. `csv` is a file to write the table to as well; an older one is
+        replaced. `num_workers` processes (one per core) decode the images, and `cache_dir` keeps
+        them as for `make_dataloaders`. Raises DatasetError for a folder without images, or without
+        one that can be read, and DriveError, before any image is read, where `csv` cannot be
+        written. Where that fails at the end, the table goes to a temporary folder, which a warning
+        names.
         """
-        if not isinstance(folder, str | Path):
-            raise ParameterError(f"folder={folder!r} should be the path of a folder.")
+        is_folder = isinstance(folder, str | Path)
+        files: Any = [folder] if is_folder else folder
+        if not isinstance(files, Sequence) or not all(isinstance(one, str | Path) for one in files):
+            raise ParameterError(
+                f"folder={folder!r} should be the path of a folder, or a list of files."
+            )
         batch_size, num_workers = checked(
             {"batch_size": batch_size, "num_workers": num_workers}
         ).values()
-        paths = list(find_images(user_path(folder)))
+        paths = list(map(user_path, files))
+        paths = list(find_images(paths[0])) if is_folder else paths
+        named = str(folder) if is_folder else f"this list of {len(paths)} files"
         if not paths:
-            raise DatasetError(f"There are no images in {folder}. Check the path.")
+            raise DatasetError(f"There are no images in {named}. Check the path.")
         if csv is not None:
             _try_to_write(user_path(csv), size=sum(len(str(path)) + 80 for path in paths))
         workers = worker_processes(num_workers)
         images, errors = self._images(paths), dict[int, str]()
-        if self._side:
+        if self._resizing:
+            side, interpolation = self._resizing
             images, errors = decode_once(
                 paths,
-                self._side,
+                side,
+                interpolation=interpolation,
                 ranges=self.ranges,
                 opener=self.opener,
                 cache_dir=cache_dir,
@@ -156,7 +166,7 @@ class Predictor:
             found = zip(names[:, 0], probabilities[:, 0].tolist(), strict=True)
             answers |= zip(tensors, found, strict=True)
         if not answers:
-            raise DatasetError(f"No image in {folder} can be read: {errors[0]}.")
+            raise DatasetError(f"No image in {named} can be read: {errors[0]}.")
         table = pd.DataFrame.from_dict(answers, "index", columns=["predicted", "confidence"])
         table = table.reindex(range(len(paths))).assign(error=pd.Series(errors, dtype=object))
         table.insert(0, "path", [str(path) for path in paths])
@@ -174,15 +184,18 @@ class Predictor:
                 )
         return table
 
-    def _images(self, paths: Sequence[str | Path], side: int | None = None) -> DecodedImages:
-        return DecodedImages(paths, side, ranges=self.ranges, opener=self.opener)
+    def _images(self, paths: Sequence[str | Path]) -> DecodedImages:
+        side, interpolation = self._resizing or (None, "bilinear")
+        return DecodedImages(
+            paths, side, interpolation=interpolation, ranges=self.ranges, opener=self.opener
+        )
 
     def _pixels(self, image: AnyFile) -> np.ndarray:
         """One image as the data loaders read it: (H, W, 3), uint8."""
         if not isinstance(image, Image.Image):
-            return self._images([image], self._side)[0]
+            return self._images([image])[0]
         image = upright_rgb(image, self.ranges)
-        return np.array(resized(image, self._side) if self._side else image)
+        return np.array(resized(image, *self._resizing) if self._resizing else image)
 
     def _tensor(self, pixels: np.ndarray) -> Tensor:
         return torch.as_tensor(prepare(pixels, self.transform))

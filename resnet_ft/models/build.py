@@ -18,7 +18,7 @@ from resnet_ft.files import user_path
 from resnet_ft.reading import check_finite, in_words, read_saved
 
 StateDict = dict[str, Tensor]
-_TIMM = "timm/"
+TIMM = "timm/"
 _TIMEOUT_S = 15
 
 
@@ -30,7 +30,7 @@ def architectures() -> list[str]:
 
 def check_architecture(arch: str) -> None:
     """Raise ParameterError for an `arch` that `build_model` does not know."""
-    if not arch.startswith(_TIMM):
+    if not arch.startswith(TIMM):
         if arch not in architectures():
             raise ParameterError(
                 f"arch={arch!r} is unknown. Choose one of {', '.join(architectures())}."
@@ -40,7 +40,7 @@ def check_architecture(arch: str) -> None:
         import timm
     except ImportError as error:
         raise ParameterError(f"arch={arch!r} needs timm: pip install timm") from error
-    name = arch.removeprefix(_TIMM)
+    name = arch.removeprefix(TIMM)
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name[:8]}*")[:5]) or "see timm.list_models()"
         raise ParameterError(f"timm has no model {name!r}. Similar ones: {close}.")
@@ -117,11 +117,11 @@ def num_outputs(model: nn.Module) -> int | None:
 
 def _new_model(arch: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
     """A model with random weights; timm can load its own."""
-    if not arch.startswith(_TIMM):
+    if not arch.startswith(TIMM):
         return models.get_model(arch, weights=None, num_classes=num_classes)
     import timm
 
-    name = arch.removeprefix(_TIMM)
+    name = arch.removeprefix(TIMM)
     return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
 
 
@@ -129,7 +129,7 @@ def _pretrained_weights(arch: str) -> StateDict:
     """The best weights of torchvision or timm, from its cache or downloaded."""
     remedy = "give a weights file of your own"
     try:
-        if arch.startswith(_TIMM):
+        if arch.startswith(TIMM):
             return _new_model(arch, num_classes=2, pretrained=True).state_dict()
         weights = get_model_weights(arch).DEFAULT
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name

@@ -17,14 +17,14 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from resnet_ft.data.transforms import eval_transform
+from resnet_ft.data.transforms import described_preprocessing, eval_transform
 from resnet_ft.engine import unwrapped
 from resnet_ft.errors import CheckpointError, ParameterError
 from resnet_ft.files import atomic_write, user_path
 from resnet_ft.models.build import build_model, num_outputs
 from resnet_ft.reading import check_finite, read_saved, reading
 
-_LARGEST_IMAGE = 4096  # pixels that a checkpoint may ask for
+_LARGEST_SIDE = 8192  # pixels that a checkpoint may ask for
 _TYPES: dict[str, Any] = {
     **{"arch": str | None, "classes": list | None, "num_classes": int | None},
     **{"preprocessing": dict | None, "state_dict": dict, "scores": dict},
@@ -37,9 +37,9 @@ _FORMATS = ("resnet_ft checkpoint 1", "resnet_ft checkpoint 2")  # the first had
 class Checkpoint:
     """A saved model: everything needed to build it again and to use it.
 
-    `preprocessing` holds the arguments of `eval_transform` (image_size, mean, std) where that was
-    used, and `ranges` where images had values beyond 8 bits; None without either. `scores` are
-    those of the epoch that was saved.
+    `preprocessing` holds the fields of `Preprocessing` where `eval_transform` was used, and
+    `ranges` where images had values beyond 8 bits; None without either. `scores` are those of the
+    epoch that was saved.
     """
 
     arch: str | None
@@ -91,16 +91,15 @@ class Checkpoint:
                 f"checkpoint cannot hold. {remedy}"
             )
         with reading("The preprocessing of the checkpoint", CheckpointError, remedy):
-            size, mean, std = map(self.preprocessing.get, ("image_size", "mean", "std"))
-            numbers = np.array([*(mean or ()), *(std or ()), size or 1], float)
-            if not np.isfinite(numbers).all() or not min([*(std or ()), size or 1]) > 0:
-                raise ValueError(f"image_size {size}, mean {mean}, std {std}")
-            if numbers[-1] > _LARGEST_IMAGE:
-                raise ValueError(f"image_size {size} is more than {_LARGEST_IMAGE}")
-            given = {
-                name: self.preprocessing[name] for name in self.preprocessing.keys() - {"ranges"}
-            }
-            return eval_transform(**given)
+            try:
+                wanted = described_preprocessing(self.preprocessing)
+            except ParameterError as error:
+                raise ValueError(str(error)) from error
+            if wanted is None:
+                raise ValueError("it is empty")
+            if wanted.side > _LARGEST_SIDE:
+                raise ValueError(f"{wanted} is larger than {_LARGEST_SIDE} pixels")
+            return eval_transform(wanted)
 
     def ranges(self) -> dict[str, list[float]]:
         """The `ranges` of `open_image` that the images of the training had; none for 8 bits."""

@@ -3,6 +3,7 @@
 import shutil
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 from resnet_ft.errors import DriveError
@@ -70,6 +71,39 @@ def unmount_drive() -> None:
     print("Everything has arrived in Google Drive, which is now unmounted")
 
 
+def disconnect_runtime(folder: str | Path, mount_point: str | Path = "/content/drive") -> None:
+    """Give Colab's machine back, once every file below `folder` has arrived in Google Drive.
+
+    Drive is unmounted, which waits for all that was written, and mounted again: only if every file
+    is there in its full size, the machine is given back. Outside Colab it says that there is
+    nothing to do. Raises DriveError, and keeps the machine, where a file is missing.
+    """
+    if "google.colab" not in sys.modules:
+        print("Not in Colab, so there is no machine to give back")
+        return
+    from google.colab import runtime
+
+    folder = user_path(folder)
+    written = _sizes(folder)
+    unmount_drive()
+    mount_drive(mount_point)
+    arrived = _sizes(folder)
+    missing = [name for name, size in written.items() if arrived.get(name) != size]
+    if missing:
+        raise DriveError(
+            f"{len(missing)} of {len(written)} files below {folder} have not arrived in Google "
+            f"Drive: {', '.join(missing[:5])}. This machine is kept. Is Drive full? Make room, run "
+            "the notebook again, and check at drive.google.com."
+        )
+    print(f"All {len(written)} files are in Google Drive. This machine is given back.")
+    runtime.unassign()
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+
+
 def project_root() -> Path:
     """The folder that relative paths start from: the checkout, or else the working directory.
 
@@ -83,11 +117,14 @@ def project_root() -> Path:
     return here
 
 
-def check_storage(folder: str | Path, *, write: bool = True) -> dict[str, object]:
+def check_storage(
+    folder: str | Path, *, write: bool = True, needed_gib: float = 0.0
+) -> dict[str, object]:
     """Try a folder; return what was checked and how much space is left there, in GiB.
 
     With `write`, a missing folder is made, and a small file is written, read back and removed.
-    Raises DriveError where the folder cannot be written to or read.
+    Raises DriveError where the folder cannot be written to or read; warns where less than
+    `needed_gib` is free.
     """
     folder = user_path(folder)
     try:
@@ -106,5 +143,11 @@ def check_storage(folder: str | Path, *, write: bool = True) -> dict[str, object
             "permissions; if it is on Drive, mount Drive again and check that its storage is not "
             "full."
         ) from error
+    if free < needed_gib:
+        warnings.warn(
+            f"{folder} has {free:.1f} GiB left, and {needed_gib:.1f} GiB will be needed. Make room "
+            "there, or choose another folder.",
+            stacklevel=2,
+        )
     checked = "read and written" if write else "read"
     return {"folder": str(folder), "can be": checked, "free GiB": round(free, 1)}

@@ -1,18 +1,25 @@
 """Callbacks: the hooks that `train_model` calls, and four callbacks that any run may use."""
 
 import math
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from resnet_ft.errors import ParameterError
+from resnet_ft.evaluation.scores import beats_largest_class, largest_class_share
 from resnet_ft.files import user_path
+from resnet_ft.frontend import is_live
 from resnet_ft.notebook import progress_bar
 from resnet_ft.training.describe import describe_training
 from resnet_ft.training.state import TrainingState
 from resnet_ft.visualize.plots import plot_history
+from resnet_ft.visualize.style import BLUE, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Callback:
@@ -109,9 +116,10 @@ class EarlyStop(Callback):
 
 
 class ProgressBar(Callback):
-    """One bar for the run, with the time left, and a line per epoch.
+    """One bar for the run, with the present batch, its loss and the time left; a line per epoch.
 
-    Log files, CI and notebooks that papermill runs get the lines alone.
+    The loss in the bar is the mean over the batches of this epoch so far; the accuracy in the line
+    is that of validation. Log files, CI and notebooks that papermill runs get the lines alone.
     """
 
     only_in_main_process = True
@@ -119,24 +127,36 @@ class ProgressBar(Callback):
     def on_fit_begin(self, state: TrainingState) -> None:
         steps = state.steps_per_epoch
         total = state.num_epochs * sum(steps.values()) if steps else None
-        self.bar = progress_bar(total=total, unit="batch")
+        self.bar = progress_bar(total=total, unit="batch", bar_format=_BAR if steps else None)
 
     def on_phase_begin(self, state: TrainingState) -> None:
         if state.should_stop and state.steps_per_epoch:
             self.bar.total = self.bar.n + state.steps_per_epoch[state.phase]
-        self.bar.set_description(f"epoch {state.epoch}/{state.num_epochs} {state.phase}")
+        self._describe(state, refresh=True)
 
     def on_step_end(self, state: TrainingState) -> None:
+        loss = state.sums["loss"] / (state.sums["weight"] or math.nan)
+        self.bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        self._describe(state, refresh=False)  # the next line does, ten times a second at most
         self.bar.update()
+
+    def _describe(self, state: TrainingState, *, refresh: bool) -> None:
+        phase = "" if state.phase == "train" else f"{state.phase} "
+        of_all = f"/{state.steps_per_epoch[state.phase]}" if state.steps_per_epoch else ""
+        text = f"epoch {state.epoch}/{state.num_epochs}, {phase}batch {state.step}{of_all}"
+        self.bar.set_description(text, refresh=refresh)
 
     def on_epoch_end(self, state: TrainingState) -> None:
         row = state.rows[-1]
-        average = f" (average {row['ema_val_accuracy']:.1%})" if "ema_val_accuracy" in row else ""
+        labels = _val_labels(state)  # a model that guesses is not praised
+        accuracy = max(row["val_accuracy"], row.get("ema_val_accuracy", 0))
+        is_praised = state.is_best and (not labels or beats_largest_class(accuracy, labels))
+        average = f", average {row['ema_val_accuracy']:.1%}" if "ema_val_accuracy" in row else ""
         self.bar.write(
             f"epoch {state.epoch:>2}/{state.num_epochs}"
-            f"   train: loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:6.1%}"
-            f"   val: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:6.1%}{average}"
-            f"   {row['seconds']:.0f} s{'   best so far' if state.is_best else ''}"
+            f"  loss {row['train_loss']:.3f}, val {row['val_loss']:.3f}"
+            f"  accuracy {row['val_accuracy']:.1%}{average}"
+            f"  {row['seconds']:.0f} s{'  best' if is_praised else ''}"
         )
 
     def on_fit_end(self, state: TrainingState) -> None:
@@ -144,8 +164,14 @@ class ProgressBar(Callback):
         self.bar.close()
 
 
+_BAR = "{desc}{percentage:3.0f}%|{bar}| {remaining} left{postfix}"
+
+
 class LivePlot(Callback):
-    """Learning curves that grow in a notebook while the model trains, and a PNG file of them."""
+    """Learning curves that grow in a notebook while the model trains, and a PNG file of them.
+
+    In a live notebook, the first epoch shows the loss of its batches meanwhile.
+    """
 
     only_in_main_process = True
 
@@ -156,22 +182,65 @@ class LivePlot(Callback):
         from IPython.display import HTML, display
 
         self.display = display(HTML("<i>Curves appear after the first epoch.</i>"), display_id=True)
+        self._losses: list[float] = []
+        self._sums = dict(state.sums)  # of the batches before a resumed one
+        self._next_drawing = time.perf_counter() + _SECONDS_BETWEEN
         if state.rows:
             self._draw(state)
+
+    def on_step_end(self, state: TrainingState) -> None:
+        if state.phase == "train" and not state.epochs_done and is_live():
+            since = {
+                name: state.sums[name] - self._sums.get(name, 0) for name in ("loss", "weight")
+            }
+            self._sums = dict(state.sums)
+            self._losses += [since["loss"] / since["weight"]] if since["weight"] else []
+            if (began := time.perf_counter()) > self._next_drawing and self._losses:
+                self._show(_plot_losses(self._losses, state))
+                took = time.perf_counter() - began
+                self._next_drawing = began + max(_SECONDS_BETWEEN, 20 * took)
 
     def on_epoch_end(self, state: TrainingState) -> None:
         self._draw(state)
 
     def _draw(self, state: TrainingState) -> None:
-        import matplotlib.pyplot as plt
-
-        figure = plot_history(state.history)
+        labels = _val_labels(state)
+        figure = plot_history(
+            state.history, baseline=largest_class_share(labels) if labels else None
+        )
         if self.path is not None:
             with suppress(OSError):  # Drive may be gone or full: the run continues
                 figure.savefig(self.path)
+        self._show(figure)
+
+    def _show(self, figure: "Figure") -> None:
+        import matplotlib.pyplot as plt
+
         plt.close(figure)  # or the end of the cell would show it again
         if self.display is not None:  # outside of notebooks there is no display
             self.display.update(figure)
+
+
+_SECONDS_BETWEEN = 1.0  # two drawings of batch losses; they take a twentieth of the time at most
+
+
+def _plot_losses(losses: list[float], state: TrainingState) -> "Figure":
+    """The loss of each batch of the present epoch."""
+    steps = state.steps_per_epoch
+    last = range(state.step - len(losses) + 1, state.step + 1)
+    with style() as plt:
+        figure, ax = plt.subplots(figsize=(9.5, 3.6))
+        ax.plot(last, losses, ".-", color=BLUE)
+        ax.set(xlabel="batch", ylabel="training loss", ylim=0)
+        ax.set_xlim(0.5, (steps["train"] if steps else state.step) + 0.5)
+        of_all = f" of {steps['train']}" if steps else ""
+        ax.set_title(f"Epoch {state.epoch}, batch {state.step}{of_all}: loss {losses[-1]:.3f}")
+    return figure
+
+
+def _val_labels(state: TrainingState) -> list[int]:
+    """The labels of the validation images, where the data set knows them."""
+    return list(getattr(state.dataloaders["val"].dataset, "targets", ()))
 
 
 class Tracker(Callback):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _MEMORY = 0.9  # of the running loss: about ten steps
 _DIVERGED = 4  # times the lowest running loss
+_FEWEST_STEPS, _MOST_STEPS = 20, 100
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def find_lr(
     place in its epochs are left as they were, also after an interrupt. Raises TrainingError for
     what cannot be trained, ParameterError for a range that is empty.
     """
-    if not 0 < lowest < highest or num_steps < 20:
+    if not 0 < lowest < highest or num_steps < _FEWEST_STEPS:
         raise ParameterError(
             f"lowest={lowest}, highest={highest}, num_steps={num_steps}: learning rates should be "
             "positive and grow, in 20 steps or more."
@@ -154,11 +155,31 @@ def find_lr(
             mean = running / (1 - _MEMORY**step)  # it began at 0
             lowest_mean = min(lowest_mean, mean)
             if not math.isfinite(loss) or mean > _DIVERGED * lowest_mean:
+                bar.total = step - 1  # all that it counted: it is no failure, which is shown in red
                 break
             rows.append({"learning_rate": rate, "loss": loss})
     history = pd.DataFrame(rows)
     history["smoothed"] = gaussian_filter1d(history["loss"], num_steps / 20)
     return LRFinder(history)
+
+
+def plan_lr_finder(num_steps: int | None, training_steps: int) -> int:
+    """How many steps `find_lr` should take: `num_steps`; where that is None, the library chooses.
+
+    On a processor that is 0, elsewhere up to 100, and at most a tenth of the `training_steps`. It
+    prints why there are none.
+    """
+    if num_steps is not None:
+        return num_steps
+    affordable = min(_MOST_STEPS, training_steps // 10)
+    if engine.device().type == "cpu":
+        print("Left out on a processor: it would take longer than it is worth.")
+    elif affordable < _FEWEST_STEPS:
+        print(f"Left out: it would take more than a tenth of the {training_steps} training steps.")
+    else:
+        return affordable
+    print("Nothing to do: the default learning rate is used. (lr_finder_steps = 30 shows it.)")
+    return 0
 
 
 def _endless(loader: DataLoader) -> Generator[Batch, None, None]:

@@ -104,9 +104,8 @@ def fit_head(
     if distributed.is_main():
         seen = "cross-validated" if predictions else "train"
         print(
-            f"head alone    {seen}: loss {row['train_loss']:.3f}, accuracy "
-            f"{row['train_accuracy']:6.1%}   val: loss {row['val_loss']:.3f}, accuracy "
-            f"{row['val_accuracy']:6.1%}   {row['seconds']:.0f} s"
+            f"head alone  loss {row['train_loss']:.3f} ({seen}), val {row['val_loss']:.3f}"
+            f"  accuracy {row['val_accuracy']:.1%}  {row['seconds']:.0f} s"
         )
     if run is not None and predictions is not None:
         run.write("head_predictions.csv", predictions.save)

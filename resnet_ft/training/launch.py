@@ -14,11 +14,12 @@ from torch import nn
 
 from resnet_ft import distributed, engine
 from resnet_ft.data.loaders import make_dataloaders
-from resnet_ft.data.transforms import train_transform
+from resnet_ft.data.transforms import eval_transform, train_transform
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.files import user_path
 from resnet_ft.models.build import build_model
 from resnet_ft.models.freezing import freeze
+from resnet_ft.models.preprocessing import preprocessing_of
 from resnet_ft.reading import read_json, reading
 from resnet_ft.staging.drive import project_root
 from resnet_ft.staging.stage import stage_dataset
@@ -36,13 +37,15 @@ def train_run(
     data_dir: str | Path | None = None,
     num_workers: int | None = None,
     save_minutes: float = 5.0,
+    keep_resume_state: bool = True,
 ) -> tuple[nn.Module, pd.DataFrame]:
     """Train or resume the run that a config.json describes; returns model and history.
 
     You may write the file yourself: `data_source`, `arch`, `weights`, `freeze_until`, `image_size`,
     `batch_size`, `augmentation`, `mixed_precision` and `seed`, by default those of notebook 03, and
     below "fine_tune" the options of that function. The run is kept in the file's folder. `data_dir`
-    is where the images are, if not at `data_source`. Of several processes all call this. Raises
+    is where the images are, if not at `data_source`; the other options are those of `Autosave`. Of
+    several processes all call this. Raises
     ParameterError, naming the entry, for a file that says anything else.
     """
     config = user_path(config)
@@ -63,11 +66,14 @@ def train_run(
                 f"{config} has unknown {place}entries: {', '.join(unknown)}. It may have "
                 f"{', '.join(names)}."
             )
-    arguments = {"data_dir": data_dir, "num_workers": num_workers, "save_minutes": save_minutes}
+    arguments = {
+        **{"data_dir": data_dir, "num_workers": num_workers, "save_minutes": save_minutes},
+        "keep_resume_state": keep_resume_state,
+    }
     entries = {name: content.get(name, default) for name, default in defaults.items()}
     below = {f"fine_tune.{name}": value for name, value in options.items()}
     values = checked({**arguments, **entries, **below}, remedy=f"Correct {config}.")
-    data_dir, num_workers, save_minutes = (values[name] for name in arguments)
+    data_dir, num_workers, save_minutes, keep_resume_state = (values[name] for name in arguments)
     chosen = RunOptions(**{name: values[name] for name in entries})
     options = {name: values[f"fine_tune.{name}"] for name in options}
 
@@ -77,11 +83,12 @@ def train_run(
         Run.open(run, {**asdict(chosen), **({"fine_tune": options} if options else {})})
     with distributed.one_per_machine_first():  # it downloads and decodes, the others find that
         images = stage_dataset(data_dir or chosen.data_source, project_root() / "data")
+        preprocessing = preprocessing_of(chosen.arch, chosen.weights, image_size=chosen.image_size)
         dataloaders = make_dataloaders(
             images,
-            image_size=chosen.image_size,
             batch_size=chosen.batch_size,
-            train=train_transform(chosen.image_size, strength=chosen.augmentation),
+            train=train_transform(preprocessing, strength=chosen.augmentation),
+            val=eval_transform(preprocessing),
             num_workers=num_workers,
             decisions=run.decisions,
             seed=chosen.seed,
@@ -92,7 +99,7 @@ def train_run(
     if chosen.freeze_until:
         freeze(model, until=chosen.freeze_until)
     options = {"seed": chosen.seed, **options}
-    saving = [Autosave(minutes=save_minutes)]
+    saving = [Autosave(minutes=save_minutes, keep_resume_state=keep_resume_state)]
     return fine_tune(model, dataloaders, **options, run_dir=run, callbacks=saving)
 
 
@@ -102,6 +109,7 @@ def launch_training(
     *,
     data_dir: str | Path | None = None,
     save_minutes: float = 5.0,
+    keep_resume_state: bool = True,
     **options: object,
 ) -> None:
     """Train an open run in `num_processes` processes of this machine, one for each GPU.
@@ -111,13 +119,15 @@ def launch_training(
     complete step, if that takes less than torchrun's half minute. Raises TrainingError, with their
     last output, where they fail.
     """
-    given = {"num_processes": num_processes, "save_minutes": save_minutes, **options}
-    num_processes, save_minutes, *_ = checked(given).values()
+    saving = {"save_minutes": save_minutes, "keep_resume_state": keep_resume_state}
+    given = {"num_processes": num_processes, **saving, **options}
+    num_processes, save_minutes, keep_resume_state, *_ = checked(given).values()
     Run.open(run, {"fine_tune": checked(options)})
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *(f"--nproc_per_node={num_processes}", "-m", "resnet_ft", "train"),
         *("--config", str(run.folder / "config.json"), "--save_minutes", str(save_minutes)),
+        *(() if keep_resume_state else ("--drop_resume_state",)),
         *(() if data_dir is None else ("--data_dir", str(data_dir))),
     ]
     process = subprocess.Popen(

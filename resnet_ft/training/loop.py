@@ -260,8 +260,8 @@ def _validate(state: TrainingState, net: nn.Module) -> None:
             state.count(sums, len(state.output.labels))
             state.notify("on_step_end")
         names = sorted(state.sums)  # in a resumed phase, processes may hold them in other orders
-        sums = [state.sums[name] for name in names]
-        *sums_of_all, samples = distributed.total(*sums, state.samples)
+        own = [state.sums[name] for name in names]
+        *sums_of_all, samples = distributed.total(*own, state.samples)
         state.sums, state.samples = dict(zip(names, sums_of_all, strict=True)), int(samples)
 
 

@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from functools import partial
-from itertools import pairwise
 from os import PathLike
 from types import NoneType, UnionType
 from typing import (
@@ -113,18 +113,20 @@ class RunOptions:
 
 # The parameters of notebooks and of `train_run` that no config.json records.
 _OTHERS: dict[str, Any] = {
-    "data_dir": str | None,  # None in notebook 04: the data of the run
+    "data_dir": str | None,  # None: the last choice, in notebook 04 the data of the run
     "runs_dir": str,
-    "run_name": str,
+    "run_name": str | None,  # as data_dir: None, the last choice
     "mount_point": str,
     "staging_dir": str,
     "max_side": _Count | None,
     "pack_as": str | None,
     "num_workers": _NotNegative | None,
-    "lr_finder_steps": Annotated[int, Range(20)] | Literal[0],
+    "lr_finder_steps": Annotated[int, Range(20)] | Literal[0] | None,
     "num_processes": _Count,
     "gradient_accumulation_steps": _Count | None,
     "save_minutes": _Positive,
+    "keep_resume_state": bool,
+    "disconnect_when_done": bool,
     "unmount": bool,
     "num_images": _Count,
     "folder": str | None,
@@ -140,15 +142,41 @@ _HINTS: dict[str, Any] = {
 }
 
 
+# The parameters of each notebook, in the order of its cell "Your parameters".
+_PLACES = ("mount_point", "staging_dir")
+NOTEBOOKS: dict[str, tuple[str, ...]] = {
+    "01_mount_drive": ("data_dir", "max_side", "pack_as", "runs_dir", *_PLACES),
+    "02_explore_data": (
+        *("data_dir", "runs_dir", "arch", "image_size", "batch_size", "augmentation"),
+        *("num_workers", *_PLACES),
+    ),
+    "03_train": (
+        *("data_dir", "runs_dir", "run_name", "arch", "image_size", "batch_size", "epochs"),
+        *("augmentation", "weights", "freeze_until", "minutes", "patience", "learning_rate"),
+        *("weight_decay", "optimizer", "schedule", "clip_grad_norm", "train_batchnorm"),
+        *("label_smoothing", "mix", "balance", "lr_finder_steps", "num_processes"),
+        *("mixed_precision", "gradient_accumulation_steps", "num_workers", "save_minutes"),
+        *("keep_resume_state", "unmount", "disconnect_when_done", "seed", *_PLACES),
+    ),
+    "04_visualize": (
+        *("runs_dir", "run_name", "data_dir", "batch_size", "num_images", "num_workers"),
+        *_PLACES,
+    ),
+    "05_infer": ("runs_dir", "run_name", "folder", "image", "top_k", "batch_size", *_PLACES),
+}
+
+
 def checked(
     given: Mapping[str, object],
     *,
     wrong: Sequence[str] = (),
     remedy: str = "",
     say: Callable[[str], object] = warnings.warn,
+    from_form: bool = False,
 ) -> dict[str, Any]:
     """Parameters as what they are meant to be; `say` is told which have become something else.
 
+    With `from_form` it is not told of what a form cannot give otherwise: "" for None, "5" for 5.
     A name may follow another one and a dot: "fine_tune.epochs". Raises one ParameterError for all
     that are unknown, of another type, out of range or none of the choices, and for what the caller
     found `wrong`; it ends with the `remedy`.
@@ -170,7 +198,7 @@ def checked(
             expected = " or ".join(([", ".join(most)] if most else []) + [last])
             problems.append(f"{name}={value!r} should be {expected}.")
         else:
-            if values[name] != value:
+            if values[name] != value and not (from_form and value in ("", str(values[name]))):
                 converted.append(f"{name} {value!r} as {values[name]!r}")
     if {"epochs", "minutes"} <= {
         name.rpartition(".")[2] for name, value in values.items() if value is not None
@@ -183,29 +211,78 @@ def checked(
     return values
 
 
-def check_parameters() -> None:
+def check_parameters(notebook: str) -> None:
     """Check the parameters of the notebook that calls this, before it does anything else.
 
     Text that means a number, True, False or None, as papermill and YAML give it, becomes that in
-    the notebook, and so does a folder that is given as a number: a line says which. Raises
-    ParameterError, naming all of them, for parameters of another type, out of range or none of the
-    choices, and for those that papermill was given and the notebook does not have. Outside of
-    IPython it does nothing.
+    the notebook, and so does a folder that is given as a number: a line says which. (An empty field
+    of a form is None, "5" in it is 5: no line says so.) Raises ParameterError, naming all of them,
+    for parameters of another type, out of range or none of the choices, for any name in the cell
+    "Your parameters" or given to papermill that is no parameter of this `notebook` ("03_train"),
+    and for a name in another cell that looks like a misspelt one. Outside of IPython it does
+    nothing.
     """
+    if notebook not in NOTEBOOKS:
+        raise ParameterError(f"{notebook!r} should be one of {', '.join(NOTEBOOKS)}.")
     namespace, cells = executed_cells()
-    # papermill adds a cell after the one tagged `parameters`, and only warns of new names in it.
-    pairs = [pair for pair in pairwise(cells) if pair[1].startswith("# Parameters")]
-    known, injected = map(_assigned, pairs[-1] if pairs else ("", ""))
+    own = NOTEBOOKS[notebook]
+    assigned = [_assigned(cell) for cell in cells]
+    unknown = _unknown(cells, assigned, own)
+    unknown |= _misspelt(assigned, own, namespace)
     wrong = []
-    if unknown := sorted({*injected} - {*known}):
+    if unknown:
+        names = [f"{name} (did you mean {one}?)" if one else name for name, one in unknown.items()]
         wrong.append(
-            f"This notebook has no parameter {', '.join(unknown)}. It has: "
-            f"{', '.join(sorted(known))}."
+            f"This notebook has no parameter {', '.join(names)}. It has: {', '.join(own)}."
         )
-    literals = {name for cell in cells for name, literal in _assigned(cell).items() if literal}
-    given = {name: namespace[name] for name in _HINTS if name in literals and name in namespace}
-    remedy = 'Correct them in the cell "Your parameters", or the -p options of papermill.'
-    namespace.update(checked(given, wrong=wrong, remedy=remedy, say=print))
+    literals = {name for names in assigned for name, literal in names.items() if literal}
+    given = {name: namespace[name] for name in own if name in literals and name in namespace}
+    remedy = (
+        'Correct them in the cell "Your parameters", or the -p options of papermill; variables of '
+        "your own belong into other cells."
+    )
+    namespace.update(checked(given, wrong=wrong, remedy=remedy, say=print, from_form=True))
+
+
+def _unknown(
+    cells: Sequence[str], assigned: Sequence[Mapping[str, bool]], own: Sequence[str]
+) -> dict[str, str]:
+    """Names in the cell of the parameters that are none, each with the nearest one or "".
+
+    That cell is known by assigning most parameters; papermill adds another one after it. Of a cell
+    that was executed several times, the last time counts.
+    """
+    rows = dict[str, int]()
+    for row, names in enumerate(assigned):
+        if cells[row].startswith("# Parameters"):
+            rows["papermill's"] = row
+        elif 2 * len({*own} & {*names}) > len(own):
+            rows = {"own": row}
+    unknown = {name for row in rows.values() for name in assigned[row]} - {*own}
+    return {name: _nearest(name, own, 0.6) for name in sorted(unknown)}
+
+
+def _misspelt(
+    assigned: Sequence[Mapping[str, bool]], own: Sequence[str], namespace: Mapping[str, object]
+) -> dict[str, str]:
+    """Names in any cell that are nearly those of parameters, and have a value for one.
+
+    Not where the variable is gone, or a later cell assigns the parameter itself.
+    """
+    found = {}
+    for row, names in enumerate(assigned):
+        for name, literal in names.items():
+            meant = _nearest(name, own, 0.75) if literal and name not in own else ""
+            later = {known for names in assigned[row + 1 :] for known in names}
+            if meant and name in namespace and not {meant, name} & later:
+                with suppress(ParameterError):
+                    checked({meant: namespace[name]}, say=lambda text: None)
+                    found[name] = meant
+    return found
+
+
+def _nearest(name: str, own: Sequence[str], likeness: float) -> str:
+    return next(iter(get_close_matches(name, own, n=1, cutoff=likeness)), "")
 
 
 def _assigned(source: str) -> dict[str, bool]:
@@ -216,12 +293,16 @@ def _assigned(source: str) -> dict[str, bool]:
     except SyntaxError:  # such a cell did nothing
         return {}
     for node in statements:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             try:
                 ast.literal_eval(node.value)
-                names[node.targets[0].id] = True
+                literal = True
             except (ValueError, OverflowError):
-                names[node.targets[0].id] = False
+                literal = False
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    names[target.id] = literal
     return names
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
-from resnet_ft import distributed, engine
-from resnet_ft.errors import ParameterError, RunError, TrainingError
+from resnet_ft import distributed, engine, frontend
+from resnet_ft.errors import ParameterError, RunError, RunInterrupted, TrainingError
 from resnet_ft.reading import reading
 from resnet_ft.training.callbacks import Callback, EarlyStop
 from resnet_ft.training.rng import seed_by_rank, set_rng_states
@@ -35,14 +35,18 @@ class Autosave(Callback):
     copies weights, optimizer, callbacks, generators and progress, which a thread writes to
     last.0.pt and last.1.pt in turn. Ctrl-C and SIGTERM end the run after the present step, which is
     saved; a second Ctrl-C ends it at once. After an exception the last complete step is saved,
-    unless something has changed since. Raises ParameterError for callbacks and schedulers whose
-    state is more than plain data.
+    unless something has changed since.
+
+    A finished run keeps what more epochs need, five times the size of best.pt with AdamW; with
+    `keep_resume_state=False` it keeps only the note that it is finished. Raises ParameterError for
+    callbacks and schedulers whose state is more than plain data.
     """
 
-    def __init__(self, minutes: float = 5.0):
+    def __init__(self, minutes: float = 5.0, *, keep_resume_state: bool = True):
         if not minutes > 0:
             raise ParameterError(f"minutes={minutes} should be more than 0.")
         self.minutes = minutes
+        self.keep_resume_state = keep_resume_state
         self._signals = _Signals()
 
     def on_fit_begin(self, state: TrainingState) -> None:
@@ -83,7 +87,12 @@ class Autosave(Callback):
             self._save(state)
         if state.run is not None:
             where = "epoch {epoch}, {phase} step {step}".format(**self._saved)
-            print(f"{state.run.folder}: interrupted; saved at {where}. Run it again to resume.")
+            said = f"{state.run.folder}: interrupted; saved at {where}. Run it again to resume."
+            error = sys.exc_info()[1]
+            if isinstance(error, RunInterrupted):
+                error.args = (said,)
+            if not isinstance(error, RunInterrupted) or not frontend.is_live():
+                print(said)  # a live notebook shows it as the error
 
     def on_fit_end(self, state: TrainingState) -> None:
         try:
@@ -109,7 +118,7 @@ class Autosave(Callback):
         if received == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         if received:
-            raise KeyboardInterrupt
+            raise RunInterrupted
 
     def _remember(self, state: TrainingState) -> None:
         self._progress, self._version = state.state_dict(), self._present_version()
@@ -123,7 +132,7 @@ class Autosave(Callback):
         """Copy everything now and have it written; a copy that still waits is dropped."""
         if state.run is not None:  # as in the main process
             self._raise_failed_save()
-            content = _capture(state, self._progress, state.run)
+            content = _capture(state, self._progress, state.run, self.keep_resume_state)
             self._writing = self._thread.submit(_write, state, content, state.run)
         self._is_new, self._saved_at = False, time.perf_counter()
         self._saved = self._progress
@@ -190,30 +199,50 @@ class _Signals:
                 os.kill(os.getpid(), number)
             return
         if self.received == number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise RunInterrupted
         self.received = number
 
 
-def _capture(state: TrainingState, progress: dict[str, Any], run: Run) -> ResumeState:
+def _capture(
+    state: TrainingState, progress: dict[str, Any], run: Run, keep_resume_state: bool
+) -> ResumeState:
     """A copy of all that the run is made of: tensors on the CPU, numbers, texts, lists and dicts.
 
+    A finished run has its best weights in best.pt; to find it finished, no others are needed.
     Raises ParameterError, naming the place, for anything else.
     """
     scaler = engine.accelerator().scaler
-    changing = {
-        "progress": progress,
-        "model": engine.unwrapped(state.model).state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "scheduler": state.scheduler.state_dict() if state.scheduler else None,
-        "scaler": scaler.state_dict() if scaler else None,
-    }
-    callbacks = [[_name(one), _plain(one.state_dict(), _name(one))] for one in _with_state(state)]
-    # The best weights are a copy already, which nobody changes.
-    rest = {"run": run.id, "config": state.config, "best": state.best.state_dict()}
+    states = [(_name(one), one.state_dict()) for one in _with_state(state)]
+    changing: dict[str, Any] = {"progress": progress}
+    best = state.best.state_dict()  # a copy already, which nobody changes
+    is_over = state.is_finished and run.storage.has_home(run.best.name)
+    if is_over:
+        best = {**best, "weights": {}}
+    if is_over and not keep_resume_state:
+        states = [(name, one) for name, one in states if not _holds_tensors(one)]
+    else:
+        changing |= {
+            "model": engine.unwrapped(state.model).state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "scheduler": state.scheduler.state_dict() if state.scheduler else None,
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+    callbacks = [[name, _plain(one, name)] for name, one in states]
+    rest = {"run": run.id, "config": state.config, "best": best}
     plain = {name: _plain(value, name) for name, value in changing.items()}
     return {**plain, **rest, "callbacks": callbacks}
 
 
+def _holds_tensors(value: object) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return any(map(_holds_tensors, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, Tensor)
+
+
+_OTHERS = (
+    "The run began with another model, optimizer, scheduler or metric ({error}). To resume it, "
+    "make them as they were; otherwise choose another run_dir."
+)
 _DAMAGED = "The resume state", RunError, "Put the run's own files back, or choose another run_dir."
 
 
@@ -223,7 +252,7 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
 
     Raises RunError where model, optimizer or scheduler are not those of the run.
     """
-    saved = distributed.from_main(state.run.resume_state() if state.run else None)
+    saved = distributed.from_main(_read(state))
     if saved is None:
         seed_by_rank()
         return None
@@ -233,30 +262,50 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
     num_epochs, micro_batches = state.num_epochs, state.micro_batches
     try:
         state.best.load_state_dict(content["best"])
-        engine.unwrapped(state.model).load_state_dict(content["model"])
-        groups = state.optimizer.state_dict()["param_groups"]
-        state.optimizer.load_state_dict(content["optimizer"])
-        _check_optimizer(state.optimizer, groups)
-        if state.scheduler is not None:
-            present = state.scheduler.state_dict()
-            state.scheduler.load_state_dict(_of_types(content["scheduler"], present))
+        if "model" in content:  # else only the note is left that the run is finished
+            engine.unwrapped(state.model).load_state_dict(content["model"])
+            groups = state.optimizer.state_dict()["param_groups"]
+            state.optimizer.load_state_dict(content["optimizer"])
+            _check_optimizer(state.optimizer, groups)
+            if state.scheduler is not None:
+                present = state.scheduler.state_dict()
+                state.scheduler.load_state_dict(_of_types(content["scheduler"], present))
         state.load_state_dict(content["progress"])
         for generators in filter(None, (state.rng, state.rng_before_phase)):  # set again later
             set_rng_states(generators, state.dataloaders.values())
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise RunError(
-            f"The run began with another model, optimizer, scheduler or metric ({error}). To "
-            "resume it, make them as they were; otherwise choose another run_dir."
-        ) from error
-    if engine.accelerator().scaler and content["scaler"]:
+        raise RunError(_OTHERS.format(error=error)) from error
+    if engine.accelerator().scaler and content.get("scaler"):
         engine.accelerator().scaler.load_state_dict(content["scaler"])
     if state.phase == "val" and not distributed.is_main():  # each adds its own at the end
         state.begin_phase()
     state.should_stop &= num_epochs <= state.num_epochs
     state.num_epochs, state.micro_batches = num_epochs, max(micro_batches, state.micro_batches)
+    _check_kept(state, content)
     if state.run:
         state.run.save_history(state.history)
     return content
+
+
+def _read(state: TrainingState) -> tuple[int, ResumeState] | None:
+    """The resume state of the run, with the best weights, which a finished one has in best.pt."""
+    if state.run is None or (saved := state.run.resume_state()) is None:
+        return None
+    content: Any = saved[1]
+    try:
+        return saved[0], {**content, "best": state.best.completed(content["best"])}
+    except RuntimeError as error:
+        raise RunError(_OTHERS.format(error=error)) from error
+
+
+def _check_kept(state: TrainingState, content: dict[str, Any]) -> None:
+    """Raise RunError where a finished run should get epochs, and has not kept what they need."""
+    if "model" not in content and not state.is_finished and state.run is not None:
+        raise RunError(
+            f"{state.run.folder} is finished, after {state.epochs_done} epochs, and has not kept "
+            "what more of them would need (keep_resume_state=False). Train on from its model in a "
+            f'new run: another run_dir, with weights="{state.run.best}".'
+        )
 
 
 def _check_optimizer(optimizer: Optimizer, before: list[dict[str, Any]]) -> None:
@@ -284,7 +333,9 @@ def resume_callbacks(state: TrainingState, content: dict[str, Any] | None) -> No
         return
     with_state = _with_state(state)
     now, then = sorted(map(_name, with_state)), sorted(name for name, _ in content["callbacks"])
-    if now != then and state.run is not None:
+    if "model" not in content:  # those that hold tensors are not there
+        with_state = [one for one in with_state if _name(one) in then]
+    elif now != then and state.run is not None:
         raise RunError(
             f"{state.run.folder} holds a run that began with the callbacks {then}, not {now}. "
             "To resume it, give the old ones; otherwise choose another run_dir."
@@ -295,6 +346,7 @@ def resume_callbacks(state: TrainingState, content: dict[str, Any] | None) -> No
         callback.load_state_dict(left.pop(number)[1])
         if isinstance(callback, EarlyStop) and callback.waits_again:
             state.should_stop = False  # it is more patient now than when it ended the run
+            _check_kept(state, content)
     if not state.step and state.rng:  # mid-phase, `remaining_batches` draws the earlier ones first
         set_rng_states(state.rng, state.dataloaders.values())
 

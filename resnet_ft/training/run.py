@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from resnet_ft.errors import RunError
 from resnet_ft.files import atomic_write, user_path
+from resnet_ft.models.build import build_model
 from resnet_ft.reading import checked_identifier, in_words, read_json, read_table, reading
 from resnet_ft.remote import masked
 from resnet_ft.training.storage import ResumeState, Storage
@@ -334,6 +336,24 @@ def _certain(description: str) -> str:
         name = found[0].strip("?(")
         description = f"{description[: found.start()]}{name}{description[end:]}"
     return description
+
+
+def space_of_run(
+    arch: str = "resnet101", *, keep_resume_state: bool = True, num_classes: int = 10
+) -> dict[str, float]:
+    """The GiB that a run's folder takes "while training" (with AdamW) and "afterwards".
+
+    best.pt holds the weights. Each of the two resume states holds them as well, the best ones,
+    their average and two numbers per weight of the optimizer; of a finished run only one is left,
+    without the best ones, or none (see `Autosave`). Raises ParameterError for an unknown `arch`.
+    """
+    with torch.device("meta"):  # no memory is taken
+        tensors = build_model(arch, num_classes, weights=None).state_dict().values()
+    weights = sum(one.numel() * one.element_size() for one in tensors) / 2**30
+    return {
+        "while training": 11 * weights,
+        "afterwards": (5 if keep_resume_state else 1) * weights,
+    }
 
 
 def load_run(run_dir: str | os.PathLike[str]) -> Run:

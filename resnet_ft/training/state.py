@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from resnet_ft import distributed
-from resnet_ft.errors import CheckpointError, ParameterError, TrainingError
+from resnet_ft.errors import CheckpointError, ParameterError, RunError, TrainingError
 from resnet_ft.models.checkpoint import load_checkpoint, save_checkpoint
+from resnet_ft.reading import reading
 from resnet_ft.training.criterion import check_criterion
 from resnet_ft.training.rng import RngStates, rng_states
 from resnet_ft.training.run import Run, history_of
@@ -251,10 +252,12 @@ class BestModel:
             return False
         self._scores = {name: float(value) for name, value in row.items()}
         model = self._model if model is None else model
-        tensors = model.state_dict()
-        self._weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        self._weights = self._copy(model)
         self._save(whole_model(model).state_dict())
         return True
+
+    def _copy(self, model: nn.Module) -> dict[str, Tensor]:
+        return {name: one.detach().cpu().clone() for name, one in model.state_dict().items()}
 
     def restore(self) -> None:
         """Give the model its best weights; it keeps its own before the first epoch's end."""
@@ -266,6 +269,22 @@ class BestModel:
     def state_dict(self) -> dict[str, Any]:
         """The best weights and their scores."""
         return {"scores": self._scores, "weights": self._weights}
+
+    def completed(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state with the weights of best.pt, where a finished run has them only there.
+
+        The model gets them too. Raises RunError where best.pt is not the one of that run, and
+        RuntimeError where the model is another.
+        """
+        if state["weights"] or not state["scores"] or self.run is None:
+            return state
+        remedy = "Put the file of this run back, or choose another run_dir."
+        with reading(self.run.best, RunError, remedy):
+            checkpoint = load_checkpoint(self.run.best)
+            if _rank(checkpoint.scores) != _rank(state["scores"]):
+                raise ValueError("it is not the best model of this run")
+        whole_model(self._model).load_state_dict(checkpoint.state_dict)
+        return {**state, "weights": self._copy(self._model)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` gave; write best.pt again if it was lost."""

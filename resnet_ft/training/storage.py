@@ -115,6 +115,10 @@ class Storage:
                 )
         return number, state
 
+    def has_home(self, name: str) -> bool:
+        """Whether the file of this name is in the run's folder, and not in the fallback."""
+        return name not in self._in_fallback and (self.folder / name).is_file()
+
     def has_resume_state(self) -> bool:
         """Whether there is a file to resume from."""
         return any(resume_states_in(folder) for folder in (self.folder, self.fallback))

@@ -19,7 +19,7 @@ from resnet_ft.data.index import DatasetIndex
 from resnet_ft.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from resnet_ft.errors import ImageError, ParameterError
 from resnet_ft.evaluation.predictions import Predictions, class_names, evaluate
-from resnet_ft.notebook import as_unicode
+from resnet_ft.notebook import as_unicode, percent, shorten
 from resnet_ft.visualize.style import BLUE, RED, style
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def show_images(
     images: Sequence[AnyImage],
     titles: Sequence[str] | None = None,
     *,
-    columns: int = 6,
+    columns: int = 3,
     title: str | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
@@ -101,7 +101,7 @@ def show_classes(index: DatasetIndex, *, split: str = "train", num_classes: int 
     """One image of each class; of the first classes where there are many."""
     names = index.classes[:num_classes]
     first = {name: next(_readable(index, name, split), None) for name in names}
-    images = {name: image for name, image in first.items() if image is not None}
+    images = {name: framed(image) for name, image in first.items() if image is not None}
     if not images:
         raise ParameterError(f"No image of split {split!r} can be read. Choose another split.")
     return show_images(list(images.values()), list(images))
@@ -114,7 +114,7 @@ def show_class(
     images = list(islice(_readable(index, class_name, split), num_images))
     if not images:
         raise ParameterError(f"No image of class {class_name!r} in {split!r} can be read.")
-    return show_images(images, title=class_name)
+    return show_images([framed(image) for image in images], title=class_name, columns=4)
 
 
 def plot_class_means(
@@ -125,13 +125,13 @@ def plot_class_means(
     A shape or a colour that shows in a mean is one that a model can use: often it is the
     background. Files that cannot be read are left out.
     """
-    means, titles = [], []
+    means, titles, counts = [], [], index.split(split)["class_name"].value_counts()
     for class_name in index.classes:
         images = islice(_readable(index, class_name, split, side, num_images), num_images)
         squares = [np.asarray(ImageOps.fit(image, (side, side))) for image in images]
         if squares:
             means.append(np.mean(squares, axis=0).round().astype(np.uint8))
-            titles.append(f"{class_name} ({len(squares)})")
+            titles.append(f"{class_name}\n({len(squares)} of {counts[class_name]:,} images)")
     if not means:
         raise ParameterError(f"No image of split {split!r} can be read. Choose another split.")
     return show_images(means, titles, title="The mean image of each class")
@@ -152,7 +152,7 @@ def _readable(
 
 
 def show_pairs(root: str | Path, pairs: pd.DataFrame, *, num_pairs: int = 12) -> "Figure":
-    """Copies side by side, three pairs per row, each with its class and split.
+    """Copies side by side, two pairs per row, each with its class and split.
 
     `root` and `pairs` are those of an `Audit`; `pairs` may be a part of them.
     """
@@ -160,18 +160,17 @@ def show_pairs(root: str | Path, pairs: pd.DataFrame, *, num_pairs: int = 12) ->
         raise ParameterError("There are no pairs to show.")
     shown = pairs.head(num_pairs)
     paths = [Path(root, path) for pair in shown.itertuples() for path in (pair.path, pair.other)]
-    titles = ["/".join(path.parts[-3:-1]) + f"\n{_short(path.name)}" for path in paths]
+    titles = ["/".join(path.parts[-3:-1]) + f"\n{shorten(path.name, 20)}" for path in paths]
     number = f"{len(shown)} of {len(pairs)}" if len(pairs) > len(shown) else str(len(pairs))
     heading = f"{number} {'pair' if len(pairs) == 1 else 'pairs'} of copies"
-    return show_images([_framed(path) for path in paths], titles, title=heading)
+    return show_images(
+        [framed(open_resized(path, _SIDE)) for path in paths], titles, title=heading, columns=4
+    )
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 20 else f"{name[:8]}…{name[-11:]}"
-
-
-def _framed(path: str | Path) -> Image.Image:
-    return ImageOps.pad(open_resized(path, _SIDE), (_SIDE, _SIDE), color="white")
+def framed(image: Image.Image) -> Image.Image:
+    """The whole image in a white square, so that the images of a grid stand in line."""
+    return ImageOps.pad(image, (_SIDE, _SIDE), color="white")
 
 
 def jpeg_thumbnail(path: Path, size: tuple[int, int]) -> bytes:
@@ -190,24 +189,63 @@ def show_label_errors(errors: pd.DataFrame, *, num_images: int = 12) -> "Figure"
     shown = errors.head(num_images)
     titles = [f"{row.label}?\nrather {row.suggested}" for row in shown.itertuples()]
     heading = f"{len(shown)} of {len(errors)} labels to check"
-    return show_images([_framed(path) for path in shown["path"]], titles, title=heading)
+    return show_images(
+        [framed(open_resized(path, _SIDE)) for path in shown["path"]], titles, title=heading
+    )
 
 
-def visualize_model(model: nn.Module, dataloader: DataLoader, *, num_images: int = 6) -> "Figure":
-    """Images from all over a data set, with predicted and true class, in red where wrong."""
+def visualize_model(
+    model: nn.Module,
+    dataloader: DataLoader,
+    *,
+    num_images: int = 6,
+    predictions: Predictions | None = None,
+) -> "Figure":
+    """Images from all over a data set, with predicted and true class, in red where wrong.
+
+    As many of them are wrong, up to rounding, as in the whole data set, so that the figure shows
+    what the accuracy says. The model predicts all images once for that, unless `predictions` are
+    given: those of `evaluate`, with a row for each sample of `dataloader.dataset` in its order.
+    """
     dataset: Any = dataloader.dataset
-    chosen = torch.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).long().tolist()
-    subset: Any = Subset(dataset, chosen)
-    subset.classes = class_names(dataloader)
-    table = evaluate(model, DataLoader(subset, batch_size=len(chosen))).table
-    correct = (table["predicted"] == table["label"]).sum()
+    if predictions is None:
+        samples: Any = Subset(dataset, range(len(dataset)))
+        samples.classes = class_names(dataloader)
+        in_order = DataLoader(samples, batch_size=getattr(dataloader, "batch_size", None) or 32)
+        predictions = evaluate(model, in_order)
+    if len(predictions.table) != len(dataset):
+        raise ParameterError(
+            f"There are {len(predictions.table)} predictions for {len(dataset)} images. Give those "
+            "of evaluate(model, dataloader), or none."
+        )
+    chosen = _alike(predictions.table, num_images)
+    table = predictions.table.iloc[chosen]
+    correct = int((table["predicted"] == table["label"]).sum())
     preprocessing = getattr(dataset, "preprocessing", None) or {}
     return _show_predictions(
         [dataset[i][0] for i in chosen],
         table,
-        f"{correct} of {len(table)} predictions are correct",
+        f"{correct} of these {len(table)} are correct; "
+        f"of all {len(dataset):,}, {predictions.accuracy:.1%}",
         **{key: preprocessing[key] for key in ("mean", "std") if key in preprocessing},
     )
+
+
+def _alike(table: pd.DataFrame, num_images: int) -> list[int]:
+    """Rows from all over a table of predictions, with the same share of wrong ones."""
+    wrong = (table["predicted"] != table["label"]).to_numpy()
+    count = min(num_images, len(table))
+    num_wrong = min(round(count * wrong.mean()), wrong.sum())
+    num_wrong = max(num_wrong, count - (~wrong).sum())
+    chosen: list[int] = []
+    for rows, number in (
+        (np.flatnonzero(wrong), num_wrong),
+        (np.flatnonzero(~wrong), count - num_wrong),
+    ):
+        chosen += (
+            rows[np.linspace(0, len(rows) - 1, int(number)).astype(int)].tolist() if number else []
+        )
+    return sorted(chosen)
 
 
 def show_mistakes(predictions: Predictions, *, num_images: int = 6) -> "Figure":
@@ -232,7 +270,11 @@ def _show_predictions(
     images: Sequence[AnyImage], table: pd.DataFrame, heading: str, **normalisation: Any
 ) -> "Figure":
     rows = list(table.itertuples())
-    titles = [f"{row.predicted} ({row.confidence:.0%})\nis {row.label}" for row in rows]
+    marks = ["✓" if row.predicted == row.label else "✗" for row in rows]
+    titles = [
+        f"{mark} {row.predicted} ({percent(row.confidence)})\nis {row.label}"
+        for mark, row in zip(marks, rows, strict=True)
+    ]
     figure = show_images(images, titles, title=heading, **normalisation)
     for ax, row in zip(figure.axes, rows, strict=False):  # the last axes may be empty
         ax.title.set_color(BLUE if row.predicted == row.label else RED)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from resnet_ft.data.folders import is_image
 from resnet_ft.errors import ImageError
-from resnet_ft.notebook import NO_FORMULAS, Html, show_table
+from resnet_ft.notebook import NO_FORMULAS, Html, scrolling, shorten, show_table
 from resnet_ft.visualize.images import jpeg_thumbnail
 
 _SIDE = 72
@@ -36,6 +36,8 @@ def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60)
 
     `root` and `issues` are those of an `Audit`; `issues` may be a part of them.
     """
+    if issues.empty:
+        return show_table(issues, empty="The audit has found nothing.")
     shown = issues.head(num_issues)
     heads = "".join(
         f"<th style='text-align:left;white-space:nowrap;cursor:pointer' onclick='{escape(_SORT)}' "
@@ -45,20 +47,23 @@ def show_issues(root: str | Path, issues: pd.DataFrame, *, num_issues: int = 60)
     rows = ""
     for issue in shown.to_dict("records"):
         path, severity = issue["path"], issue["severity"]
-        short = path if len(path) <= _LONGEST_PATH else f"…{path[-_LONGEST_PATH:]}"
+        short, whole = escape(shorten(path, _LONGEST_PATH)), escape(path)
         cells = [
             f"<td style='width:{_SIDE}px;text-align:left'>{_thumbnail(Path(root, path))}",
             f"{_CELL} data-order='{list(_COLOURS).index(severity)}'>"
             f"<b style='color:{_COLOURS[severity]}'>{severity}</b>",
             f"{_CELL}>{escape(issue['issue'])}",
-            f"{_CELL}><code style='white-space:nowrap'>{escape(short)}</code>",
+            f"{_CELL}><code style='white-space:nowrap' title='{whole}'>{short}</code>",
             f"{_CELL}>{escape(issue['detail'])}",
         ]
         rows += f"<tr>{'</td>'.join(cells)}</td></tr>"
     note = "" if len(shown) == len(issues) else f"<p>{len(shown)} of {len(issues)} findings.</p>"
     return Html(
-        f"<table class='{NO_FORMULAS}' style='font-size:13px'><thead><tr><th></th>{heads}</tr>"
-        f"</thead><tbody>{rows}</tbody></table>{note}",
+        scrolling(
+            f"<table class='{NO_FORMULAS}' style='font-size:13px'><thead><tr><th></th>{heads}</tr>"
+            f"</thead><tbody>{rows}</tbody></table>"
+        )
+        + note,
         show_table(shown, index=False).text,
     )
 

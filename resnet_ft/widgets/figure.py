@@ -11,7 +11,9 @@ class FigureWidget(ipywidgets.Image):
     """A widget that shows a figure; `draw` replaces it."""
 
     def __init__(self, figure: Figure):
-        super().__init__(format="png", layout={"max_width": "100%"})
+        # A box would stretch a figure of one image to its own width.
+        layout = {"max_width": "100%", "align_self": "flex-start"}
+        super().__init__(format="png", layout=layout)
         self.draw(figure)
 
     def draw(self, figure: Figure) -> None:

@@ -54,7 +54,9 @@ def upload_and_predict(predictor: Predictor, *, top_k: int = 5) -> ipywidgets.VB
     results = ipywidgets.VBox()
 
     def predict(change: dict) -> None:
-        results.children = [_result(predictor, *file, top_k) for file in _files(change["new"])]
+        if files := [*_files(change["new"])]:  # none where it was cleared
+            results.children = [_result(predictor, *file, top_k) for file in files]
+            _clear(upload)
 
     upload.observe(predict, names="value")
     return ipywidgets.VBox([upload, results])
@@ -65,6 +67,16 @@ def _files(value: dict | tuple) -> Iterator[tuple[str, bytes]]:
     files = value.items() if isinstance(value, dict) else [(file["name"], file) for file in value]
     for name, file in files:
         yield name, bytes(file["content"])
+
+
+def _clear(upload: ipywidgets.FileUpload) -> None:
+    """Forget the files, so that the same ones can come again, and the button counts none."""
+    if hasattr(upload, "_counter"):  # ipywidgets 7
+        with upload.hold_sync():
+            upload.metadata, upload.data = [], []
+            upload._counter = 0  # which makes the value that of no files
+    else:
+        upload.value = ()
 
 
 def _result(predictor: Predictor, name: str, content: bytes, top_k: int) -> ipywidgets.Widget:

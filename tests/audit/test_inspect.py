@@ -106,7 +106,7 @@ def test_facts_are_kept_in_place_of_reading_a_file_again(tmp_path):
     path = write_image(tmp_path / "ü b.png", colour=(10, 10, 10))
     first = inspect_files([path], cache_dir=tmp_path / "cache")
     with sqlite3.connect(tmp_path / "cache" / "facts.sqlite3") as database:
-        database.execute("UPDATE facts_3 SET facts = replace(facts, '\"PNG\"', '\"kept\"')")
+        database.execute("UPDATE facts_4 SET facts = replace(facts, '\"PNG\"', '\"kept\"')")
     kept = inspect_files([path], cache_dir=tmp_path / "cache")
     assert kept == [first[0] | {"format": "kept"}]
 
@@ -184,7 +184,7 @@ def test_several_processes_share_a_cache(tmp_path):
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()
     with sqlite3.connect(tmp_path / "cache" / "facts.sqlite3") as database:
-        assert database.execute("SELECT count(*) FROM facts_3").fetchone() == (20,)
+        assert database.execute("SELECT count(*) FROM facts_4").fetchone() == (20,)
 
 
 def test_colour_profiles_pages_and_a_missing_end_marker_are_noted(tmp_path):

@@ -172,7 +172,7 @@ def test_the_log_writes_every_decision_to_disk_immediately(tmp_path):
     log.decide("b.png", "relabel", "red")
     rows = read_decisions(log.file).to_numpy().tolist()
     assert rows == [["a.png", "exclude", "", "blurred"], ["b.png", "relabel", "red", ""]]
-    assert DecisionLog(log.file)["b.png"] == ("relabel", "red")
+    assert DecisionLog(log.file)["b.png"] == {"relabel": "red"}
 
 
 def test_the_log_takes_decisions_back_one_by_one(tmp_path):
@@ -180,18 +180,70 @@ def test_the_log_takes_decisions_back_one_by_one(tmp_path):
     log.decide("a.png", "exclude")
     log.decide("a.png", "keep")
     log.decide("b.png", "keep")
-    assert (log.undo(), log["b.png"], log["a.png"]) == ("b.png", ("", ""), ("keep", ""))
-    assert (log.undo(), log["a.png"]) == ("a.png", ("exclude", ""))
-    assert (log.undo(), log["a.png"]) == ("a.png", ("", ""))
-    assert log.undo() is None
+    assert (log.undo(), log["b.png"], log["a.png"]) == (["b.png"], {}, {"keep": ""})
+    assert (log.undo(), log["a.png"]) == (["a.png"], {"exclude": ""})
+    assert (log.undo(), log["a.png"]) == (["a.png"], {})
+    assert log.undo() == []
     assert read_decisions(log.file).empty
+
+
+def test_a_class_and_a_split_are_two_decisions_about_an_image(photos, tmp_path):
+    log = DecisionLog(tmp_path / "d.csv")
+    log.decide("Train/red/1.png", "relabel", "blue")
+    log.decide("Train/red/1.png", "move", "val")
+    assert log["Train/red/1.png"] == {"relabel": "blue", "move": "val"}
+    loaders = make_dataloaders(photos, image_size=16, num_workers=0, decisions=log.file)
+    (label,) = [label for path, label in loaders["val"].dataset.samples if "Train/red" in path]
+    assert loaders["val"].dataset.classes[label] == "blue"
+    log.decide("Train/red/1.png", "relabel", "red")
+    assert log["Train/red/1.png"] == {"move": "val", "relabel": "red"}
+    log.undo()
+    assert log["Train/red/1.png"] == {"relabel": "blue", "move": "val"}
+    log.undo()
+    assert log["Train/red/1.png"] == {"relabel": "blue"}
+    log.undo()
+    assert log["Train/red/1.png"] == {}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ("relabel move", "relabel move"),
+        ("relabel exclude move", "move"),
+        ("relabel move exclude", "exclude"),
+        ("move keep", "keep"),
+        ("exclude keep relabel", "relabel"),
+        ("relabel move relabel", "move relabel"),
+    ],
+)
+def test_keep_and_exclude_replace_class_and_split_and_are_replaced_by_them(
+    kinds, expected, tmp_path
+):
+    rows = decide(*(("a.png", kind, str(i)) for i, kind in enumerate(kinds.split())))
+    both = pd.concat([decide(("b.png", "keep", "")), rows, decide(("c.png", "exclude", ""))])
+    read = read_decisions(write_decisions(both, tmp_path / "d.csv"))
+    assert " ".join(read.loc[read["path"] == "a.png", "decision"]) == expected
+    assert len(read) == 2 + len(expected.split())
+    log = DecisionLog(tmp_path / "log.csv")
+    for i, kind in enumerate(kinds.split()):
+        log.decide("a.png", kind, str(i))
+    assert log["a.png"] == dict(read.loc[read["path"] == "a.png", ["decision", "value"]].values)
+
+
+def test_several_images_are_decided_and_undone_at_once(tmp_path):
+    log = DecisionLog(tmp_path / "d.csv")
+    log.decide("a.png", "relabel", "red")
+    log.decide(["a.png", "b.png"], "exclude", reason="blurred")
+    assert log["a.png"] == log["b.png"] == {"exclude": ""}
+    assert log.undo() == ["a.png", "b.png"]
+    assert (log["a.png"], log["b.png"]) == ({"relabel": "red"}, {})
 
 
 def test_the_log_keeps_earlier_decisions(tmp_path):
     DecisionLog(tmp_path / "d.csv").decide("a.png", "exclude")
     log = DecisionLog(tmp_path / "d.csv")
     log.decide("b.png", "keep")
-    assert log["a.png"] == ("exclude", "")
+    assert log["a.png"] == {"exclude": ""}
     log.decide("a.png", "")
     assert read_decisions(log.file)["path"].tolist() == ["b.png"]
 

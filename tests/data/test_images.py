@@ -11,10 +11,9 @@ from conftest import shared_data, write_image
 from PIL import Image
 from torchvision.transforms import v2
 
-from resnet_ft import ImageError, eval_transform, open_image
+from resnet_ft import ImageError, Preprocessing, eval_transform, open_image
 from resnet_ft.data.cache import decode_once
 from resnet_ft.data.images import open_resized, resized
-from resnet_ft.data.transforms import side_before_crop
 
 
 def pixel(path, x=0, y=0):
@@ -241,8 +240,9 @@ def test_evaluation_sees_nearly_the_same_of_real_images():
 
 def difference(path: Path, image_size: int) -> float:
     """The mean absolute difference between reduced and full decoding, on a scale from 0 to 1."""
-    transform = eval_transform(image_size, mean=(0, 0, 0), std=(1, 1, 1))
-    reduced = transform(open_resized(path, side_before_crop(image_size)))
+    wanted = Preprocessing(image_size, mean=(0, 0, 0), std=(1, 1, 1))
+    transform = eval_transform(wanted)
+    reduced = transform(open_resized(path, wanted.side))
     return (reduced - transform(open_image(path))).abs().mean().item()
 
 

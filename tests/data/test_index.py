@@ -1,10 +1,11 @@
 import os
+import shutil
 import unicodedata
 
 import pytest
 from conftest import shared_data, write_image
 
-from resnet_ft import DatasetError, DatasetIndex, index_dataset
+from resnet_ft import DatasetError, DatasetIndex, held_out_images, index_dataset
 
 
 def dataset(folder, layout):
@@ -205,3 +206,17 @@ def test_splits_and_classes_are_categories(photos):
     table = index_dataset(photos).table
     assert table["split"].cat.categories.tolist() == ["train", "val", "test"]
     assert table["class_name"].cat.categories.tolist() == ["blue", "red"]
+
+
+def test_photographs_to_try_a_model_on_are_those_of_test_or_else_of_validation(photos):
+    assert {path.parent.parent.name for path in held_out_images(photos)} == {"Val"}
+    for name in ("a.png", "deeper/b.png"):  # without labels
+        write_image(photos / "Test images" / name)
+    with pytest.warns(UserWarning, match="Test images has no folder of a class of Train"):
+        assert [path.name for path in held_out_images(photos)] == ["a.png", "b.png"]
+    shutil.rmtree(photos / "Test images")
+    shutil.rmtree(photos / "Val")
+    held_out = held_out_images(photos / "Train")
+    index = index_dataset(photos / "Train")
+    assert 0 < len(held_out) < len(index.images)
+    assert set(held_out) == {index.root / path for path in index.split("val")["path"]}

@@ -1,11 +1,22 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import write_image
+from PIL import Image
 
-from resnet_ft import DatasetError, ParameterError, eval_transform, make_dataloaders
+from resnet_ft import (
+    DatasetError,
+    ParameterError,
+    Preprocessing,
+    describe_loaders,
+    eval_transform,
+    make_dataloaders,
+    train_transform,
+)
 
 
 def batches(loader):
@@ -86,7 +97,7 @@ def test_a_split_or_class_that_is_lost_entirely_is_refused(photos):
 
 
 def test_your_own_transforms_are_used_and_described(photos):
-    val = eval_transform(12, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    val = eval_transform(Preprocessing(12, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
     loaders = make_dataloaders(
         photos, train=lambda image: torch.zeros(3, 7, 7), val=val, num_workers=0
     )
@@ -95,6 +106,27 @@ def test_your_own_transforms_are_used_and_described(photos):
     assert loaders["train"].dataset.preprocessing["mean"] == [0.5] * 3
     own = make_dataloaders(photos, val=lambda image: torch.zeros(3, 7, 7), num_workers=0)
     assert own["val"].dataset.preprocessing is None
+
+
+def test_training_and_validation_are_normalised_alike(photos):
+    transform = train_transform(Preprocessing(16, (0.5,) * 3, (0.5,) * 3))
+    with pytest.raises(ParameterError, match=r"Give both train= and val="):
+        make_dataloaders(photos, image_size=16, train=transform, num_workers=0)
+
+
+def test_images_are_decoded_as_the_preprocessing_wants_them(photos, tmp_path):
+    wanted = Preprocessing(16, interpolation="bicubic", crop_share=0.5)
+    transforms = {"train": train_transform(wanted), "val": eval_transform(wanted)}
+    loaders = make_dataloaders(photos, **transforms, num_workers=0, cache_dir=tmp_path)
+    dataset = loaders["val"].dataset
+    path, _ = dataset.samples[0]
+    with Image.open(path) as image:
+        size = 32 * image.width // image.height, 32
+        expected = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    assert np.array_equal(dataset.images[0], np.asarray(expected))
+    assert dataset.preprocessing["crop_share"] == 0.5
+    plain = make_dataloaders(photos, image_size=28, num_workers=0, cache_dir=tmp_path)
+    assert not np.array_equal(plain["val"].dataset.images[0], dataset.images[0])
 
 
 def test_a_test_split_is_evaluated_like_validation(photos):
@@ -122,3 +154,34 @@ def test_too_little_shared_memory_means_fewer_workers(photos):
 def test_sizes_must_be_positive(photos, wrong):
     with pytest.raises(ParameterError, match="must be positive"):
         make_dataloaders(photos, **wrong)
+
+
+def test_a_line_says_what_the_loaders_hold(photos, tmp_path):
+    options = {"image_size": 8, "num_workers": 0, "cache_dir": tmp_path / "cache"}
+    loaders = make_dataloaders(photos, **options)
+    assert describe_loaders(loaders) == "17 train, 6 val, 2 classes"
+    rows = [
+        ["Train/red/0.png", "exclude", ""],
+        ["Train/red/1.png", "relabel", "blue"],
+        ["Train/red/2.png", "move", "val"],
+        ["Train/red/3.png", "keep", ""],
+    ]
+    decisions = pd.DataFrame(rows, columns=["path", "decision", "value"])
+    (photos / "Val" / "red" / "0.png").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        loaders = make_dataloaders(photos, decisions=decisions, **options)
+    assert describe_loaders(loaders) == (
+        "15 train, 6 val, 2 classes; 1 excluded by you; 1 relabelled by you; 1 moved by you; "
+        "1 cannot be read"
+    )
+    shutil.rmtree(photos / "Val")
+    line = describe_loaders(make_dataloaders(photos, **options))
+    assert line.endswith(" val, 2 classes; a fifth of each class set aside for validation")
+    keep = pd.DataFrame(rows[3:], columns=decisions.columns)
+    assert describe_loaders(make_dataloaders(photos, decisions=keep, **options)) == line
+
+
+def test_loaders_of_ones_own_are_described_too():
+    data = torch.utils.data.TensorDataset(torch.zeros(1200, 1))
+    loaders = {"train": torch.utils.data.DataLoader(data)}
+    assert describe_loaders(loaders) == "1,200 train"

@@ -1,10 +1,14 @@
+import json
+import pickle
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from resnet_ft import ParameterError, eval_transform, train_transform
-from resnet_ft.data.transforms import STRENGTHS, describe_preprocessing
+from resnet_ft import ParameterError, Preprocessing, eval_transform, train_transform
+from resnet_ft.data.transforms import STRENGTHS, preprocessing_in
 
 
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (30, 40)])
@@ -21,7 +25,7 @@ def test_both_transforms_give_normalised_squares(size):
 def test_evaluation_takes_the_centre_at_the_scale_of_imagenet():
     image = Image.new("RGB", (256, 256), (0, 0, 0))
     image.paste((255, 255, 255), (16, 16, 240, 240))  # exactly what a 224 crop of 256 keeps
-    values = eval_transform(224, mean=(0, 0, 0), std=(1, 1, 1))(image)
+    values = eval_transform(Preprocessing(224, mean=(0, 0, 0), std=(1, 1, 1)))(image)
     assert values.min() == 1
 
 
@@ -40,10 +44,38 @@ def test_an_unknown_strength_names_the_known_ones():
 
 
 def test_an_evaluation_transform_is_described_by_its_arguments():
-    transform = eval_transform(96, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    described = describe_preprocessing(transform)
-    assert described == {"image_size": 96, "mean": [0.5] * 3, "std": [0.25] * 3}
-    assert repr(eval_transform(**described)) == repr(transform)
+    wanted = Preprocessing(96, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bicubic", 0.95)
+    transform = eval_transform(wanted)
+    assert preprocessing_in(transform) == wanted
+    assert preprocessing_in(pickle.loads(pickle.dumps(transform))) == wanted
+    assert Preprocessing(**json.loads(json.dumps(wanted.described()))) == wanted
+    transform.transforms[1] = v2.Resize(99)
+    assert preprocessing_in(transform) is None
+
+
+def test_the_preprocessing_decides_about_scale_interpolation_and_values():
+    pixels = torch.randint(0, 256, (3, 80, 96), dtype=torch.uint8)
+    image = v2.functional.to_pil_image(pixels)
+    values = eval_transform(Preprocessing(48, (0.5,) * 3, (0.25,) * 3, "bicubic", 0.8))(image)
+    resized = image.resize((72, 60), Image.Resampling.BICUBIC).crop((12, 6, 60, 54))
+    expected = (torch.tensor(np.asarray(resized)).permute(2, 0, 1) / 255 - 0.5) / 0.25
+    assert (values - expected).abs().max() < 4 * 1.5 / 255  # Pillow rounds after each direction
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_size": 0},
+        {"mean": (0.5,)},
+        {"std": (1, 0, 1)},
+        {"mean": (0, 0, float("nan"))},
+        {"crop_share": 1.1},
+        {"interpolation": "nearest"},
+    ],
+)
+def test_what_no_image_can_be_prepared_with_is_refused(wrong):
+    with pytest.raises(ParameterError, match="cannot prepare an image"):
+        Preprocessing(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -58,4 +90,4 @@ def test_an_evaluation_transform_is_described_by_its_arguments():
     ],
 )
 def test_a_custom_transform_is_not_described(transform):
-    assert describe_preprocessing(transform) is None
+    assert preprocessing_in(transform) is None

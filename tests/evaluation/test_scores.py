@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,9 @@ from resnet_ft import (
     class_scores,
     confusion_matrix,
     find_label_errors,
+    largest_class_share,
+    suspect_labels,
+    verdict,
 )
 
 
@@ -98,3 +103,52 @@ def test_swapped_labels_are_found_among_noisy_predictions():
     errors = find_label_errors(answers([["ant", "bee", "cat"][i] for i in given], probabilities))
     first = {int(path.split(".")[0]) for path in errors["path"].head(20)}
     assert len(first & set(swapped.tolist())) >= 18
+
+
+def scored(right: int, wrong: int) -> Predictions:
+    """83 bees and 70 ants, as in the validation images of the tutorial, of which some are right."""
+    labels = ["bee"] * 83 + ["ant"] * 70
+    other = {"bee": "ant", "ant": "bee"}
+    assert right + wrong == len(labels)
+    predicted = labels[:right] + [other[label] for label in labels[right:]]
+    sure = [0.9] * right + [0.95] * wrong  # surer than usual of another class
+    probabilities = [
+        [p, 1 - p] if name == "ant" else [1 - p, p] for p, name in zip(sure, predicted, strict=True)
+    ]
+    paths = [f"{i}.jpg" for i in range(len(labels))]
+    table = pd.DataFrame({"path": paths, "label": labels, "predicted": predicted})
+    return Predictions(table, np.array(probabilities, np.float32), ["ant", "bee"])
+
+
+def test_the_largest_class_is_what_a_model_has_to_beat():
+    assert largest_class_share(["a", "b", "b", "c"]) == 0.5
+    assert largest_class_share([1, 1, 0]) == pytest.approx(2 / 3)
+    assert largest_class_share(scored(84, 69).table["label"]) == pytest.approx(83 / 153)
+
+
+@pytest.mark.parametrize(
+    ("right", "words"),
+    [
+        (
+            142,
+            "92.8% of 153 val images are predicted right; always answering 'bee' would get 54.2%",
+        ),
+        (142, "has learned something"),
+        (84, "54.9% .* but always answering 'bee' would get 54.2%: .* may be chance"),
+        (83, "54.2% .* no better than guessing"),
+        (50, "no better than guessing"),
+    ],
+)
+def test_the_verdict_names_what_guessing_would_get(right, words):
+    assert re.search(words, verdict(scored(right, 153 - right), "val"))
+
+
+def test_a_model_that_guesses_suggests_no_labels(capsys):
+    assert len(find_label_errors(scored(84, 69))) > 0
+    assert suspect_labels(scored(84, 69)).empty
+    assert "No label is questioned: 54.9% of 153 images" in capsys.readouterr().out
+    good = scored(142, 11)
+    pd.testing.assert_frame_equal(suspect_labels(good), find_label_errors(good))
+    assert capsys.readouterr().out == "11 labels to check\n"
+    assert suspect_labels(scored(153, 0)).empty
+    assert capsys.readouterr().out == "No labels to check\n"

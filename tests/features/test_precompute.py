@@ -11,6 +11,7 @@ from torchvision import transforms
 from resnet_ft import (
     MixedLoader,
     ParameterError,
+    Preprocessing,
     TrainingError,
     build_model,
     eval_transform,
@@ -188,8 +189,8 @@ def change_a_statistic(model, _loaders, _photos):
 
 
 def change_the_transform(_model, loaders, photos):
-    transform = eval_transform(32, mean=(0.5, 0.5, 0.5))
-    loaders |= make_dataloaders(photos, image_size=32, num_workers=0, val=transform)
+    transform = eval_transform(Preprocessing(32, mean=(0.5, 0.5, 0.5)))
+    loaders |= make_dataloaders(photos, num_workers=0, train=transform, val=transform)
 
 
 def change_a_training_file(_model, loaders, photos):

@@ -19,6 +19,7 @@ from resnet_ft import (
     ImageError,
     ParameterError,
     Predictor,
+    Preprocessing,
     build_model,
     eval_transform,
     evaluate,
@@ -37,7 +38,9 @@ def predictor():
         def forward(self, images):
             return 5 * images.mean(dim=(2, 3))
 
-    return Predictor(Colour(), ["red", "green", "blue"], eval_transform(**PREPROCESSING))
+    return Predictor(
+        Colour(), ["red", "green", "blue"], eval_transform(Preprocessing(**PREPROCESSING))
+    )
 
 
 def test_one_image_gives_its_most_probable_classes_in_order(predictor, tmp_path):
@@ -229,3 +232,18 @@ def test_probabilities_that_are_not_numbers_are_an_error(photos):
     predictor = Predictor(model, ["blue", "red"], eval_transform(8))
     with pytest.raises(CheckpointError, match="not numbers"):
         predictor.predict(photos / "Val/red/0.png")
+
+
+def test_a_list_of_files_is_predicted_like_a_folder(predictor, tmp_path):
+    files = [write_image(tmp_path / f"{i}.png", colour=(250, 0, 0)) for i in range(3)]
+    (tmp_path / "2.png").write_bytes(b"no image")
+    table = predictor.predict_folder(files[1:], tmp_path / "table.csv", num_workers=0)
+    assert table["path"].tolist() == [str(path) for path in files[1:]]
+    assert table["predicted"].tolist()[0] == "red" and table["error"].notna().tolist() == [
+        False,
+        True,
+    ]
+    with pytest.raises(DatasetError, match="no images in this list of 0 files"):
+        predictor.predict_folder([])
+    with pytest.raises(ParameterError, match="or a list of files"):
+        predictor.predict_folder([files[0], 3])

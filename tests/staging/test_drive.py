@@ -3,7 +3,14 @@ import types
 
 import pytest
 
-from resnet_ft import DriveError, check_storage, mount_drive, project_root, unmount_drive
+from resnet_ft import (
+    DriveError,
+    check_storage,
+    disconnect_runtime,
+    mount_drive,
+    project_root,
+    unmount_drive,
+)
 
 
 @pytest.fixture
@@ -24,14 +31,17 @@ def colab(monkeypatch):
 
     drive.mount, drive.error, drive.calls = mount, None, calls
     drive.flush_and_unmount = flush_and_unmount
+    runtime = types.ModuleType("google.colab.runtime")
+    runtime.unassign = lambda: calls.append("given back")
     colab = types.ModuleType("google.colab")
-    colab.drive = drive
+    colab.drive, colab.runtime = drive, runtime
     google = types.ModuleType("google")
     google.colab = colab
     for name, module in {
         "google": google,
         "google.colab": colab,
         "google.colab.drive": drive,
+        "google.colab.runtime": runtime,
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
     return drive
@@ -100,3 +110,32 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path):
     with pytest.raises(DriveError, match="missing cannot be read"):
         check_storage(tmp_path / "missing", write=False)
     assert not (tmp_path / "missing").exists()
+
+
+def test_the_machine_is_given_back_when_all_is_in_drive(colab, tmp_path, capsys):
+    (tmp_path / "best.pt").write_bytes(b"weights")
+    disconnect_runtime(tmp_path, "/content/drive")
+    assert colab.calls == ["unmounted", ("/content/drive", 120000), "given back"]
+    assert "All 1 files are in Google Drive" in capsys.readouterr().out
+
+
+def test_the_machine_is_kept_where_a_file_has_not_arrived(colab, tmp_path):
+    (tmp_path / "best.pt").write_bytes(b"weights")
+
+    def flush_and_unmount():
+        (tmp_path / "best.pt").write_bytes(b"wei")
+
+    colab.flush_and_unmount = flush_and_unmount
+    with pytest.raises(DriveError, match=r"1 of 1 files .* have not arrived .*best\.pt"):
+        disconnect_runtime(tmp_path)
+    assert "given back" not in colab.calls
+
+
+def test_outside_colab_there_is_no_machine_to_give_back(tmp_path, capsys):
+    disconnect_runtime(tmp_path)
+    assert "no machine to give back" in capsys.readouterr().out
+
+
+def test_a_folder_with_too_little_space_is_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match=r"GiB left, and 9999999\.0 GiB will be needed"):
+        check_storage(tmp_path, needed_gib=9_999_999)

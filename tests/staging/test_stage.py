@@ -129,3 +129,34 @@ def test_a_source_that_is_none_is_refused_by_name(source, tmp_path):
     with pytest.raises(ParameterError, match=f"source={source!r} should be a folder"):
         stage_dataset(source, tmp_path / "data", relative_to=tmp_path)
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("photos/hymenoptra", "photos/hymenoptera"),
+        ("photo/hymenoptera", "photos/hymenoptera"),
+        ("Photos/Hymenoptera.zip", "photos/hymenoptera"),
+        ("hymenoptera", "photos/hymenoptera"),
+        ("flowers.tar", "flowers.zip"),
+        ("sampel", "sample"),
+    ],
+)
+def test_a_folder_that_is_not_there_may_be_one_of_another_name(photos, tmp_path, wrong, meant):
+    drive = tmp_path / "drive"
+    (drive / "photos").mkdir(parents=True)
+    photos.rename(drive / "photos" / "hymenoptera")
+    (drive / "flowers.zip").touch()
+    with pytest.raises(DatasetError) as raised:
+        stage_dataset(wrong, tmp_path / "local", relative_to=drive)
+    assert f"no data set at {drive / wrong}. Did you mean {meant}? It should" in str(raised.value)
+
+
+def test_where_no_name_is_like_it_the_data_sets_there_are_named(photos, tmp_path):
+    drive = tmp_path / "drive"
+    (drive / "documents").mkdir(parents=True)
+    photos.rename(drive / "documents" / "insects")
+    with pytest.raises(DatasetError, match=r"Data sets there: documents/insects\. It"):
+        stage_dataset("my pictures", tmp_path / "local", relative_to=drive)
+    with pytest.raises(DatasetError, match=r"no data set at \S+/nothing/here\. It should"):
+        stage_dataset("here", tmp_path / "local", relative_to=tmp_path / "nothing")

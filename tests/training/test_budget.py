@@ -1,5 +1,6 @@
 """How long a run takes: a time budget, and the number of epochs."""
 
+import re
 import time
 
 import pytest
@@ -9,7 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from resnet_ft import engine
 from resnet_ft.errors import ParameterError
-from resnet_ft.training.budget import TimeBudget, plan_epochs
+from resnet_ft.training import budget
+from resnet_ft.training.budget import TimeBudget, expected_duration, plan_epochs
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.loop import train_model
 from resnet_ft.training.schedule import make_scheduler
@@ -160,3 +162,30 @@ def test_a_budget_plans_as_many_epochs_as_begin_within_it(quick_model):
 def test_epochs_that_mean_nothing_are_refused(quick_model, options, message):
     with pytest.raises(ParameterError, match=message):
         plan_epochs(quick_model, {}, **options)
+
+
+def test_the_expected_duration_is_near_the_true_one_and_leaves_no_trace(quick_model):
+    loaders = loaders_of(train_steps=6, val_steps=3, seconds=STEP)
+    before = [parameter.clone() for parameter in quick_model.parameters()], torch.get_rng_state()
+    epochs = round(600 / (8 * STEP))  # ten minutes of waiting for batches, and what steps take
+    text = expected_duration(quick_model, loaders, epochs)
+    minutes = int(
+        re.match(rf"About (\d+) minutes on cpu, full .*: {epochs} epochs of 6 s", text)[1]
+    )
+    assert 10 <= minutes < 40
+    assert expected_duration(quick_model, loaders, 1).startswith("Less than a minute on cpu")
+    assert "T4 GPU" in text
+    assert all(map(torch.equal, before[0], quick_model.parameters()))
+    assert torch.equal(before[1], torch.get_rng_state())
+    assert expected_duration(quick_model, loaders, 0).startswith("Only the head")
+
+
+def test_of_a_large_batch_a_processor_is_timed_with_a_few_images(quick_model):
+    sizes = []
+    quick_model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    loader = loaders_of(train_steps=6, val_steps=3)["train"]
+    images, labels = next(iter(loader))
+    many = [(images.repeat(9, 1, 1, 1), labels.repeat(9))] * 3
+    loader = DataLoader(many, batch_size=None)
+    seconds = budget._step_seconds(quick_model, loader, steps=2)
+    assert set(sizes) == {4} and seconds > 0

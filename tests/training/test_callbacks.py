@@ -3,6 +3,7 @@
 import fcntl
 import math
 import os
+import re
 import signal
 import struct
 import sys
@@ -13,6 +14,7 @@ import nbformat
 import papermill
 import pytest
 import torch
+from conftest import write_image
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from jupyter_client.manager import start_new_kernel
@@ -20,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
+from resnet_ft.data.loaders import make_dataloaders
 from resnet_ft.errors import ParameterError
 from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.callbacks import Callback, EarlyStop, LivePlot, Tracker
@@ -164,16 +167,48 @@ def test_progress_prints_a_line_per_epoch(loaders, small_network, capsys):
     output = capsys.readouterr()
     lines = output.out.splitlines()
     assert [line[:10] for line in lines] == ["epoch  1/2", "epoch  2/2"]
-    assert "val: loss" in lines[0] and lines[0].endswith("best so far")
+    assert re.fullmatch(
+        r"epoch  1/2  loss \d\.\d{3}, val \d\.\d{3}  accuracy \d+\.\d%  \d+ s  best", lines[0]
+    )
     assert "average" not in lines[0]
     assert output.err == ""  # no bar where there is no terminal
+
+
+@pytest.mark.parametrize(("learning_rate", "is_praised"), [(0.0, False), (0.03, True)])
+def test_a_model_that_guesses_is_not_praised(photos, capsys, learning_rate, is_praised, tmp_path):
+    for i in range(20):
+        for name, colour in (("blue", (40, 60, 200)), ("red", (200, 60, 40))):
+            write_image(photos / "Val" / name / f"more{i}.png", colour=colour)
+    loaders = make_dataloaders(photos, image_size=9, batch_size=4, num_workers=0)
+    model = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2)
+    )
+    torch.nn.init.zeros_(model[2].weight)  # always the same class
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    plot = LivePlot(tmp_path / "history.png")
+    _, history = train_model(model, loaders, optimizer=optimizer, num_epochs=1, callbacks=[plot])
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "  accuracy " in line and line.endswith("  best") == is_praised
+    assert (history["val_accuracy"][0] > 0.9) == is_praised
 
 
 def test_the_line_has_the_accuracy_of_averaged_weights(loaders, small_network, capsys):
     _, history = train_model(small_network, loaders, num_epochs=1, callbacks=[WeightAverage()])
     (line,) = capsys.readouterr().out.splitlines()
     accuracy = history["ema_val_accuracy"][0]
-    assert f"(average {accuracy:.1%})" in line and len(line) < 140
+    assert f", average {accuracy:.1%}" in line
+
+
+def test_the_longest_usual_line_fits_80_columns(small_network, loaders, capsys):
+    class Long(Callback):
+        def on_phase_end(self, state):
+            state.row |= {"train_loss": 0.1234, "val_loss": 0.1234, "val_accuracy": 1.0}
+            state.row |= {"ema_val_accuracy": 1.0}
+            state.epoch_began -= 400
+
+    train_model(small_network, loaders, num_epochs=10, callbacks=[Long()])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and "800 s  best" in lines[0]
 
 
 def shown_in_a_terminal(action, patch):
@@ -196,8 +231,9 @@ def test_in_a_terminal_a_bar_fills_up_even_if_the_run_ends_early(
         train_model(small_network, loaders, num_epochs=100, callbacks=[StopAt(2, 1)])
 
     shown = shown_in_a_terminal(run, monkeypatch)
-    assert "0/600" in shown and "epoch 1/100 train:" in shown and "epoch 2/100 val:" in shown
-    assert "| 7/10 " in shown  # validation remains: 3 + 3 batches, then 1 + 3
+    assert "epoch 1/100, batch 0/3:   0%|" in shown and "left, loss 0." in shown
+    # After 3 + 3 batches and one more, validation remains: 1 + 3.
+    assert "epoch 2/100, val batch 0/3:  70%|" in shown
     assert shown.endswith(" \r\r\n")  # the bar is cleared away
 
 
@@ -266,6 +302,36 @@ def test_outside_a_notebook_the_plot_is_saved_too(loaders, small_network, tmp_pa
     plot = LivePlot(tmp_path / "history.png")
     train_model(small_network, loaders, num_epochs=1, callbacks=[plot])
     assert (tmp_path / "history.png").exists()
+
+
+def test_the_bar_and_the_plot_show_the_loss_of_batches_as_it_is(
+    notebook, loaders, small_network, monkeypatch
+):
+    monkeypatch.setattr("resnet_ft.training.callbacks._SECONDS_BETWEEN", 0.0)
+    losses = []
+
+    class Losses(Callback):
+        def on_step_end(self, state):
+            if state.phase == "train":
+                losses.append(state.output.loss.item())
+            plot._next_drawing = 0  # as if time had passed
+
+    plot = LivePlot()
+    with notebook as captured:
+        train_model(small_network, loaders, num_epochs=2, callbacks=[plot, Losses()])
+    assert plot._losses == pytest.approx(losses[:3])  # of the first epoch
+    assert len(captured.outputs) == 1 + 3 + 2  # the place, three batches, two epochs
+    assert not plt.get_fignums()
+
+
+def test_where_a_program_runs_the_notebook_batches_are_not_drawn(
+    notebook, loaders, small_network, monkeypatch
+):
+    monkeypatch.setattr("resnet_ft.training.callbacks._SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("resnet_ft.training.callbacks.is_live", lambda: False)
+    with notebook as captured:
+        train_model(small_network, loaders, num_epochs=1, callbacks=[LivePlot()])
+    assert len(captured.outputs) == 2
 
 
 class HeadAlone(Callback):

@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 
 from resnet_ft import ParameterError, TrainingError, engine, freeze, make_dataloaders, train_model
 from resnet_ft.data.mixing import MixedLoader
-from resnet_ft.training.find_lr import find_lr
+from resnet_ft.training.find_lr import find_lr, plan_lr_finder
 
 FEW = {"num_steps": 20, "lowest": 1e-4}
 
@@ -380,3 +380,15 @@ def test_what_cannot_be_trained_is_named(small_network):
         parameter.requires_grad = False
     with pytest.raises(TrainingError, match="Every layer is frozen"):
         find_lr(small_network, shuffling())
+
+
+def test_the_finder_is_left_out_on_a_processor_and_says_so(capsys, monkeypatch):
+    assert plan_lr_finder(25, 10) == 25
+    assert capsys.readouterr().out == ""
+    assert plan_lr_finder(None, 10_000) == 0
+    assert "on a processor" in capsys.readouterr().out
+    monkeypatch.setattr(engine, "device", lambda: torch.device("meta"))  # stands for a GPU
+    assert [plan_lr_finder(None, steps) for steps in (10_000, 500)] == [100, 50]
+    assert capsys.readouterr().out == ""
+    assert plan_lr_finder(None, 199) == 0
+    assert "a tenth of the 199 training steps" in capsys.readouterr().out

@@ -86,13 +86,13 @@ def test_what_is_meant_beyond_doubt_is_taken_and_a_change_is_said(name, given, m
         ("learning_rate", 10**400, "None or a number above 0"),
         ("save_minutes", math.inf, "a number above 0"),
         ("weight_decay", -0.1, "a number of 0 or more"),
-        ("lr_finder_steps", 5, "a whole number of 20 or more or 0"),
+        ("lr_finder_steps", 5, "None, a whole number of 20 or more or 0"),
         ("optimizer", None, '"adamw", "adam" or "sgd"'),
         ("mix", "mixupp", 'None, "mixup", "cutmix" or "both"'),
         ("balance", False, 'None, "loss" or "sampler"'),
         ("schedule", "cosinus", '"cosine", "linear", "constant" or a function'),
-        ("run_name", 1.1, "text in quotes"),  # 1.10, perhaps
-        ("run_name", " ", "text in quotes"),
+        ("run_name", 1.1, "None or text in quotes"),  # 1.10, perhaps
+        ("runs_dir", " ", "text in quotes"),
         ("mount_point", True, "text in quotes"),
         ("top_k", -1, "a whole number of 1 or more"),
     ],
@@ -125,11 +125,28 @@ def test_all_that_is_wrong_is_named_at_once():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_table_knows_every_parameter_of_the_notebooks_and_takes_their_values(name):
     parameters = of_notebook(name)
-    assert checked(parameters, say=pytest.fail) == parameters
+    taken = checked(parameters, say=pytest.fail, from_form=True)
+    assert taken == {name: None if value == "" else value for name, value in parameters.items()}
+
+
+def test_what_a_form_cannot_give_otherwise_is_taken_without_a_word():
+    given = {"epochs": "5", "learning_rate": "0.01", "max_side": "", "data_dir": "", "seed": 1}
+    taken = checked(given, say=pytest.fail, from_form=True)
+    assert taken == {
+        **given,
+        "epochs": 5,
+        "learning_rate": 0.01,
+        "max_side": None,
+        "data_dir": None,
+    }
+    said = []
+    checked({"epochs": "1e1", "mix": "none"}, say=said.append, from_form=True)
+    assert said == ["Taken as it is meant: epochs '1e1' as 10, mix 'none' as None."]
 
 
 def test_defaults_are_those_of_notebook_3():
-    notebook = of_notebook("03_train")
+    notebook = checked(of_notebook("03_train"), say=pytest.fail, from_form=True)
+    notebook["data_dir"] = "sample"  # the last choice, where there was none
     notebook["data_source"] = notebook["data_dir"]
     for table in (FineTuneOptions, RunOptions):
         for option in dataclasses.fields(table):

@@ -22,6 +22,7 @@ from resnet_ft import (
     TrainingError,
     WeightAverage,
     build_model,
+    load_checkpoint,
     train_model,
 )
 
@@ -58,6 +59,67 @@ def test_more_epochs_continue_a_finished_run(loaders, tmp_path):
     assert history.drop(columns="seconds").equals(whole.drop(columns="seconds"))
     assert all(map(torch.equal, model.state_dict().values(), expected.state_dict().values()))
     assert train(loaders, tmp_path / "run", num_epochs=1)[1].equals(history)
+
+
+def test_a_finished_run_keeps_only_what_more_epochs_need(loaders, tmp_path):
+    averages = {"callbacks": [WeightAverage()]}
+    train(loaders, tmp_path / "run", num_epochs=2, **averages)
+    content = saved(tmp_path / "run")
+    assert content["best"]["weights"] == {} and content["best"]["scores"]
+    assert len(content["callbacks"]) == 1
+    model, _ = train(loaders, tmp_path / "run", num_epochs=2, **averages)
+    best = load_checkpoint(tmp_path / "run" / "best.pt").state_dict
+    assert all(torch.equal(best[name], one) for name, one in model.state_dict().items())
+    assert len(train(loaders, tmp_path / "run", num_epochs=3, **averages)[1]) == 3
+
+
+def test_more_epochs_need_the_best_model_of_the_run(loaders, tmp_path):
+    train(loaders, tmp_path / "run", num_epochs=2)
+    train(loaders, tmp_path / "other", num_epochs=1)
+    shutil.copy(tmp_path / "other" / "best.pt", tmp_path / "run" / "best.pt")
+    with pytest.raises(RunError, match=r"best\.pt .*it is not the best model of this run"):
+        train(loaders, tmp_path / "run", num_epochs=3)
+
+
+def test_a_finished_run_can_do_without_a_resume_state(loaders, tmp_path):
+    def run(num_epochs, patience=9):
+        stop = EarlyStop(patience, metric="train_loss", min_delta=9)
+        saving = Autosave(keep_resume_state=False)
+        callbacks = [WeightAverage(), stop, saving]
+        return train(loaders, tmp_path / "run", num_epochs=num_epochs, callbacks=callbacks)
+
+    model, history = run(2)
+    left = sum(path.stat().st_size for path in (tmp_path / "run").glob("last.*"))
+    assert left < 40_000 and "optimizer" not in saved(tmp_path / "run")
+    again, same_history = run(2)
+    assert same_history.equals(history)
+    assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.pt")}
+    with pytest.raises(RunError, match=r"has not kept what more .* weights=\".*best\.pt\""):
+        run(3)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_without_a_resume_state_a_more_patient_run_is_refused(loaders, tmp_path):
+    def run(patience):
+        stop = EarlyStop(patience, metric="train_loss", min_delta=9)
+        saving = Autosave(keep_resume_state=False)
+        return train(loaders, tmp_path / "run", num_epochs=6, callbacks=[stop, saving])
+
+    assert len(run(1)[1]) == 2
+    assert len(run(1)[1]) == 2
+    with pytest.raises(RunError, match="has not kept"):
+        run(2)
+
+
+def test_an_interrupted_run_keeps_its_resume_state(loaders, tmp_path):
+    saving = Autosave(keep_resume_state=False)
+    with pytest.raises(ZeroDivisionError):
+        train(loaders, tmp_path / "run", callbacks=[FailAt(3, 1, ZeroDivisionError()), saving])
+    model, history = train(loaders, tmp_path / "run", callbacks=[saving])
+    expected, whole = train(loaders, None)
+    assert history.drop(columns="seconds").equals(whole.drop(columns="seconds"))
+    assert all(map(torch.equal, model.state_dict().values(), expected.state_dict().values()))
 
 
 def test_a_run_that_was_stopped_early_is_finished_until_there_are_more_epochs(loaders, tmp_path):

@@ -2,16 +2,18 @@ import json
 
 import pandas as pd
 import pytest
-from tiny import noise_loaders, train
+from tiny import FailAt, noise_loaders, train
 from torch.utils.data import DataLoader, TensorDataset
 
 from resnet_ft import (
     Run,
     RunError,
+    WeightAverage,
     build_model,
     load_checkpoint,
     load_run,
     make_dataloaders,
+    space_of_run,
     train_model,
 )
 
@@ -200,3 +202,24 @@ def test_a_solved_head_without_a_learning_rate_has_a_history(tmp_path):
 def test_a_name_that_is_not_utf_8_is_recorded(tmp_path):
     run = Run.open(tmp_path, {"data_source": "/data/caf\udce9"})
     assert run.data_source == "/data/caf\udce9"
+
+
+def test_the_space_that_a_run_takes_is_known_before(photos, tmp_path):
+    """ResNet18 at 32 px: what is not weights (statistics, generators) is less than a tenth."""
+
+    def gib(pattern):
+        return sum(path.stat().st_size for path in (tmp_path / "run").glob(pattern)) / 2**30
+
+    def run(**options):
+        loaders = make_dataloaders(photos, image_size=32, batch_size=8, num_workers=0)
+        model = build_model("resnet18", 2, weights=None)
+        train_model(model, loaders, num_epochs=4, run_dir=tmp_path / "run", **options)
+
+    expected = space_of_run("resnet18", num_classes=2)
+    with pytest.raises(ZeroDivisionError):
+        run(callbacks=[WeightAverage(), FailAt(4, 1, ZeroDivisionError())])
+    assert gib("*") == pytest.approx(expected["while training"], rel=0.1)
+    run(callbacks=[WeightAverage()])
+    assert gib("*") == pytest.approx(expected["afterwards"], rel=0.1)
+    alone = space_of_run("resnet18", num_classes=2, keep_resume_state=False)
+    assert gib("best.pt") == pytest.approx(alone["afterwards"], rel=0.1)

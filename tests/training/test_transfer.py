@@ -10,6 +10,7 @@ from resnet_ft import (
     evaluate,
     freeze,
     make_dataloaders,
+    preprocessing_of,
     train_model,
     train_transform,
 )
@@ -32,12 +33,12 @@ def efficientnet_lite0(num_classes):
 @pytest.mark.slow
 def test_a_new_head_on_a_frozen_model_tells_ants_from_bees(tmp_path):
     data = shared_data("hymenoptera")
-    normalisation = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    preprocessing = preprocessing_of("timm/tf_efficientnet_lite0", image_size=128)
     loaders = make_dataloaders(
         data,
         batch_size=32,
-        train=train_transform(128, strength="light", **normalisation),
-        val=eval_transform(128, **normalisation),
+        train=train_transform(preprocessing, strength="light"),
+        val=eval_transform(preprocessing),
     )
     model = efficientnet_lite0(2)
     freeze(model, until="classifier")

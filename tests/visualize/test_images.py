@@ -12,6 +12,7 @@ from resnet_ft import (
     IMAGENET_STD,
     ParameterError,
     Predictions,
+    evaluate,
     imshow,
     index_dataset,
     make_dataloaders,
@@ -85,8 +86,8 @@ def test_the_mean_of_a_class_has_the_colour_of_its_images(photos):
     (photos / "Train" / "red" / "broken.png").write_bytes(b"no image")
     blue, red = plot_class_means(index_dataset(photos)).axes
     assert np.allclose(blue.images[0].get_array().mean(axis=(0, 1)), (40, 60, 200), atol=6)
-    assert blue.get_title() == "blue (9)"
-    assert red.get_title() == "red (8)"
+    assert blue.get_title() == "blue\n(9 of 9 images)"
+    assert red.get_title() == "red\n(8 of 9 images)"
 
 
 def test_a_contact_sheet_skips_unreadable_files(photos):
@@ -134,7 +135,7 @@ def test_the_model_is_shown_on_images_from_all_over_the_data_set(photos):
     loaders = make_dataloaders(photos, image_size=8, batch_size=4, num_workers=0)
     figure = visualize_model(RedOrBlue(), loaders["val"], num_images=4)
     assert [title.split("\n")[1] for title in titles(figure)] == ["is blue"] * 2 + ["is red"] * 2
-    assert figure.get_suptitle() == "4 of 4 predictions are correct"
+    assert figure.get_suptitle() == "4 of these 4 are correct; of all 6, 100.0%"
     assert len(visualize_model(RedOrBlue(), loaders["val"], num_images=99).axes) == 6
 
 
@@ -143,8 +144,55 @@ def test_wrong_predictions_are_red(photos):
     model.classes = ["red", "blue"]  # so every prediction is wrong
     loaders = make_dataloaders(photos, image_size=8, num_workers=0)
     figure = visualize_model(model, loaders["val"], num_images=2)
-    assert figure.get_suptitle() == "0 of 2 predictions are correct"
+    assert figure.get_suptitle() == "0 of these 2 are correct; of all 6, 0.0%"
     assert {to_hex(ax.title.get_color()).upper() for ax in figure.axes} == {RED}
+
+
+class Constant(torch.nn.Module):
+    """Always answers the first class."""
+
+    def forward(self, images):
+        return torch.tensor([[1.0, 0.0]]).repeat(len(images), 1)
+
+
+def marks(figure):
+    return "".join(title[0] for title in titles(figure))
+
+
+def test_as_many_of_the_shown_predictions_are_wrong_as_of_all(photos):
+    for path in sorted((photos / "Val/red").iterdir())[1:]:
+        path.unlink()  # three blue ones and a red one
+    loaders = make_dataloaders(photos, image_size=8, num_workers=0)
+    figure = visualize_model(Constant(), loaders["val"], num_images=4)
+    assert marks(figure) == "✓✓✓✗"
+    assert figure.get_suptitle() == "3 of these 4 are correct; of all 4, 75.0%"
+    figure = visualize_model(Constant(), loaders["train"], num_images=4)  # 9 of 17: shuffled
+    assert marks(figure) == "✓✓✗✗"
+    assert figure.get_suptitle() == "2 of these 4 are correct; of all 17, 52.9%"
+
+
+def test_predictions_that_were_made_before_are_shown(photos):
+    loaders = make_dataloaders(photos, image_size=8, num_workers=0)
+    made = evaluate(RedOrBlue(), loaders["val"])
+    figure = visualize_model(Constant(), loaders["val"], predictions=made)  # which is not asked
+    assert figure.get_suptitle() == "6 of these 6 are correct; of all 6, 100.0%"
+    with pytest.raises(ParameterError, match="6 predictions for 17 images"):
+        visualize_model(Constant(), loaders["train"], predictions=made)
+
+
+def test_images_of_a_contact_sheet_stand_in_line(photos):
+    write_image(photos / "Train" / "red" / "0 wide.png", size=(90, 20))
+    write_image(photos / "Train" / "red" / "0 tall.png", size=(20, 90))
+    axes = show_class(index_dataset(photos), "red").axes
+    assert {ax.images[0].get_array().shape for ax in axes if ax.images} == {(200, 200, 3)}
+
+
+def test_names_that_are_cut_keep_both_ends(photos):
+    name = "116570827_e9c126745d_with_ants.png"
+    write_image(photos / "Val/red" / name)
+    pairs = pd.DataFrame({"path": [f"Val/red/{name}"], "other": ["Train/blue/1.png"]})
+    title = show_pairs(photos, pairs).axes[0].get_title().split("\n")[1]
+    assert title == "116570827…h_ants.png" and len(title) == 20
 
 
 @pytest.fixture
@@ -162,7 +210,7 @@ def predictions(tmp_path):
 
 def test_the_most_confident_mistakes_come_first(predictions):
     figure = show_mistakes(predictions, num_images=6)
-    assert titles(figure) == ["a (90%)\nis b", "b (70%)\nis a"]
+    assert titles(figure) == ["✗ a (90.0%)\nis b", "✗ b (70.0%)\nis a"]
     assert figure.get_suptitle() == "The 2 most confident of 2 mistakes"
 
 
@@ -182,5 +230,5 @@ def test_large_images_are_shrunk_before_they_are_drawn():
 def test_without_mistakes_the_least_confident_predictions_are_shown(predictions):
     predictions.table["predicted"] = predictions.table["label"]
     figure = show_mistakes(predictions, num_images=2)
-    assert titles(figure) == ["a (60%)\nis a", "a (70%)\nis a"]
+    assert titles(figure) == ["✓ a (60.0%)\nis a", "✓ a (70.0%)\nis a"]
     assert {to_hex(ax.title.get_color()).upper() for ax in figure.axes} == {BLUE}

@@ -6,7 +6,9 @@ from PIL import Image
 from resnet_ft import (
     ParameterError,
     Predictions,
+    percent,
     plot_class_counts,
+    plot_class_scores,
     plot_confusion_matrix,
     plot_history,
     plot_image_sizes,
@@ -33,7 +35,7 @@ def test_the_history_marks_the_epoch_whose_weights_are_kept(history):
     assert right.get_title(loc="left") == "Best: 80.0%, after epoch 3"  # a tie, by the lower loss
     assert right.lines[-1].get_xdata()[0] == 3
     assert left.get_xlabel() == right.get_xlabel() == "epoch"
-    assert left.get_ylabel() == "cross-entropy in nats"
+    assert left.get_ylabel() == "loss (cross-entropy)"
     assert np.array_equal(lines(left)["val"], history["val_loss"])
 
 
@@ -109,9 +111,11 @@ def test_a_history_without_epochs_is_refused(history):
 def test_the_confusion_matrix_shows_every_count():
     table = pd.DataFrame({"label": list("aab"), "predicted": list("abb")})
     ax = plot_confusion_matrix(Predictions(table, np.zeros((3, 2)), ["a", "b"]))
-    assert [text.get_text() for text in ax.texts] == ["1", "1", "0", "1"]
+    assert [text.get_text() for text in ax.texts] == ["1\n50%", "1\n50%", "0", "1\n100%"]
     assert ax.get_title(loc="left") == "66.7% of 3 images are correct"
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true")
+    ax = plot_confusion_matrix(Predictions(table, np.zeros((3, 2)), ["a", "b"]), split="test")
+    assert ax.get_title(loc="left") == "66.7% of 3 test images are correct"
 
 
 def test_a_confusion_matrix_of_many_classes_stays_a_page():
@@ -142,6 +146,17 @@ def test_class_counts_have_a_bar_for_each_class_and_split():
     assert ax.get_xlabel() == "images"
 
 
+def test_the_legend_has_the_order_of_the_bars():
+    counts = pd.DataFrame({"train": [5, 9], "val": [2, 3], "test": [1, 4]}, index=["a", "b"])
+    ax = plot_class_counts(counts)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["train", "val", "test"]
+    heights = {round(bar.get_width()): bar.get_y() for bar in ax.patches}
+    assert heights[5] > heights[2] > heights[1]  # from above, as in the legend
+    colours = {round(bar.get_width()): bar.get_facecolor() for bar in ax.patches}
+    handles = [handle.patches[0] for handle in ax.get_legend_handles_labels()[0]][::-1]
+    assert [handle.get_facecolor() for handle in handles] == [colours[n] for n in (5, 2, 1)]
+
+
 def test_image_sizes_say_how_many_are_small():
     sizes = pd.DataFrame({"width": [100, 300, 300, 300], "height": [300, 300, 300, 200]})
     assert plot_image_sizes(sizes, 224).get_title(loc="left").startswith("2 of 4")
@@ -152,11 +167,49 @@ def test_image_sizes_far_apart_are_drawn_with_the_square_in_sight():
     ax = plot_image_sizes(sizes, 64)
     left, right = ax.get_xlim()
     assert ax.get_xscale() == "log" and left < 64 and right > 3000
+    ax.figure.canvas.draw()
+    ticks = [text.get_text() for text in ax.get_xticklabels()]
+    assert {"100", "200", "500", "1,000", "2,000"} <= set(ticks)
+    assert not [text for text in ax.get_xticklabels(minor=True) if text.get_text()]
+    assert ax.get_title(loc="left") == "0 of 2 images are smaller than the line"
+    assert ax.get_legend().get_texts()[0].get_text() == "64 pixels"
+
+
+def test_the_history_is_drawn_beside_what_guessing_would_get(history):
+    right = plot_history(history, baseline=0.54).axes[1]
+    assert [text.get_text() for text in right.texts] == ["the largest class: 54.0%"]
+    assert any(set(line.get_ydata()) == {0.54} for line in right.lines)
+    assert title(right.figure) == "Best: 80.0%, after epoch 3"
+    assert title(plot_history(history, baseline=0.8)).endswith(": no better than guessing")
+    assert plot_history(history, baseline=0.05).axes[1].get_ylim()[0] <= 0.05
+
+
+def test_class_scores_are_drawn_with_the_worst_class_on_top():
+    table = pd.DataFrame({"label": list("aaaabbcc"), "predicted": list("aaaababc")})
+    ax = plot_class_scores(Predictions(table, np.zeros((8, 3)), list("abc")))
+    # b: 1 of 2 that were called b is one, 1 of 2 is found. c: 1 of 1, and 1 of 2.
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["a", "c", "b"]
+    drawn = {line.get_label(): list(line.get_xdata()) for line in ax.lines}
+    assert drawn["precision"] == pytest.approx([0.8, 1, 0.5])
+    assert drawn["recall"] == pytest.approx([1, 0.5, 0.5])
+    assert ax.get_title(loc="left") == "Lowest: b, with an F1 of 50.0%"
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [(0.996, "99.6%"), (0.9996, ">99.9%"), (1.0, ">99.9%"), (0.0004, "<0.1%"), (0.25, "25.0%")],
+)
+def test_a_probability_is_never_written_as_certainty(probability, text):
+    assert percent(probability) == text
+    prediction = pd.DataFrame({"class_name": ["bee"], "probability": [probability]})
+    figure = plot_prediction(Image.new("RGB", (20, 10)), prediction)
+    assert title(figure) == f"bee, with {text} probability"
+    assert text in [label.get_text() for label in figure.axes[1].texts]
 
 
 def test_a_prediction_is_drawn_with_the_most_probable_class_on_top():
     prediction = pd.DataFrame({"class_name": ["bee", "ant"], "probability": [0.9, 0.1]})
     figure = plot_prediction(Image.new("RGB", (20, 10)), prediction)
     right = figure.axes[1]
-    assert right.get_title(loc="left") == "bee, with 90% probability"
+    assert right.get_title(loc="left") == "bee, with 90.0% probability"
     assert [bar.get_width() for bar in right.patches] == [0.1, 0.9]

@@ -81,7 +81,7 @@ def test_a_file_name_that_is_no_unicode_can_be_a_title():
 
 def test_a_name_on_top_of_a_prediction_is_shown_as_it_is_written():
     best = pd.DataFrame({"class_name": [NAMES[0]], "probability": [1.0]})
-    assert r"$\frac$, with 100% probability" in shown(plot_prediction(IMAGE, best))
+    assert r"$\frac$, with >99.9% probability" in shown(plot_prediction(IMAGE, best))
 
 
 def test_logarithmic_axes_have_plain_numbers():

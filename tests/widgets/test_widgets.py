@@ -6,18 +6,24 @@ from datetime import UTC, datetime
 import ipywidgets
 import matplotlib.pyplot as plt
 import pytest
+import torch
 from conftest import write_image
 from PIL import Image
 from torch import nn
 
 from resnet_ft import (
+    ParameterError,
     Predictor,
+    Preprocessing,
     browse_dataset,
     eval_transform,
     explore_augmentation,
     index_dataset,
+    make_dataloaders,
+    train_transform,
     upload_and_predict,
 )
+from resnet_ft.widgets.browse import augmented_views
 from resnet_ft.widgets.upload import _files
 
 
@@ -25,11 +31,15 @@ def png_size(image: ipywidgets.Image) -> tuple[int, int]:
     return Image.open(io.BytesIO(image.value)).size
 
 
+def buttons(box: ipywidgets.Box) -> dict[str, ipywidgets.Button]:
+    return {one.description: one for one in box.children if isinstance(one, ipywidgets.Button)}
+
+
 def test_a_class_and_split_can_be_browsed_page_by_page(photos):
     for i in range(20):
         write_image(photos / "Train" / "red" / f"more{i}.png")
-    controls, images = browse_dataset(index_dataset(photos)).children
-    split, class_name, page = controls.children
+    controls, images, _ = browse_dataset(index_dataset(photos)).children
+    split, class_name, page, *_ = controls.children
     assert (split.value, class_name.value, page.value, page.max) == ("train", "blue", 1, 1)
     first = images.value
     class_name.value = "red"
@@ -44,23 +54,95 @@ def test_a_class_and_split_can_be_browsed_page_by_page(photos):
     assert not plt.get_fignums()
 
 
+def test_back_and_next_turn_pages_and_another_split_or_class_begins_with_the_first(photos):
+    for i in range(20):
+        write_image(photos / "Train" / "blue" / f"more{i}.png")
+        write_image(photos / "Train" / "red" / f"more{i}.png")
+    controls, images, _ = browse_dataset(index_dataset(photos)).children
+    split, class_name, page, *_ = controls.children
+    first = images.value
+    buttons(controls)["Next"].click()
+    assert page.value == 2 and images.value != first
+    buttons(controls)["Back"].click()
+    buttons(controls)["Back"].click()  # there is nothing before the first
+    assert page.value == 1 and images.value == first
+    buttons(controls)["Next"].click()
+    class_name.value = "red"
+    assert (page.value, page.max) == (1, 3)  # where the page of before would exist as well
+    buttons(controls)["Next"].click()
+    split.value = "val"
+    assert page.value == 1
+
+
+def test_thumbnails_have_the_same_size_on_a_page_of_one_image(photos):
+    controls, images, _ = browse_dataset(index_dataset(photos)).children
+    nine = png_size(images)
+    for path in sorted((photos / "Val/blue").iterdir())[1:]:
+        path.unlink()
+    controls, images, _ = browse_dataset(index_dataset(photos)).children
+    controls.children[0].value = "val"
+    one = png_size(images)
+    assert one[0] == pytest.approx(nine[0] / 3, rel=0.15)  # of three columns
+    assert images.layout.align_self == "flex-start"  # a box does not stretch it
+
+
+def test_the_whole_name_stands_below_where_the_title_is_a_part_of_it(photos):
+    name = "116570827_e9c126745d <of an ant>.png"
+    write_image(photos / "Train" / "blue" / name)
+    _, _, names = browse_dataset(index_dataset(photos)).children
+    assert names.value == "<small>116570827_e9c126745d &lt;of an ant&gt;.png</small>"
+
+
 def test_browsing_skips_unreadable_files(photos):
     for path in (photos / "Val" / "blue").iterdir():
         path.write_bytes(b"no image")
-    controls, images = browse_dataset(index_dataset(photos)).children
+    controls, images, _ = browse_dataset(index_dataset(photos)).children
     controls.children[0].value = "val"
     assert png_size(images)[0] > 10
 
 
 def test_the_strength_of_augmentation_can_be_changed(photos):
     path = next((photos / "Train" / "red").iterdir())
-    chosen, images = explore_augmentation(path, image_size=16).children
-    assert chosen.value == "medium"
+    bar, images, _ = explore_augmentation(path, image_size=16).children
+    chosen, another = bar.children
+    assert chosen.value == "medium" and another.disabled
     before = images.value
     chosen.value = "strong"
     assert images.value != before
     chosen.value = "medium"
     assert png_size(images) == Image.open(io.BytesIO(before)).size
+
+
+def test_another_image_is_a_click_away(photos):
+    train = make_dataloaders(photos, image_size=16, num_workers=0)["train"].dataset
+    bar, images, name = explore_augmentation(train, index=2, image_size=16).children
+    assert name.value == "<b>blue</b> <code>2.png</code>"
+    seen = {name.value}
+    for _ in train.samples:
+        before = images.value
+        buttons(bar)["Another image"].click()
+        assert images.value != before or name.value in seen
+        seen.add(name.value)
+    assert len(seen) == len(train) == 17
+    with pytest.raises(ParameterError, match="index=17 should be from 0 to 16"):
+        explore_augmentation(train, index=17)
+
+
+def test_the_explorer_shows_the_crops_of_training(photos):
+    """The same seed, epoch and image give the same pixels as in `train[epoch, index]`."""
+    wanted = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
+    transforms = {
+        "train": train_transform(wanted, strength="strong"),
+        "val": eval_transform(wanted),
+    }
+    loaders = make_dataloaders(photos, num_workers=0, **transforms, seed=7)
+    train = loaders["train"].dataset
+    for index in (0, 11):
+        views = augmented_views(train, index, wanted, strength="strong")
+        for epoch, view in enumerate(views):
+            assert torch.equal(view, train[epoch, index][0])
+    lighter = augmented_views(train, 0, wanted, strength="light")
+    assert not torch.equal(lighter[0], train[0, 0][0])
 
 
 class Colour(nn.Module):
@@ -79,21 +161,35 @@ def test_uploads_are_understood_in_both_versions_of_ipywidgets():
     assert list(_files(version_7)) == list(_files(version_8)) == [("a.png", b"one")]
 
 
-def uploaded(name: str, content: bytes) -> dict | tuple:
-    """The value that FileUpload of the installed version takes for a file."""
+def send(upload: ipywidgets.FileUpload, name: str, content: bytes) -> None:
+    """Do what a browser does when a file is chosen, in the installed version of ipywidgets."""
     if ipywidgets.__version__.startswith("7."):
-        return {name: {"metadata": {"name": name}, "content": content}}
-    file = {"name": name, "type": "", "size": len(content), "content": memoryview(content)}
-    return ({**file, "last_modified": datetime.now(UTC)},)
+        with upload.hold_trait_notifications():
+            upload.metadata, upload.data = [{"name": name}], [content]
+            upload._counter += 1
+    else:
+        file = {"name": name, "type": "", "size": len(content), "content": memoryview(content)}
+        upload.value = ({**file, "last_modified": datetime(2026, 1, 1, tzinfo=UTC)},)
 
 
 def test_what_is_dropped_is_predicted(predictor, tmp_path):
     upload, results = upload_and_predict(predictor).children
     content = write_image(tmp_path / "a.png", colour=(20, 20, 220)).read_bytes()
-    upload.set_trait("value", uploaded("a.png", content))
+    send(upload, "a.png", content)
     name, shown = results.children[0].children
     assert "a.png" in name.value
     assert png_size(shown)[0] > 100
+
+
+def test_the_same_file_can_be_uploaded_again(predictor, tmp_path):
+    upload, results = upload_and_predict(predictor).children
+    content = write_image(tmp_path / "a.png").read_bytes()
+    send(upload, "a.png", content)
+    assert not upload.value  # cleared, or the browser's next value would be no change
+    (first,) = results.children
+    send(upload, "a.png", content)
+    (second,) = results.children
+    assert second is not first
 
 
 def test_files_can_be_dropped_on_the_upload_button(predictor, capsys):
@@ -104,6 +200,6 @@ def test_files_can_be_dropped_on_the_upload_button(predictor, capsys):
 
 def test_an_upload_that_cannot_be_read_is_named(predictor):
     upload, results = upload_and_predict(predictor).children
-    upload.set_trait("value", uploaded("<b>.jpg", b"no image"))
+    send(upload, "<b>.jpg", b"no image")
     assert "&lt;b&gt;.jpg" in results.children[0].value
     assert "not an image" in results.children[0].value
