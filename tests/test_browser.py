@@ -178,7 +178,7 @@ def test_an_interrupted_training_resumes_and_its_model_is_used(
     train.interrupt()
     interrupted = train.finished()
     assert len(pd.read_csv(history)) < NETWORK["epochs"]
-    assert [error.ename for error in browser.errors(interrupted)] == ["KeyboardInterrupt"]
+    assert [error.ename for error in browser.errors(interrupted)] == ["RunInterrupted"]
     train.photograph("03_train_interrupted")
     train.run_all()
     trained = train.finished()
