@@ -22,7 +22,7 @@ def progress_bar(
     bar_format: str | None = None,
 ) -> tqdm:
     """A tqdm bar that disappears when it is done, and that is not shown where nobody watches."""
-    return tqdm(
+    bar = tqdm(
         iterable,
         description,
         total,
@@ -33,6 +33,9 @@ def progress_bar(
         bar_format=bar_format,
         disable=frontend.runs_headless() or None,  # None: shown in a terminal only
     )
+    if (box := getattr(bar, "container", None)) is not None:
+        box.layout.flex_flow = "row wrap"  # on a phone, a notebook's bar takes three lines
+    return bar
 
 
 def executed_cells() -> tuple[dict[str, Any], list[str]]:

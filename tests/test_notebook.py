@@ -118,7 +118,7 @@ def test_what_papermill_and_yaml_leave_as_text_is_converted_and_said(notebook, c
     check_parameters("03_train")
     names = ("data_dir", "epochs", "train_batchnorm")
     assert [namespace[name] for name in names] == ["2024", None, False]
-    said = "epochs 'null' as None, train_batchnorm 'false' as False, data_dir 2024 as '2024'"
+    said = "data_dir 2024 as '2024', epochs 'null' as None, train_batchnorm 'false' as False"
     assert capsys.readouterr().out == f"Taken as it is meant: {said}.\n"
     check_parameters("03_train")  # the cell is run again
     assert capsys.readouterr().out == ""

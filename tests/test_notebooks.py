@@ -20,6 +20,7 @@ import pytest
 import torch
 from conftest import ROOT, shared_data, write_image
 from IPython.core.inputtransformer2 import TransformerManager
+from jupyter_client.manager import start_new_kernel
 
 from resnet_ft import build_model, load_checkpoint, load_predictions
 from resnet_ft.training.options import NOTEBOOKS, _assigned, _misspelt, checked
@@ -374,6 +375,35 @@ def test_notebook_3_trains_in_two_processes_and_then_finds_the_run_finished(
     history = pd.read_csv(tmp_path / "runs" / "two" / "history.csv")
     assert history["epoch"].tolist() == [0, 1]
     assert outputs(trained).count("(cross-validated)") == 1  # by the processes alone
+
+
+def test_in_a_live_notebook_an_empty_field_is_what_an_earlier_one_chose(tmp_path, photos):
+    """As JupyterLab and Colab run the first cells: the kernel may ask its user for input."""
+    manager, client = start_new_kernel(cwd=str(tmp_path))
+    folders = f"runs_dir, staging_dir = {str(tmp_path / 'runs')!r}, {str(tmp_path / 'data')!r}"
+
+    def run(name, number, typed):
+        """The cells up to the one of this number, with what a person typed after the parameters."""
+        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        shown = []
+        for cell in code_cells(notebook)[1:number]:
+            added = f"\n{folders}\n{typed}" if cell.metadata.get("tags") else ""
+            for source in (cell.source, added):
+                client.execute_interactive(source, allow_stdin=True, output_hook=shown.append)
+        return [one["content"] for one in shown if one["msg_type"] in ("stream", "error")]
+
+    try:
+        assert "ename" not in str(run("01_mount_drive", 6, f"data_dir = {str(photos)!r}"))
+        used = f"data_dir is empty: {str(photos)!r} is used, the last choice."
+        assert used in "".join(one["text"] for one in run("02_explore_data", 4, ""))
+        *_, error = run("02_explore_data", 4, "image_sise = 64")
+        assert error["ename"] == "ParameterError" and len(error["traceback"]) == 2
+        assert "no parameter image_sise (did you mean image_size?)" in error["evalue"]
+        *_, error = run("04_visualize", 4, 'data_dir = "photo"')
+        assert "resnet101 is not a trained run" in error["evalue"]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 FAKE_DRIVE = """

@@ -198,7 +198,7 @@ class LivePlot(Callback):
             if (began := time.perf_counter()) > self._next_drawing and self._losses:
                 self._show(_plot_losses(self._losses, state))
                 took = time.perf_counter() - began
-                self._next_drawing = began + max(_SECONDS_BETWEEN, 20 * took)
+                self._next_drawing = began + max(_SECONDS_BETWEEN, min(10 * took, 10))
 
     def on_epoch_end(self, state: TrainingState) -> None:
         self._draw(state)
@@ -221,7 +221,7 @@ class LivePlot(Callback):
             self.display.update(figure)
 
 
-_SECONDS_BETWEEN = 1.0  # two drawings of batch losses; they take a twentieth of the time at most
+_SECONDS_BETWEEN = 1.0  # two drawings of batch losses at least; they take a tenth of the time
 
 
 def _plot_losses(losses: list[float], state: TrainingState) -> "Figure":

@@ -87,6 +87,7 @@ def show_images(
         figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
         for ax in axes.flat:
             ax.axis("off")
+            ax.set_anchor("N")  # titles of a row stand in line
         for i, image in enumerate(images):
             shown = image
             if isinstance(image, Image.Image) and max(image.size) > _CELL:

@@ -100,11 +100,11 @@ def plot_history(history: pd.DataFrame, *, baseline: float | None = None) -> "Fi
         when = f"epoch {best.epoch:.0f}" if best.epoch else "the head alone"
         found = f"{best.val_accuracy:.1%}, {which}{when}"
         if baseline is not None and best.val_accuracy <= baseline:
-            found += ": no better than guessing"
+            found += ",\nno better than guessing"
     head, epochs = history[history["epoch"] == 0], history[history["epoch"] > 0]
     limits = history["epoch"].min() - 0.5, history["epoch"].max() + 0.5
     with style() as plt:
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6))
+        figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6))
         for ax, measure in ((left, "loss"), (right, "accuracy")):
             for phase, colour in (("train", BLUE), ("val", ORANGE)):
                 column = f"{phase}_{measure}"

@@ -27,14 +27,15 @@ from resnet_ft.widgets.figure import FigureWidget
 
 _PAGE = 12
 _SIDE = 200  # pixels
-_LONGEST_NAME = 22  # characters of a title; the whole name stands below the images
+_LONGEST_NAME = 19  # characters of a title; the whole name stands below the images
 _NUM_VIEWS = 6  # epochs
 
 
 def browse_dataset(index: DatasetIndex) -> ipywidgets.VBox:
     """A widget with the images of one class of one split, twelve per page."""
-    split = ipywidgets.Dropdown(options=list(index.counts()), description="Split")
-    class_name = ipywidgets.Dropdown(options=index.classes, description="Class")
+    narrow = {"width": "220px"}
+    split = ipywidgets.Dropdown(options=list(index.counts()), description="Split", layout=narrow)
+    class_name = ipywidgets.Dropdown(options=index.classes, description="Class", layout=narrow)
     page = ipywidgets.BoundedIntText(
         value=1, min=1, max=1, description="Page", layout={"width": "160px"}
     )
@@ -49,7 +50,7 @@ def browse_dataset(index: DatasetIndex) -> ipywidgets.VBox:
                 name = Path(path).name
                 titles.append(shorten(name, _LONGEST_NAME))
                 long += [name] if titles[-1] != name else []
-        names.value = f"<small>{'<br>'.join(map(escape, long))}</small>"
+        names.value = f"<small>{' · '.join(map(escape, long))}</small>"
         if not shown:
             return plt.figure(figsize=(4, 1))
         return show_images(shown, titles, title=f"{len(shown)} of {len(paths)} images")

@@ -227,10 +227,13 @@ class _Review:
             for box in boxes.values():
                 box.value = value
 
+        issues = set(self.page["issue"])
+        reason = issues.pop() if len(issues) == 1 else "several at once"
+
         def decide(decision: str) -> None:
             chosen = [path for path, box in boxes.items() if box.value]
             if chosen:
-                self._decide(chosen, decision, reason="several at once")
+                self._decide(chosen, decision, reason=reason)
             else:
                 self._draw("Nothing is chosen.")
 

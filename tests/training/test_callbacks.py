@@ -278,6 +278,7 @@ def test_a_live_notebook_shows_a_bar_that_disappears_at_the_end():
     assert ["application/vnd.jupyter.widget-view+json" in data for data in shown] == [True]
     assert "comm_close" in [m["msg_type"] for m in messages]
     assert "danger" not in str(messages)  # the colour of an unfinished bar
+    assert "row wrap" in str(messages)  # for a narrow screen
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ def test_the_history_is_drawn_beside_what_guessing_would_get(history):
     assert [text.get_text() for text in right.texts] == ["the largest class: 54.0%"]
     assert any(set(line.get_ydata()) == {0.54} for line in right.lines)
     assert title(right.figure) == "Best: 80.0%, after epoch 3"
-    assert title(plot_history(history, baseline=0.8)).endswith(": no better than guessing")
+    assert title(plot_history(history, baseline=0.8)).endswith(",\nno better than guessing")
     assert plot_history(history, baseline=0.05).axes[1].get_ylim()[0] <= 0.05
 
 
