@@ -15,7 +15,7 @@ from resnet_ft import make_sample_dataset, read_decisions
 pytestmark = pytest.mark.browser
 CLASSIC_PYTHON = ROOT / ".venv-classic" / "bin" / "python"
 SMALL = {"image_size": 32, "batch_size": 16}
-NETWORK = {"arch": "resnet18", "weights": None, "epochs": 6, "lr_finder_steps": 0}
+NETWORK = {"arch": "resnet18", "weights": None, "epochs": 10, "lr_finder_steps": 0}
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_an_interrupted_training_resumes_and_its_model_is_used(
     trained = train.finished()
     assert_complete(trained)
     assert "resumes" in browser.text(trained)
-    assert pd.read_csv(history)["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert pd.read_csv(history)["epoch"].tolist() == list(range(1, 11))
     train.photograph("03_train")
 
     visualize = open_notebook("04_visualize", run_name="browser", num_images=6)
