@@ -17,6 +17,7 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+import timm
 import torch
 from conftest import ROOT, shared_data, write_image
 from IPython.core.inputtransformer2 import TransformerManager
@@ -315,6 +316,22 @@ def test_names_that_are_html_or_formulas_are_text_in_all_notebooks(tmp_path, sta
         html = "".join(data.get("text/html", "") for data in shown)
         assert "<img src=x" not in html
         assert ("&lt;img src=x" in html) == (name != "03_train")
+
+
+@pytest.mark.slow
+def test_a_network_with_a_normalisation_of_its_own_goes_through_the_notebooks(
+    tmp_path, staged, photos
+):
+    state = timm.create_model("tf_efficientnet_lite0").state_dict()
+    torch.save(state, tmp_path / "weights.pth")
+    network = {"arch": "timm/tf_efficientnet_lite0", "weights": str(tmp_path / "weights.pth")}
+    small = {"image_size": 32, "batch_size": 4, "epochs": 1, "lr_finder_steps": 0}
+    run = {**staged, "run_name": "own"}
+    execute("03_train", tmp_path, **run, data_dir=str(photos), **network, **small)
+    checkpoint = load_checkpoint(tmp_path / "runs" / "own" / "best.pt")
+    assert checkpoint.preprocessing["mean"] == [0.5, 0.5, 0.5]
+    execute("04_visualize", tmp_path, **run)
+    execute("05_infer", tmp_path, **run)
 
 
 def some_weights(path):
