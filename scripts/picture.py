@@ -13,7 +13,7 @@ def main(run_dir: str) -> None:
     figures = Path(run_dir) / "figures"
     predictions = fit(figures / "predictions.png", round(WIDTH * 0.42))
     history = fit(figures / "history.png", WIDTH - GAP - predictions.width)
-    confusion = fit(figures / "confusion_matrix.png", round(history.width * 0.55))
+    confusion = fit(figures / "confusion_matrix.png", round(history.width * 0.65))
     height = max(predictions.height, history.height + GAP + confusion.height)
     page = Image.new("RGB", (WIDTH, height), "white")
     page.paste(predictions, (0, 0))

@@ -124,7 +124,7 @@ def plot_history(history: pd.DataFrame, *, baseline: float | None = None) -> "Fi
             note = f"the largest class: {baseline:.1%}"
             place = {"xy": (1, baseline), "xycoords": ("axes fraction", "data")}
             offset: Any = {"xytext": (0, 2), "textcoords": "offset points"}
-            right.annotate(note, **place, **offset, ha="right", fontsize=8, color=GREY)
+            right.annotate(note, **place, **offset, ha="right", va="bottom", fontsize=8, color=GREY)
         left.set(ylabel="loss (cross-entropy)", ylim=0)
         left.set_title(f"Lowest validation loss: {scored['val_loss'].min():.3f}")
         names = left.get_legend_handles_labels()
@@ -162,8 +162,10 @@ def plot_confusion_matrix(predictions: Predictions, *, split: str = "") -> "Axes
         ax.set_yticks(places, names, fontsize=small)
         ax.set(xlabel=f"predicted{note}", ylabel=f"true{note}")
         ax.grid(visible=False)
-        number = f"{len(predictions.table)}{f' {split}' if split else ''} images"
-        ax.set_title(f"{predictions.accuracy:.1%} of {number} are correct")
+        # In two lines where it is longer: a matrix of few classes is narrow.
+        images = f" {split} images\n" if split else " images "
+        number = f"{len(predictions.table)}{images}"
+        ax.set_title(f"{predictions.accuracy:.1%} of {number}are correct")
     return ax
 
 

@@ -115,7 +115,7 @@ def test_the_confusion_matrix_shows_every_count():
     assert ax.get_title(loc="left") == "66.7% of 3 images are correct"
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true")
     ax = plot_confusion_matrix(Predictions(table, np.zeros((3, 2)), ["a", "b"]), split="test")
-    assert ax.get_title(loc="left") == "66.7% of 3 test images are correct"
+    assert ax.get_title(loc="left") == "66.7% of 3 test images\nare correct"
 
 
 def test_a_confusion_matrix_of_many_classes_stays_a_page():
