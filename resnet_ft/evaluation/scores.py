@@ -42,7 +42,8 @@ def beats_largest_class(accuracy: float, labels: Sequence[object] | pd.Series) -
 
     That is, the whole of its interval at 95% confidence.
     """
-    return _wilson(accuracy, len(labels))[0] > largest_class_share(labels)
+    known = bool(np.isfinite(accuracy))
+    return known and _wilson(accuracy, len(labels))[0] > largest_class_share(labels)
 
 
 def verdict(predictions: Predictions, split: str = "") -> str:

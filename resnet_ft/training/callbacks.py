@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from resnet_ft.errors import ParameterError
@@ -183,7 +184,8 @@ class LivePlot(Callback):
 
 def _val_labels(state: TrainingState) -> list[int]:
     """The labels of the validation images, where the data set knows them."""
-    return list(getattr(state.dataloaders["val"].dataset, "targets", ()))
+    labels = np.asarray(getattr(state.dataloaders["val"].dataset, "targets", ()))
+    return labels.tolist() if labels.ndim == 1 else []
 
 
 class Tracker(Callback):
