@@ -171,9 +171,8 @@ class LivePlot(Callback):
         import matplotlib.pyplot as plt
 
         labels = _val_labels(state)
-        figure = plot_history(
-            state.history, baseline=largest_class_share(labels) if labels else None
-        )
+        share = largest_class_share(labels) if labels else None
+        figure = plot_history(state.history, baseline=share, num_val=len(labels) or None)
         if self.path is not None:
             with suppress(OSError):  # Drive may be gone or full: the run continues
                 figure.savefig(self.path)
