@@ -175,7 +175,8 @@ def result(seconds: float) -> str:
     run = load_run(DEMO)
     checkpoint, training = load_checkpoint(run.best), run.config["training"]
     origin = "pretrained" if training["pretrained"] else "from random weights"
-    loaders = make_dataloaders(PHOTOS, val=checkpoint.transform(), num_workers=0)
+    transform = checkpoint.transform()
+    loaders = make_dataloaders(PHOTOS, train=transform, val=transform, num_workers=0)
     scored = {
         "validation": load_predictions(DEMO / "evaluation.csv"),
         "test": evaluate(checkpoint.load_into(), loaders["test"]),

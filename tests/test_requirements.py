@@ -1,5 +1,8 @@
 """What is asked for is one list, and both Colab and this machine meet it."""
 
+import os
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 
@@ -70,3 +73,22 @@ def test_ci_runs_the_targets_that_the_script_runs():
         line for line in (ROOT / ".ci" / "run").read_text().splitlines() if "targets=" in line
     )
     assert made == set(line.split("(")[1].split(")")[0].split())
+
+
+@pytest.mark.parametrize("required", ["1", ""])
+def test_the_browser_tests_say_that_there_is_no_browser_and_are_never_skipped_in_ci(
+    tmp_path, required
+):
+    assert "export RESNET_FT_REQUIRE_BROWSER=1" in (ROOT / ".ci" / "run").read_text()
+    test = "tests/test_browser.py::test_a_folder_that_is_not_there_is_named"
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+        cwd=ROOT,
+        env=os.environ | {"PATH": str(tmp_path), "RESNET_FT_REQUIRE_BROWSER": required},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ("1 error" if required else "1 skipped") in run.stdout
+    assert run.returncode == (1 if required else 0)
+    assert "there is no Chromium" in run.stdout or "Playwright is not installed" in run.stdout
