@@ -67,7 +67,8 @@ def _rendered(error: Any) -> list[str]:
     if frontend.is_live() and not getattr(error, "was_shown", False):
         error.was_shown = True
         title = f"\x1b[31m{type(error).__name__}\x1b[0m"
-        return [f"{title}: {error}", "\nFor the traceback, run %tb in a new cell."]
+        hint = ["\nFor the traceback, run %tb in a new cell."]
+        return [f"{title}: {error}", *(hint if isinstance(error, ResnetFtError) else [])]
     parts = type(error), error, error.__traceback__
     if (shell := frontend.shell()) is None:
         return traceback.format_exception(*parts)

@@ -11,14 +11,14 @@ WIDTH, GAP = 1500, 30
 
 def main(run_dir: str) -> None:
     figures = Path(run_dir) / "figures"
-    predictions = fit(figures / "predictions.png", WIDTH)
-    history = fit(figures / "history.png", round(WIDTH * 0.66))
-    confusion = fit(figures / "confusion_matrix.png", WIDTH - GAP - history.width)
-    height = max(history.height, confusion.height)
-    page = Image.new("RGB", (WIDTH, predictions.height + GAP + height), "white")
+    predictions = fit(figures / "predictions.png", round(WIDTH * 0.42))
+    history = fit(figures / "history.png", WIDTH - GAP - predictions.width)
+    confusion = fit(figures / "confusion_matrix.png", round(history.width * 0.65))
+    height = max(predictions.height, history.height + GAP + confusion.height)
+    page = Image.new("RGB", (WIDTH, height), "white")
     page.paste(predictions, (0, 0))
-    page.paste(history, (0, predictions.height + GAP))
-    page.paste(confusion, (history.width + GAP, predictions.height + GAP))
+    page.paste(history, (predictions.width + GAP, 0))
+    page.paste(confusion, (predictions.width + GAP, history.height + GAP))
     target = ROOT / "docs" / "overview.png"
     target.parent.mkdir(exist_ok=True)
     page.save(target, optimize=True)

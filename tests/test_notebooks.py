@@ -476,7 +476,7 @@ def test_the_journey_in_colab_with_everything_on_drive(tmp_path, colab, photos):
     assert (colab / "runs" / "one" / "best.pt").is_file()
     run("04_visualize", run_name="one")
     run("05_infer", run_name="one")
-    assert len(pd.read_csv(colab / "runs" / "one" / "predictions.csv")) == 23
+    assert len(pd.read_csv(colab / "runs" / "one" / "predictions.csv")) == 6
 
 
 @pytest.mark.slow

@@ -45,7 +45,8 @@ def make_dataloaders(
 
     Each yields batches of images (N, 3, image_size, image_size), float and normalised, and labels
     (N,). `train` and `val` are transforms in place of `train_transform(image_size)` and
-    `eval_transform(image_size)`, such as those of a network's own `Preprocessing`. With a `val`
+    `eval_transform(image_size)`, such as those of a network's own `Preprocessing`; `train` alone
+    may be left out, and follows `val`. With a `val`
     that is no `eval_transform`, give the `image_size` that it is made for, since images are decoded
     to a short side of 256/224 of it. `open_image` is your own function from a path to a PIL
     image, for files that the library does not read, or reads in another way than you want; it is
@@ -74,9 +75,10 @@ def make_dataloaders(
             f"image_size={image_size} and batch_size={batch_size} must be positive."
         )
     val = val or eval_transform(image_size)
-    transforms = {"train": train or train_transform(image_size), "val": val, "test": val}
-    _check_normalisation(transforms["train"], val)
     found = preprocessing_in(val)
+    train = train or train_transform(found or image_size)
+    transforms = {"train": train, "val": val, "test": val}
+    _check_normalisation(train, val)
     preprocessing = found.described() if found else None
     size = found or as_preprocessing(image_size)
     workers = fitting_workers(num_workers, batch_bytes=batch_size * 3 * size.image_size**2 * 4)

@@ -27,8 +27,8 @@ class Predictions:
     """What a model predicts for N images of C classes.
 
     `table` has a row per image: `path`, `label`, `predicted` (class names), `confidence` (the
-    probability of the predicted class) and `loss` (cross-entropy, nats). `probabilities` has shape
-    (N, C), its columns in the order of `classes`.
+    probability of the predicted class) and `loss` (cross-entropy in nats: 0.69 for a coin toss).
+    `probabilities` has shape (N, C), its columns in the order of `classes`.
     """
 
     table: pd.DataFrame

@@ -24,10 +24,11 @@ def accuracy_interval(predictions: Predictions, *, confidence: float = 0.95) -> 
 
     The score interval of Wilson (1927), which holds near 0 and 1 and for few images.
     """
-    return _wilson(predictions.accuracy, len(predictions.table), confidence)
+    return wilson_interval(predictions.accuracy, len(predictions.table), confidence)
 
 
-def _wilson(accuracy: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(accuracy: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of an accuracy on `count` images."""
     interval = binomtest(round(accuracy * count), count).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -42,7 +43,8 @@ def beats_largest_class(accuracy: float, labels: Sequence[object] | pd.Series) -
 
     That is, the whole of its interval at 95% confidence.
     """
-    return _wilson(accuracy, len(labels))[0] > largest_class_share(labels)
+    known = bool(np.isfinite(accuracy))
+    return known and wilson_interval(accuracy, len(labels))[0] > largest_class_share(labels)
 
 
 def verdict(predictions: Predictions, split: str = "") -> str:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from resnet_ft.errors import ParameterError
@@ -205,9 +206,8 @@ class LivePlot(Callback):
 
     def _draw(self, state: TrainingState) -> None:
         labels = _val_labels(state)
-        figure = plot_history(
-            state.history, baseline=largest_class_share(labels) if labels else None
-        )
+        share = largest_class_share(labels) if labels else None
+        figure = plot_history(state.history, baseline=share, num_val=len(labels) or None)
         if self.path is not None:
             with suppress(OSError):  # Drive may be gone or full: the run continues
                 figure.savefig(self.path)
@@ -240,7 +240,8 @@ def _plot_losses(losses: list[float], state: TrainingState) -> "Figure":
 
 def _val_labels(state: TrainingState) -> list[int]:
     """The labels of the validation images, where the data set knows them."""
-    return list(getattr(state.dataloaders["val"].dataset, "targets", ()))
+    labels = np.asarray(getattr(state.dataloaders["val"].dataset, "targets", ()))
+    return labels.tolist() if labels.ndim == 1 else []
 
 
 class Tracker(Callback):

@@ -69,7 +69,7 @@ class LRFinder:
             _, ax = plt.subplots(figsize=(7, 3.8))
             ax.plot(rates, loss, ".", color=GREY, alpha=0.5, label="each batch")
             ax.plot(rates, smoothed, color=BLUE, label="smoothed")
-            ax.set(xscale="log", xlabel="learning rate", ylabel="training loss in nats")
+            ax.set(xscale="log", xlabel="learning rate", ylabel="training loss (cross-entropy)")
             ax.xaxis.set_major_formatter(LogFormatter())  # "1e-04", where the default is a formula
             ax.xaxis.set_minor_formatter(LogFormatter())
             ax.set_ylim(0, 1.15 * loss[: smoothed.argmin() + 1].max())

@@ -7,7 +7,7 @@ import pandas as pd
 
 from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.predictions import Predictions
-from resnet_ft.evaluation.scores import class_scores, confusion_matrix
+from resnet_ft.evaluation.scores import class_scores, confusion_matrix, wilson_interval
 from resnet_ft.notebook import percent
 from resnet_ft.visualize.images import AnyImage, imshow
 from resnet_ft.visualize.style import BLUE, GREEN, GREY, ORANGE, RED, style
@@ -75,12 +75,15 @@ def plot_image_sizes(sizes: pd.DataFrame, image_size: int) -> "Axes":
     return ax
 
 
-def plot_history(history: pd.DataFrame, *, baseline: float | None = None) -> "Figure":
+def plot_history(
+    history: pd.DataFrame, *, baseline: float | None = None, num_val: int | None = None
+) -> "Figure":
     """Loss and accuracy per epoch, for training and validation, with the best epoch marked.
 
     Epoch 0, the head alone, is a diamond with a dashed line at its height; the average of the
     weights, where there is one (`ema_` columns), is a thin line. `baseline` is the share of the
-    largest class (`largest_class_share`), which a model has to beat: a grey line. A value that is
+    largest class (`largest_class_share`), which a model has to beat: a grey line; the title says
+    where it does not, or, for `num_val` validation images, not clearly. A value that is
     not a number is a gap. Raises ParameterError for a history without epochs.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -101,6 +104,8 @@ def plot_history(history: pd.DataFrame, *, baseline: float | None = None) -> "Fi
         found = f"{best.val_accuracy:.1%}, {which}{when}"
         if baseline is not None and best.val_accuracy <= baseline:
             found += ",\nno better than guessing"
+        elif baseline and num_val and wilson_interval(best.val_accuracy, num_val)[0] <= baseline:
+            found += ",\nhardly better than guessing"
     head, epochs = history[history["epoch"] == 0], history[history["epoch"] > 0]
     limits = history["epoch"].min() - 0.5, history["epoch"].max() + 0.5
     with style() as plt:
@@ -124,7 +129,7 @@ def plot_history(history: pd.DataFrame, *, baseline: float | None = None) -> "Fi
             note = f"the largest class: {baseline:.1%}"
             place = {"xy": (1, baseline), "xycoords": ("axes fraction", "data")}
             offset: Any = {"xytext": (0, 2), "textcoords": "offset points"}
-            right.annotate(note, **place, **offset, ha="right", fontsize=8, color=GREY)
+            right.annotate(note, **place, **offset, ha="right", va="bottom", fontsize=8, color=GREY)
         left.set(ylabel="loss (cross-entropy)", ylim=0)
         left.set_title(f"Lowest validation loss: {scored['val_loss'].min():.3f}")
         names = left.get_legend_handles_labels()
@@ -162,8 +167,10 @@ def plot_confusion_matrix(predictions: Predictions, *, split: str = "") -> "Axes
         ax.set_yticks(places, names, fontsize=small)
         ax.set(xlabel=f"predicted{note}", ylabel=f"true{note}")
         ax.grid(visible=False)
-        number = f"{len(predictions.table)}{f' {split}' if split else ''} images"
-        ax.set_title(f"{predictions.accuracy:.1%} of {number} are correct")
+        # In two lines where it is longer: a matrix of few classes is narrow.
+        images = f" {split} images\n" if split else " images "
+        number = f"{len(predictions.table)}{images}"
+        ax.set_title(f"{predictions.accuracy:.1%} of {number}are correct")
     return ax
 
 

@@ -117,7 +117,7 @@ def explore_augmentation(
     chosen.observe(lambda _: images.draw(draw()), names="value")
     button = _button("Another image", another, "random")
     button.layout.width = "150px"
-    button.disabled = len(source) == 1
+    button.set_trait("disabled", len(source) == 1)
     bar = ipywidgets.HBox([chosen, button], layout={"flex_flow": "row wrap"})
     return ipywidgets.VBox([bar, images, name])
 

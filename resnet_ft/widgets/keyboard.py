@@ -39,5 +39,5 @@ def listen(widget: ipywidgets.Widget) -> None:
 def with_key(button: ipywidgets.Button, key: str) -> ipywidgets.Button:
     """Give a button a key: a letter or a digit."""
     button.add_class(f"resnet-ft-key-{key}")
-    button.tooltip = f"key {key}"
+    button.set_trait("tooltip", f"key {key}")
     return button

@@ -144,7 +144,7 @@ class _Review:
         self, paths: Sequence[str], decision: str, value: str = "", reason: str = ""
     ) -> None:
         self.log.decide(paths, decision, value, reason=reason)
-        if decision in ("keep", "exclude"):
+        if decision in ("keep", "exclude") and not self.several.value:
             self._step(1)
         else:
             self._draw()

@@ -73,7 +73,8 @@ def _clear(upload: ipywidgets.FileUpload) -> None:
     """Forget the files, so that the same ones can come again, and the button counts none."""
     if hasattr(upload, "_counter"):  # ipywidgets 7
         with upload.hold_sync():
-            upload.metadata, upload.data = [], []
+            upload.set_trait("metadata", [])
+            upload.set_trait("data", [])
             upload._counter = 0  # which makes the value that of no files
     else:
         upload.value = ()

@@ -109,9 +109,13 @@ def test_your_own_transforms_are_used_and_described(photos):
 
 
 def test_training_and_validation_are_normalised_alike(photos):
-    transform = train_transform(Preprocessing(16, (0.5,) * 3, (0.5,) * 3))
+    wanted = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
+    transform = train_transform(wanted)
     with pytest.raises(ParameterError, match=r"Give both train= and val="):
         make_dataloaders(photos, image_size=16, train=transform, num_workers=0)
+    # As in notebook 4, which scores a model:
+    loaders = make_dataloaders(photos, val=eval_transform(wanted), num_workers=0)
+    assert repr(loaders["train"].dataset.transform) == repr(transform)
 
 
 def test_images_are_decoded_as_the_preprocessing_wants_them(photos, tmp_path):

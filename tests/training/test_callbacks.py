@@ -28,6 +28,7 @@ from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.callbacks import Callback, EarlyStop, LivePlot, Tracker
 from resnet_ft.training.loop import train_model
 from resnet_ft.training.schedule import PerStep
+from resnet_ft.visualize.plots import plot_history
 
 
 @pytest.fixture
@@ -190,6 +191,9 @@ def test_a_model_that_guesses_is_not_praised(photos, capsys, learning_rate, is_p
     line = capsys.readouterr().out.splitlines()[-1]
     assert "  accuracy " in line and line.endswith("  best") == is_praised
     assert (history["val_accuracy"][0] > 0.9) == is_praised
+    expected = plot_history(history, baseline=0.5, num_val=46)  # 23 of each class
+    expected.savefig(tmp_path / "expected.png")
+    assert (tmp_path / "history.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
 def test_the_line_has_the_accuracy_of_averaged_weights(loaders, small_network, capsys):

@@ -337,7 +337,7 @@ def test_the_plot_says_what_it_shows(tmp_path):
     ax = found.plot()
     assert ax.get_title(loc="left") == f"Steepest fall at {found.suggestion:.1e}"
     assert ax.get_xscale() == "log"
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("learning rate", "training loss in nats")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("learning rate", "training loss (cross-entropy)")
     marked = ax.lines[-1].get_xdata()
     assert list(marked) == [found.suggestion] * 2
     ax.figure.savefig(tmp_path / "lr.png")

@@ -115,7 +115,7 @@ def test_the_confusion_matrix_shows_every_count():
     assert ax.get_title(loc="left") == "66.7% of 3 images are correct"
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true")
     ax = plot_confusion_matrix(Predictions(table, np.zeros((3, 2)), ["a", "b"]), split="test")
-    assert ax.get_title(loc="left") == "66.7% of 3 test images are correct"
+    assert ax.get_title(loc="left") == "66.7% of 3 test images\nare correct"
 
 
 def test_a_confusion_matrix_of_many_classes_stays_a_page():
@@ -181,6 +181,11 @@ def test_the_history_is_drawn_beside_what_guessing_would_get(history):
     assert any(set(line.get_ydata()) == {0.54} for line in right.lines)
     assert title(right.figure) == "Best: 80.0%, after epoch 3"
     assert title(plot_history(history, baseline=0.8)).endswith(",\nno better than guessing")
+    history["val_accuracy"] = [0.5, 0.549, 0.54]  # 84 of 153 are right, and 83 are of one class
+    figure = plot_history(history, baseline=0.542, num_val=153)
+    assert title(figure) == "Best: 54.9%, after epoch 2,\nhardly better than guessing"
+    figure = plot_history(history, baseline=0.542, num_val=100_000)
+    assert title(figure) == "Best: 54.9%, after epoch 2"
     assert plot_history(history, baseline=0.05).axes[1].get_ylim()[0] <= 0.05
 
 

@@ -191,9 +191,13 @@ def test_several_findings_are_decided_and_undone_at_once(suspicious, flawed, tmp
 def test_pages_of_several_go_on_where_the_last_one_ended(flawed, tmp_path):
     paths = [str(path) for path in sorted((flawed / "Train").glob("*/*.png"))]
     errors = pd.DataFrame({"path": paths, "label": "red", "suggested": "blue"})
-    bar, heading, *_ = labels(errors, flawed, tmp_path)
+    bar, heading, cards, *_ = labels(errors, flawed, tmp_path)
     controls(bar)["Several at once"].value = True
     assert "1 to 12 of 17" in heading.value
+    controls(cards)["Choose all"].click()
+    controls(cards)["Exclude chosen"].click()
+    assert len(decisions(tmp_path)) == 12
+    assert "1 to 12 of 17" in heading.value  # for those that were not chosen
     controls(bar)["Next"].click()
     assert "13 to 17 of 17" in heading.value
     controls(bar)["Next"].click()
