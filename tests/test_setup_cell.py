@@ -30,6 +30,11 @@ except ImportError:
 """
 
 
+def environment() -> dict[str, str]:
+    """That of this process, without the folders in which its Python looks for modules first."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["colab", "elsewhere"])
 def test_in_colab_the_library_is_installed_and_nothing_else(tmp_path, place):
@@ -52,7 +57,7 @@ def test_in_colab_the_library_is_installed_and_nothing_else(tmp_path, place):
             place,
         ],
         cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        env=environment(),
         capture_output=True,
         text=True,
         check=True,
@@ -101,7 +106,10 @@ def colab_image(tmp_path):
 
 def installed(python) -> dict[str, str]:
     run = subprocess.run(
-        [python, "-m", "pip", "list", "--format=json"], capture_output=True, check=True
+        [python, "-m", "pip", "list", "--format=json"],
+        env=environment(),
+        capture_output=True,
+        check=True,
     )
     return {package["name"]: package["version"] for package in json.loads(run.stdout)}
 
@@ -118,7 +126,11 @@ def test_nothing_of_colabs_image_is_replaced(tmp_path, colab_image, also):
         command = line.replace("{SOURCE}", f"{tmp_path}/a copy[colab]")
         more = f' "{also}"' if also and command.startswith("install") else ""
         subprocess.run(
-            f'"{colab_image}" -m pip {command}{more}', shell=True, cwd=tmp_path, check=True
+            f'"{colab_image}" -m pip {command}{more}',
+            shell=True,
+            cwd=tmp_path,
+            env=environment(),
+            check=True,
         )
     after = installed(colab_image)
     assert {name: after.get(name) for name in before} == before
