@@ -2,13 +2,14 @@
 
 import copy
 import math
+import statistics
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD
+from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
 from resnet_ft import distributed, engine
@@ -22,7 +23,7 @@ from resnet_ft.training.state import TrainingState, trainable_parameters
 
 _EPOCHS = 5  # from a head that is right already
 _EPOCHS_FROM_RANDOM = 25  # as `train_model`
-_TIMING_SECONDS = 10.0  # for the steps that are timed
+_TIMING_SECONDS = 6.0  # for the steps that are timed
 _FEW_IMAGES = 4
 
 
@@ -146,7 +147,7 @@ def expected_duration(
 ) -> str:
     """How long training will take, for a person: "About 14 minutes on cuda (Tesla T4), fp16: ...".
 
-    Up to ten steps of training are timed on a copy of the model, in about ten seconds; model,
+    Up to ten steps of training are timed on a copy of the model, in about six seconds; model,
     loaders and random generators are left as they were. Without a GPU it says so, with the remedy.
     """
     if not num_epochs:
@@ -177,13 +178,14 @@ def _epoch_seconds(step: float, dataloaders: Mapping[str, DataLoader]) -> float:
 def _step_seconds(model: nn.Module, loader: DataLoader, *, steps: int) -> float:
     """What a training step takes, its batch included, by up to `steps` on a copy of the model.
 
-    A processor, whose time grows with the number of images, is timed with a few of them.
+    The first one also allocates memory, and waits for the loader to start. On a processor it has a
+    few images of its batch, and so have the others, where all of them would take too long.
     """
     trial, seconds, times = copy.deepcopy(model), _TIMING_SECONDS, list[float]()
     if hasattr(model, "arch"):  # as train_model does
         trial.to(memory_format=torch.channels_last)
     most = _FEW_IMAGES if engine.device().type == "cpu" else None
-    prepared = engine.prepared(trial, SGD(trainable_parameters(trial), lr=0.0))
+    prepared = engine.prepared(trial, AdamW(trainable_parameters(trial), lr=0.0))
     with (
         torch.random.fork_rng(),  # dropout draws
         without_trace(loader) as batches,
@@ -196,12 +198,11 @@ def _step_seconds(model: nn.Module, loader: DataLoader, *, steps: int) -> float:
             run_step(net, (images[:most], labels[:most]), nn.CrossEntropyLoss(), optimizer)
             next(net.parameters()).cpu()  # a GPU answers when its work is done
             step = time.perf_counter() - began
-            times.append(began - waited_since + step * len(labels) / len(labels[:most]))
+            whole = step * len(labels) / len(labels[:most])
+            times.append(began - waited_since + whole)
             seconds -= step
-            # The first one also allocates memory, and waited for the workers to start.
+            most = most if whole > _TIMING_SECONDS / 2 else None
             if len(times) > steps or (len(times) > 1 and seconds < 0):
                 break
             waited_since = time.perf_counter()
-    return (
-        min(times, default=math.inf) if len(times) < 4 else sorted(times[1:])[len(times) // 2 - 1]
-    )
+    return statistics.median(times[1:] or times or [math.inf])

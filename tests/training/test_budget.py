@@ -180,12 +180,18 @@ def test_the_expected_duration_is_near_the_true_one_and_leaves_no_trace(quick_mo
     assert expected_duration(quick_model, loaders, 0).startswith("Only the head")
 
 
-def test_of_a_large_batch_a_processor_is_timed_with_a_few_images(quick_model):
-    sizes = []
-    quick_model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    loader = loaders_of(train_steps=6, val_steps=3)["train"]
-    images, labels = next(iter(loader))
-    many = [(images.repeat(9, 1, 1, 1), labels.repeat(9))] * 3
-    loader = DataLoader(many, batch_size=None)
+@pytest.mark.parametrize(("slow", "sizes"), [(0.0, [4, 20, 20]), (0.8, [4, 4])])
+def test_a_processor_is_timed_with_few_images_where_all_would_take_long(quick_model, slow, sizes):
+    found = []
+
+    def look(_, inputs):
+        found.append(len(inputs[0]))
+        time.sleep(slow)
+
+    quick_model.register_forward_pre_hook(look)
+    images, labels = next(iter(loaders_of(train_steps=1, val_steps=1)["train"]))
+    batch = images[:1].repeat(20, 1, 1, 1), labels[:1].repeat(20)
+    loader = DataLoader([batch] * 3, batch_size=None)
     seconds = budget._step_seconds(quick_model, loader, steps=2)
-    assert set(sizes) == {4} and seconds > 0
+    assert found[: len(sizes)] == sizes and found[-1] == sizes[-1]
+    assert seconds >= slow * 5
