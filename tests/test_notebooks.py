@@ -200,7 +200,10 @@ def outputs(notebook):
     return json.dumps([cell.outputs for cell in code_cells(notebook)])
 
 
-@pytest.mark.parametrize("name", NAMES)
+SLOWLY = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name != "03_train"]
+
+
+@pytest.mark.parametrize("name", ["03_train", *SLOWLY])
 def test_a_misspelt_parameter_is_an_error(name, tmp_path):
     with pytest.raises(
         papermill.PapermillExecutionError, match="no parameter stagingdir"
@@ -212,7 +215,10 @@ def test_a_misspelt_parameter_is_an_error(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("01_mount_drive", {"max_side": "64px"}, "max_side='64px' should be None or a whole"),
+        pytest.param(
+            *("01_mount_drive", {"max_side": "64px"}, "max_side='64px' should be None or a whole"),
+            marks=pytest.mark.slow,
+        ),
         (
             "03_train",
             {"seed": None, "label_smoothing": 10},

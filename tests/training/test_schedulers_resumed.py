@@ -71,7 +71,13 @@ def assert_equal(found, expected):
     assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+FEW = ("cosine", "one cycle", "in a row", "plateau")  # of `make test`: seconds each
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULERS],
+)
 def test_it_is_resumed_and_continued_as_if_undisturbed_or_refused_by_name(name, tmp_path):
     make, setting, other, said = SCHEDULERS[name]
 
