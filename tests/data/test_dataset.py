@@ -99,6 +99,7 @@ def test_names_are_those_of_torchvision(dataset):
     assert len(dataset) == len(dataset.samples) == 5
 
 
+@pytest.mark.slow
 def test_a_million_files_cost_less_than_200_mb():
     million = 1_000_000
     names = (f"/data/images/Train/class_{i % 100:03d}/image_{i:07d}.jpg" for i in range(million))

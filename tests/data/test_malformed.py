@@ -140,6 +140,7 @@ def test_the_index_holds_every_file_once_and_opens_none(dataset):
     assert outcome.megabytes < MOST_MEGABYTES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", DATASET_READERS)
 def test_readers_of_data_sets_name_exactly_the_unreadable_files(reader, dataset):
     folder, expected = dataset

@@ -382,6 +382,7 @@ def test_an_interrupted_download_is_fetched_again(shards, tmp_path, server):
     assert server.requests.count("dataset.json") == server.requests.count("val-000000.tar") == 3
 
 
+@pytest.mark.slow
 def test_what_cannot_be_fetched_is_named_with_the_reason(shards, tmp_path, server):
     with pytest.raises(DatasetError, match=r"/none/dataset\.json could not be read: .* 404"):
         load(f"{server.url}/none", cache_dir=tmp_path / "cache")
@@ -426,6 +427,7 @@ print(json.dumps({"labels": labels, "weights": weights}))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_together_each_on_its_part(shards):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
@@ -521,6 +523,7 @@ def test_a_size_in_a_header_that_no_file_has_takes_no_memory(shards, number, siz
         batches(load(shards)["val"])
 
 
+@pytest.mark.slow
 def test_passwords_in_the_address_of_shards_are_never_shown(tmp_path):
     for address in (
         "http://ann:opensesame@127.0.0.1:9/{}?sig=s1gn4ture",

@@ -38,9 +38,8 @@ def test_whatever_uses_processes_works_with_new_ones_too(method):
     assert " 0 selected" not in done.stdout
 
 
-@pytest.mark.parametrize(
-    "method", [METHODS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in METHODS[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_a_script_without_a_guard_is_told_the_two_lines_and_works_with_them(
     photos, tmp_path, method
 ):

@@ -84,6 +84,7 @@ def test_a_manifest_with_half_a_line_is_still_used(on_drive, tmp_path):
     assert len(manifest.read_bytes().splitlines()) == 24
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_named_and_listed_and_the_rest_is_usable(on_drive, tmp_path):
     broken = unreadable(on_drive / "Train" / "red" / "broken.png")
     (on_drive / "Train" / "red" / "gone.png").symlink_to(on_drive / "nowhere.png")

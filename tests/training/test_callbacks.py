@@ -258,6 +258,7 @@ _ = train_model(model, loaders, num_epochs=3, callbacks=[Stop()])
 """
 
 
+@pytest.mark.slow
 def test_a_notebook_that_papermill_runs_shows_the_line_alone(tmp_path):
     cells = [nbformat.v4.new_code_cell(TRAIN)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}

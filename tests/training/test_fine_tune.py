@@ -184,6 +184,7 @@ def test_a_head_of_several_layers_is_trained_on_features(loaders, capsys):
     assert "epoch 30/30" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_time_budget_is_kept_within_a_tenth(photos):
     seconds = 12.0
     loaders = make_dataloaders(photos, image_size=64, batch_size=4, num_workers=0)
