@@ -19,7 +19,7 @@ _PUBLIC = {
     "data.images": "open_image",
     "data.index": "DatasetIndex held_out_images index_dataset",
     "data.decisions": "apply_decisions decisions_file read_decisions write_decisions",
-    "data.transforms": ("IMAGENET_MEAN IMAGENET_STD Preprocessing eval_transform train_transform"),
+    "data.transforms": "IMAGENET_MEAN IMAGENET_STD Preprocessing eval_transform train_transform",
     "data.dataset": "ImageDataset",
     "data.loaders": "describe_loaders make_dataloaders",
     "staging.pack": "pack_dataset",

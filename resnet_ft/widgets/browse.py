@@ -1,7 +1,6 @@
 """Browse a data set page by page, and try out augmentation."""
 
 import random
-from collections.abc import Callable
 from contextlib import suppress
 from html import escape
 from pathlib import Path
@@ -23,6 +22,7 @@ from resnet_ft.data.transforms import (
 from resnet_ft.errors import ImageError, ParameterError
 from resnet_ft.notebook import shorten
 from resnet_ft.visualize.images import framed, show_images
+from resnet_ft.widgets.buttons import make_button
 from resnet_ft.widgets.figure import FigureWidget
 
 _PAGE = 12
@@ -73,8 +73,8 @@ def browse_dataset(index: DatasetIndex) -> ipywidgets.VBox:
         page.value += by  # the widget keeps it within its range
 
     buttons = [
-        _button("Back", lambda: step(-1), "arrow-left"),
-        _button("Next", lambda: step(1), "arrow-right"),
+        make_button("Back", lambda: step(-1), "arrow-left"),
+        make_button("Next", lambda: step(1), "arrow-right"),
     ]
     bar = ipywidgets.HBox([split, class_name, page, *buttons], layout={"flex_flow": "row wrap"})
     return ipywidgets.VBox([bar, images, names])
@@ -115,7 +115,7 @@ def explore_augmentation(
 
     images = FigureWidget(draw())
     chosen.observe(lambda _: images.draw(draw()), names="value")
-    button = _button("Another image", another, "random")
+    button = make_button("Another image", another, "random")
     button.layout.width = "150px"
     button.set_trait("disabled", len(source) == 1)
     bar = ipywidgets.HBox([chosen, button], layout={"flex_flow": "row wrap"})
@@ -131,9 +131,3 @@ def augmented_views(
         dataset.images, dataset.labels, dataset.classes, transform, seed=dataset.seed
     )
     return [varied[epoch, index][0] for epoch in range(_NUM_VIEWS)]
-
-
-def _button(label: str, action: Callable[[], None], icon: str) -> ipywidgets.Button:
-    button = ipywidgets.Button(description=label, icon=icon, layout={"width": "100px"})
-    button.on_click(lambda _: action())
-    return button

@@ -1,6 +1,6 @@
 """Go through suspicious images one by one, or many at once, and decide; every decision is saved."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -14,7 +14,7 @@ from resnet_ft.data.index import read_layout
 from resnet_ft.errors import ImageError
 from resnet_ft.notebook import below, shorten
 from resnet_ft.visualize.images import jpeg_thumbnail
-from resnet_ft.widgets.keyboard import listen, with_key
+from resnet_ft.widgets.buttons import listen, make_button, with_key
 
 _SIDE = 260
 _SMALL_SIDE = 130
@@ -87,10 +87,10 @@ class _Review:
         self.place.observe(lambda _: self._draw(), names="value")
         self.several.observe(lambda _: self._draw(), names="value")
         steps = [
-            with_key(_button("Back", lambda: self._step(-1), "arrow-left"), "k"),
+            with_key(make_button("Back", lambda: self._step(-1), "arrow-left"), "k"),
             self.place,
-            with_key(_button("Next", lambda: self._step(1), "arrow-right"), "j"),
-            with_key(_button("Undo", self._undo, "undo"), "u"),
+            with_key(make_button("Next", lambda: self._step(1), "arrow-right"), "j"),
+            with_key(make_button("Undo", self._undo, "undo"), "u"),
             self.several,
         ]
         bar = ipywidgets.HBox([self.issue, *steps], layout={"flex_flow": "row wrap"})
@@ -103,7 +103,9 @@ class _Review:
         """A line of help, and a button with a key for each of the first classes."""
         classes = self.options["class_name"][:_MOST_KEYS]
         buttons = [
-            with_key(_button(f"{i} · {shorten(name, 18)}", partial(self._relabel, name)), str(i))
+            with_key(
+                make_button(f"{i} · {shorten(name, 18)}", partial(self._relabel, name)), str(i)
+            )
             for i, name in enumerate(classes, start=1)
         ]
         for button in buttons:
@@ -191,8 +193,8 @@ class _Review:
 
         decisions = self.log[path]
         buttons = [
-            _button("Keep", lambda: decide("keep"), "check"),
-            _button("Exclude", lambda: decide("exclude"), "times"),
+            make_button("Keep", lambda: decide("keep"), "check"),
+            make_button("Exclude", lambda: decide("exclude"), "times"),
         ]
         menus = []
         for name, column, choice in _MENUS:
@@ -238,9 +240,9 @@ class _Review:
                 self._draw("Nothing is chosen.")
 
         buttons = [
-            _button("Choose all", choose_all, "check-square-o"),
-            _button("Keep chosen", lambda: decide("keep"), "check"),
-            _button("Exclude chosen", lambda: decide("exclude"), "times"),
+            make_button("Choose all", choose_all, "check-square-o"),
+            make_button("Keep chosen", lambda: decide("keep"), "check"),
+            make_button("Exclude chosen", lambda: decide("exclude"), "times"),
         ]
         for button in buttons:
             button.layout.width = "150px"
@@ -267,9 +269,3 @@ def _close(widget: ipywidgets.Widget) -> None:
     for child in getattr(widget, "children", ()):
         _close(child)
     widget.close()
-
-
-def _button(label: str, action: Callable[[], None], icon: str = "") -> ipywidgets.Button:
-    button = ipywidgets.Button(description=label, icon=icon, layout={"width": "100px"})
-    button.on_click(lambda _: action())
-    return button

@@ -1,4 +1,6 @@
-"""Keys that press the buttons of a widget, while the pointer is over it or it has the focus."""
+"""Buttons, and keys that press them while the pointer is over their widget or it has the focus."""
+
+from collections.abc import Callable
 
 import ipywidgets
 from IPython.display import Javascript, display
@@ -25,6 +27,13 @@ if (!window.resnetFtKeys) {
   }, true);
 }
 """
+
+
+def make_button(label: str, action: Callable[[], None], icon: str = "") -> ipywidgets.Button:
+    """A button that does something when it is clicked."""
+    button = ipywidgets.Button(description=label, icon=icon, layout={"width": "100px"})
+    button.on_click(lambda _: action())
+    return button
 
 
 def listen(widget: ipywidgets.Widget) -> None:
