@@ -187,10 +187,11 @@ def _elsewhere(journal: Journal, error: OSError) -> Journal:
     """A journal in a temporary folder, with the rows so far if they can still be read."""
     path = _temporary_place(journal.path, error)
     instead = Journal(path, journal.columns, journal.about, is_temporary=True)
-    try:
-        shutil.copyfile(journal.path, instead.path)
-    except OSError:
-        instead.remove()
+    if journal.path.is_file():
+        try:
+            shutil.copyfile(journal.path, instead.path)
+        except OSError:
+            instead.remove()
     return instead
 
 
