@@ -13,6 +13,7 @@ from accuracy_table import (
     accuracy_summary_markdown,
     all_accuracies_markdown,
 )
+from predicting_table import all_predicting_markdown, predicting_markdown
 from runner import BENCHMARKS, read_results
 from scale_table import all_scale_markdown, scale_markdown
 from speed_table import all_speeds_markdown, speed_markdown
@@ -45,6 +46,13 @@ class _Section:
 _SECTIONS = (
     _Section("Loading and staging", "bench-speed", SPEED, speed_markdown, all_speeds_markdown),
     _Section("Training", "bench-training", SPEED, training_markdown, all_training_markdown),
+    _Section(
+        "From a folder to a CSV",
+        "bench-predicting",
+        SPEED,
+        predicting_markdown,
+        all_predicting_markdown,
+    ),
     _Section("A million files", "bench-scale", SPEED, scale_markdown, all_scale_markdown),
     _Section("Accuracy", "bench-accuracy", ACCURACY, accuracy_markdown, all_accuracies_markdown),
 )
