@@ -96,8 +96,8 @@ class _Tiny(torch.nn.Module):
     batches = 0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        _Tiny.batches += 1
-        if _Tiny.batches % 1000 == 0:
+        _Tiny.batches += len(images) > 0  # so that torch.fx cannot trace it
+        if _Tiny.batches % 100 == 0:
             workers = [child.pid for child in multiprocessing.active_children()]
             held = sum(memory("Pss_Anon", file="smaps_rollup", pid=pid) for pid in workers)
             _Tiny.workers_mb = max(_Tiny.workers_mb, held)
