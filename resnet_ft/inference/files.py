@@ -38,10 +38,10 @@ class PredictedFiles(SeededDataset):
 
     def __getitem__(self, row: Any) -> Any:
         try:
-            image, *_ = super().__getitem__(SampleKey(0, row, slot=0))
+            image, draws, *_ = super().__getitem__(SampleKey(0, row, slot=0))
         except ImageError as error:
             return error.reason
-        return torch.as_tensor(image)
+        return torch.as_tensor(image), torch.tensor(draws)
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ def predict_files(
             "and classes at the top of a module (no lambda), or give num_workers=0."
         ) from error
     chosen = None
-    for start, (images, reasons) in zip(starts, batches, strict=True):
+    for start, (unfinished, reasons) in zip(starts, batches, strict=True):
         found = torch.empty(0, 0)
-        if images is not None:
-            batch = _finished(files, images)
+        if unfinished:
+            batch = _finished(files, *unfinished)
             network, memory = chosen = chosen or _quick(model, batch)
             found = probabilities(network, batch.contiguous(memory_format=memory))
         yield Answers(range(start, start + len(reasons)), reasons, found)
@@ -105,18 +105,21 @@ def probabilities(model: nn.Module, images: Tensor) -> Tensor:
     return found
 
 
-def _collate(samples: Sequence[Tensor | str]) -> tuple[Tensor | None, list[str | None]]:
-    """The readable images in one tensor, and why the others cannot be read."""
-    images = [one for one in samples if not isinstance(one, str)]
+def _collate(
+    samples: Sequence[tuple[Tensor, Tensor] | str],
+) -> tuple[list[Tensor], list[str | None]]:
+    """The readable images, and the draws of each, in two tensors; why the others are not read."""
+    readable = [one for one in samples if not isinstance(one, str)]
     reasons = [one if isinstance(one, str) else None for one in samples]
-    return torch.stack(images) if images else None, reasons
+    return [torch.stack(some) for some in zip(*readable, strict=True)], reasons
 
 
-def _finished(files: PredictedFiles, images: Tensor) -> Tensor:
+def _finished(files: PredictedFiles, images: Tensor, draws: Tensor) -> Tensor:
     """A batch on the device, as floats: bytes are what crosses to it."""
     device, memory = engine.device(), torch.channels_last
-    images = images.to(device, non_blocking=True)
-    return files.finish(images, partial(torch.empty, device=device, memory_format=memory))
+    images, draws = (one.to(device, non_blocking=True) for one in (images, draws))
+    empty = partial(torch.empty, device=device, memory_format=memory)
+    return files.finish(images, draws, empty)
 
 
 def _quick(model: nn.Module, images: Tensor) -> tuple[nn.Module, torch.memory_format]:
