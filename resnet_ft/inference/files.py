@@ -5,8 +5,9 @@ An image goes through the same code as in training; one that cannot be read has 
 
 import copy
 import pickle
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -50,7 +51,7 @@ class Answers:
 
     rows: range
     reasons: list[str | None]
-    probabilities: Tensor  # (readable files, classes), on the CPU
+    probabilities: Tensor  # (readable files, classes)
 
 
 def predict_files(
@@ -79,14 +80,19 @@ def predict_files(
             f"The transform cannot be sent to new worker processes ({error}). Define its functions "
             "and classes at the top of a module (no lambda), or give num_workers=0."
         ) from error
+    # A GPU computes the next batch while this process writes the rows of the one before.
+    ahead, waiting = int(engine.device().type == "cuda"), deque[Answers]()
     chosen = None
     for start, (unfinished, reasons) in zip(starts, batches, strict=True):
         found = torch.empty(0, 0)
         if unfinished:
             batch = _finished(files, *unfinished)
             network, memory = chosen = chosen or _quick(model, batch)
-            found = probabilities(network, batch.contiguous(memory_format=memory))
-        yield Answers(range(start, start + len(reasons)), reasons, found)
+            found = _softmax(network, batch.contiguous(memory_format=memory))
+        waiting.append(Answers(range(start, start + len(reasons)), reasons, found))
+        if len(waiting) > ahead:
+            yield _received(waiting.popleft())
+    yield from map(_received, waiting)
 
 
 def probabilities(model: nn.Module, images: Tensor) -> Tensor:
@@ -94,8 +100,17 @@ def probabilities(model: nn.Module, images: Tensor) -> Tensor:
 
     Raises CheckpointError where that are no numbers.
     """
-    with torch.inference_mode(), engine.accelerator().autocast():
-        found = model(images).float().softmax(dim=1).cpu()
+    return _checked(_softmax(model, images))
+
+
+@torch.inference_mode()
+def _softmax(model: nn.Module, images: Tensor) -> Tensor:
+    with engine.accelerator().autocast():
+        return model(images).float().softmax(dim=1)
+
+
+def _checked(found: Tensor) -> Tensor:
+    found = found.cpu()
     if not found.isfinite().all():
         raise CheckpointError(
             "The model's probabilities are not numbers: its weights are damaged, or too large "
@@ -103,6 +118,10 @@ def probabilities(model: nn.Module, images: Tensor) -> Tensor:
             'configure_engine(mixed_precision="no").'
         )
     return found
+
+
+def _received(answers: Answers) -> Answers:
+    return replace(answers, probabilities=_checked(answers.probabilities))
 
 
 def _collate(
