@@ -105,16 +105,16 @@ def _predicting_rows(photos: Path) -> list[Row]:
     photograph = str(next((folders[0] / "Val").rglob("*.jpg")))
     first = ("-m", "predicting.first", str(SCRATCH), photograph)
     return [
+        Row("predicting / first answer", first, (*_PACKAGES, "resnet_ft")),
         *(
             Row(
                 f"predicting / {folder.name} / {arch}",
                 ("-m", "predicting.measure", str(folder), arch),
                 packages,
             )
-            for folder in folders
             for arch in ("resnet18", "resnet101")
+            for folder in folders
         ),
-        Row("predicting / first answer", first, (*_PACKAGES, "resnet_ft")),
     ]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from resnet_ft import distributed
 from resnet_ft.data.folders import PathArray, find_images
-from resnet_ft.errors import DatasetError, ParameterError
+from resnet_ft.errors import DatasetError, DriveError, ParameterError
 from resnet_ft.files import atomic_write, fingerprint, user_path
 from resnet_ft.inference.files import Answers, PredictedFiles, predict_files
 from resnet_ft.inference.journal import Journal
@@ -148,8 +148,11 @@ class FolderTable:
                 try:
                     journal.append(self._cells(answer))
                 except OSError as error:
-                    if journal.is_temporary:
-                        raise
+                    if not journal.may_move:
+                        raise DriveError(
+                            f"{journal.path} could not be written ({error}). Make room, and call "
+                            "this again: it continues."
+                        ) from error
                     instead = _elsewhere(journal, error)
                     return self._fill(instead, rows, model, files, num_workers)
                 progress.update(len(answer.rows))
@@ -186,7 +189,7 @@ class FolderTable:
 def _elsewhere(journal: Journal, error: OSError) -> Journal:
     """A journal in a temporary folder, with the rows so far if they can still be read."""
     path = _temporary_place(journal.path, error)
-    instead = Journal(path, journal.columns, journal.about, is_temporary=True)
+    instead = Journal(path, journal.columns, journal.about, may_move=False)
     if journal.path.is_file():
         try:
             shutil.copyfile(journal.path, instead.path)

@@ -19,11 +19,11 @@ from typing import BinaryIO
 from resnet_ft import distributed
 from resnet_ft.errors import DriveError, ParameterError
 from resnet_ft.files import atomic_write
-from resnet_ft.reading import as_text, read_json, reading
+from resnet_ft.reading import as_text, in_words, read_json, reading
 
 _MARK = b"\xef\xbb\xbf"  # by which spreadsheets know UTF-8
 _ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}
-_REMEDY = "Choose another name for the table, delete this one, or give overwrite=True."
+_REMEDY = "Choose another name for the table, or delete this one."
 _PART = "part"  # of the files: which of several processes computes it
 _TRIAL = 1 << 20  # bytes that are written at once to see whether there is room
 
@@ -37,12 +37,12 @@ class Journal:
         columns: Sequence[str],
         about: Mapping[str, object],
         *,
-        is_temporary: bool = False,
+        may_move: bool = True,
     ):
         self.path = path
         self.columns = [*columns]
         self.about = json.loads(json.dumps(about))  # as a file gives it back
-        self.is_temporary = is_temporary  # instead of one that could not be written
+        self.may_move = may_move  # to a temporary folder, where it cannot be written
 
     @property
     def _about_file(self) -> Path:
@@ -56,7 +56,7 @@ class Journal:
         problem = next(filter(None, map(self._problem, [self.path, *self._parts()])), None)
         distributed.wait()  # until all have looked
         if problem and not overwrite:
-            raise ParameterError(f"{problem}. {_REMEDY}")
+            raise ParameterError(f"{problem}. {_REMEDY} (overwrite=True does that.)")
         if problem and distributed.is_main():
             self.remove()
         distributed.wait()
@@ -68,8 +68,10 @@ class Journal:
             return None
         if not about_file.exists():
             return f"{path} is there already, and no {about_file.name} beside it says of what"
-        with reading(about_file, ParameterError, _REMEDY):
+        try:
             found = read_json(about_file)
+        except (OSError, ValueError) as error:
+            return f"{about_file} cannot be read ({in_words(error)})"
         found.pop(_PART, None)
         differences = [
             f"{name} ({found[name]}, now {self.about[name]})"
@@ -151,7 +153,7 @@ class Journal:
     def part(self, number: int, count: int) -> "Journal":
         """The journal of one of several processes."""
         path = self.path.with_name(f"{self.path.name}.part-{number}-of-{count}")
-        return Journal(path, self.columns, {**self.about, _PART: number})
+        return Journal(path, self.columns, {**self.about, _PART: number}, may_move=False)
 
     def join(self, parts: Sequence["Journal"]) -> None:
         """Become all the rows of the parts, one part after the other, and delete these."""

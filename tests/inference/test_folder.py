@@ -276,8 +276,9 @@ def test_a_table_of_another_program_is_neither_continued_nor_replaced(predictor,
             predictor.predict_folder(images, csv)
         assert csv.read_text() == edited
     (tmp_path / "t.csv.json").write_text("[")
-    with pytest.raises(ParameterError, match=r"t\.csv\.json cannot be read"):
+    with pytest.raises(ParameterError, match=r"t\.csv\.json cannot be read .*overwrite=True"):
         predictor.predict_folder(images, csv)
+    assert len(predictor.predict_folder(images, csv, overwrite=True)) == 7
 
 
 NAMES = ["=1+1.png", "-a,b.png", 'say "x".png', "two\nlines.png", "a\rb.png", "'=x.png", "ü.png"]
