@@ -93,6 +93,27 @@ def test_the_summary_is_the_mean_over_the_data_sets(module):
     assert cells(markdown, "PyTorch tutorial, full")[1:] == ["0.800", "70 s"]
 
 
+def test_prediction_is_beside_the_fastest_configuration_of_the_others(module):
+    speeds = {
+        "resnet_ft / predict_folder": [60.0, 66.0, 72.0],
+        "torchvision / transforms": [30.0, 40.0, 20.0],
+        "torchvision / transforms.v2": [10.0, 10.0, 99.0],
+        "timm / inference.py": [43.0, 44.0, 45.0],
+    }
+    row = {"data_set": "500x375", "arch": "resnet18", "images_per_s": speeds}
+    first = {"bare_s": 2.0, "ours_s": 2.5, "seconds": {"bare": [2.0], "ours": [2.5]}}
+    results = {
+        "predicting / 500x375 / resnet18": MEASURED | row,
+        "predicting / first answer": MEASURED | first,
+    }
+    markdown = module("predicting_table").predicting_markdown(results)
+    assert cells(markdown, "a plain DataLoader loop")[1:] == ["30.0", "", "", ""]
+    assert cells(markdown, "ResNet18, 500x375")[1:] == ["1.50 times", "at least 1.2 times"]
+    assert cells(markdown, "a first answer")[1:] == ["1.25 times as long", "at most 1.5 times"]
+    assert "10.0, 10.0, 99.0" in module("predicting_table").all_predicting_markdown(results)
+    assert module("predicting_table").predicting_markdown({}) == ""
+
+
 def test_a_gpu_is_beside_the_slower_of_its_limits(module):
     rows = {"everything": {"resnet_ft": 480.0, "bare": 500.0, "step_ms": 66.0, "waiting_ms": 1.0}}
     rows["prediction"] = {"resnet_ft": 900.0, "from files": 400.0, "bare": 1000.0}

@@ -1,6 +1,5 @@
 """precompute: the frozen part of a model runs once, and the rest trains on its outputs."""
 
-import hashlib
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.features import store
 from resnet_ft.files import default_cache_dir, fingerprint, user_path
 from resnet_ft.models.check import check_model
+from resnet_ft.models.checkpoint import weights_digest
 from resnet_ft.models.cutting import cut_frozen, fold_batchnorm
 from resnet_ft.models.freezing import evaluation_mode
 from resnet_ft.notebook import progress_bar
@@ -70,7 +70,7 @@ def precompute(
     check_model(model, dataloaders["train"])
     frozen, head = cut_frozen(model)
     directory = store.writable(user_path(cache_dir or default_cache_dir() / "features"))
-    every_view = list(_views(sources, views, _weights_digest(frozen), directory))
+    every_view = list(_views(sources, views, weights_digest(frozen), directory))
     writes = distributed.is_first_in(directory)
     lock = FileLock(directory / "features.lock") if writes else nullcontext()
     with store.writing_to(directory), lock:
@@ -148,16 +148,6 @@ def _steps(transform: Callable) -> Iterator[Callable]:
     yield transform
     for step in getattr(transform, "transforms", ()):
         yield from _steps(step)
-
-
-def _weights_digest(frozen: nn.Module) -> str:
-    """A digest of a module's structure and weights."""
-    digest = hashlib.sha256(f"{type(frozen).__name__} {frozen}".encode())
-    for name, tensor in frozen.state_dict().items():
-        if not name.endswith("num_batches_tracked"):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _forget_mismatches(views: list[_View], model: nn.Module, head: nn.Module) -> None:
