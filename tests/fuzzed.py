@@ -394,9 +394,13 @@ class RunFiles:
         resnet_ft.Run(self.run).record(data_source="photos")
         classes = ["a", "=b", "-c"]
         probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 9).astype(np.float32)
-        logits, labels = torch.tensor(probabilities).log(), torch.arange(9) % 3
+        labels = torch.arange(9) % 3
+        losses = torch.nn.functional.nll_loss(
+            torch.tensor(probabilities).log(), labels, reduction="none"
+        )
         paths = [f"Val/a/{i}.png" for i in range(9)]
-        tabulate(logits, labels, classes, paths).save(self.run / "evaluation.csv")
+        told = tabulate(torch.tensor(probabilities), losses, labels, classes, paths)
+        told.save(self.run / "evaluation.csv")
         rows = [{"path": path, "decision": "exclude", "reason": "@x"} for path in paths]
         resnet_ft.write_decisions(pd.DataFrame(rows), self.run / "decisions.csv")
         self.kept = {one: one.read_bytes() for one in self.run.iterdir()}

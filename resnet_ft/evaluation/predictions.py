@@ -100,7 +100,8 @@ def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
         in_order = isinstance(getattr(sampler, "sampler", None), SequentialSampler)
     known = in_order and len(samples) == len(labels)
     paths = [str(path) for path, _ in samples] if known else [None] * len(labels)
-    return tabulate(logits, labels, classes, paths)
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+    return tabulate(logits.softmax(dim=1), losses, labels, classes, paths)
 
 
 def predict_logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Tensor]:
@@ -127,18 +128,21 @@ def _of_all(dataloader: DataLoader, rows: Tensor) -> Tensor:
 
 
 def tabulate(
-    logits: Tensor, labels: Tensor, classes: list[str], paths: Sequence[str | None]
+    probabilities: Tensor,
+    losses: Tensor,
+    labels: Tensor,
+    classes: list[str],
+    paths: Sequence[str | None],
 ) -> Predictions:
-    """Predictions from logits (N, C), or logarithms of probabilities, and labels (N,)."""
-    probabilities = logits.softmax(dim=1)
+    """Predictions from probabilities (N, C), and losses and labels (N,)."""
     confidence, predicted = probabilities.max(dim=1)
     table = pd.DataFrame(
         {
             "path": paths,
-            "label": [classes[label] for label in labels],
-            "predicted": [classes[label] for label in predicted],
-            "confidence": confidence.numpy(),
-            "loss": nn.functional.cross_entropy(logits, labels, reduction="none").numpy(),
+            "label": [classes[label] for label in labels.tolist()],
+            "predicted": [classes[label] for label in predicted.tolist()],
+            "confidence": confidence.float().numpy(),
+            "loss": losses.numpy(),
         }
     )
     return Predictions(table, probabilities.numpy(), classes)
