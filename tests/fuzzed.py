@@ -532,7 +532,7 @@ class Caches:
         self.images = [write_image(folder / f"{i}.png", (20, 16)) for i in range(4)]
         self._decode()
         self.features = FeatureFile(self.cache, "0123456789abcdef", 4)
-        self.features.append(np.ones((4, 6), np.float16))
+        self.features.append(torch.ones(4, 6, dtype=torch.float16))
         self.features.finish()
         self.kept = {one: one.read_bytes() for one in self.cache.rglob("*") if one.is_file()}
 
@@ -559,7 +559,7 @@ class Caches:
         path.write_bytes(damaged_bytes(rng, self.kept[path]))
         if path.suffix == ".f16":
             name = f"features-{self.features.key}-{rng.choice(['', '0', '6', 'x', '-1', '9' * 30])}"
-            path.rename(self.cache / f"{name}{rng.choice(['.f16', '.part'])}")
+            path.rename(self.cache / f"{name}{rng.choice(['.f16', '.bf16', '.f32.part'])}")
         return False
 
     def read(self) -> None:

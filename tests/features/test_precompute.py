@@ -124,7 +124,7 @@ def test_each_view_is_an_epoch_of_the_training_loader_and_they_come_in_turn(load
     assert len(dataset.views) == 2
     assert not np.array_equal(dataset.views[0], dataset.views[1])
     assert not torch.equal(first[0], second[0])
-    rows = {tuple(row) for row in np.array(dataset.views[0], dtype=np.float32).tolist()}
+    rows = {tuple(row) for row in dataset.views[0].float().tolist()}
     assert {tuple(row.tolist()) for batch in third for row in batch} == rows
 
 
