@@ -9,6 +9,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ _PENALTIES = [10 ** (-power / 2) for power in range(2, 13)]
 _FOLDS = 5
 _ENOUGH = 10_000  # images to choose the penalty from
 _STEEP = 1e-3  # a gradient that is no minimum's: 100 times what L-BFGS ends at
+_LINE_SEARCH = 25  # evaluations at most, in PyTorch's L-BFGS
 _CHUNK = 2**24  # bytes of features and logits at once: memory that is used again; GPUs take more
 _IN_MEMORY = 2**30  # bytes of features that a processor keeps as floats
 _MOST_IN_FULL = 2**28  # probabilities in full precision: 1 GiB
@@ -336,8 +338,8 @@ class Solver:
             losses[part] = cross_entropy(logits, true, reduction="none").cpu()
 
 
-class _NotFinite(Exception):
-    """The objective became infinite or not a number."""
+class _Stalled(Exception):
+    """The objective is not finite, or a whole line search has found nothing lower."""
 
 
 def minimise(objective: Callable[[], float], parameters: list[Tensor]) -> str:
@@ -352,31 +354,30 @@ def minimise(objective: Callable[[], float], parameters: list[Tensor]) -> str:
         tolerance_grad=1e-5,
         line_search_fn="strong_wolfe",
     )
-    lowest, slope = math.inf, 0.0
+    value = lowest = math.inf
+    slope, in_vain = 0.0, 0
     best = [tensor.detach().clone() for tensor in parameters]
 
     def evaluate() -> float:
-        nonlocal lowest, slope
+        nonlocal value, lowest, slope, in_vain
         optimizer.zero_grad()
         value = objective()
-        if not math.isfinite(value):
-            raise _NotFinite
+        in_vain += 1
         if value < lowest:
-            lowest = value
+            lowest, in_vain = value, 0
             gradients = [tensor.grad for tensor in parameters if tensor.grad is not None]
             slope = max(gradient.abs().max().item() for gradient in gradients)
             for kept, tensor in zip(best, parameters, strict=True):
                 kept.copy_(tensor.detach())
+        if not math.isfinite(value) or in_vain > _LINE_SEARCH:
+            raise _Stalled
         return value
 
-    ended = ""
-    try:
+    with suppress(_Stalled):
         optimizer.step(evaluate)
-    except _NotFinite:
-        ended = "The loss became infinite or not a number"
-    if not ended and slope > _STEEP:
-        ended = "L-BFGS stopped before a minimum"
     with torch.no_grad():
         for kept, tensor in zip(best, parameters, strict=True):
             tensor.copy_(kept)
-    return ended
+    if not math.isfinite(value):
+        return "The loss became infinite or not a number"
+    return "L-BFGS stopped before a minimum" if slope > _STEEP else ""
