@@ -222,23 +222,28 @@ class InParts:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Outputs for images (N, ...). Raises TrainingError if a single one is too much."""
+        parts = self._parts
         while True:
             try:
-                parts = images.tensor_split(min(self._parts, max(1, len(images))))
-                return torch.cat([self._net(part) for part in parts])
+                some = images.tensor_split(max(1, min(parts, len(images))))
+                outputs = torch.cat([self._net(one) for one in some])
+                break
             except torch.OutOfMemoryError as error:
-                if self._parts >= len(images):
+                if parts >= len(images):
                     raise TrainingError(
                         "A single image does not fit into memory. Choose a smaller image_size or "
                         "arch, or end what else uses the device."
                     ) from error
             free_memory()  # here, where the error no longer holds what filled it
-            self._parts *= 2
+            parts *= 2
+        if parts > self._parts:
+            self._parts = parts
             warnings.warn(
                 f"{len(images)} images at once do not fit into memory: from now on each batch "
-                f"goes through the network in {self._parts} parts, with the same results.",
+                f"goes through the network in {parts} parts, with the same results.",
                 stacklevel=3,
             )
+        return outputs
 
 
 def to_cpu(*tensors: Tensor) -> Callable[[], list[Tensor]]:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from resnet_ft import distributed, engine
-from resnet_ft.data.batches import EpochBatchSampler, ImageLoader
+from resnet_ft.data.batches import EpochBatchSampler, ImageLoader, device_batches
 from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.features import store
@@ -272,11 +272,11 @@ def _outputs(
     batches = _FromRow(start, len(view.dataset), view.loader.batch_sampler.batch_size, view.epoch)
 
     def copies() -> Iterator[Callable[[], list[Tensor]]]:
-        loader = iter(ImageLoader(view.dataset, batches, view.loader.num_workers))
+        loader = device_batches(ImageLoader(view.dataset, batches, view.loader.num_workers))
         net = engine.InParts(folded)
         for number in range(len(batches)):  # also where this process has no share of the last batch
             batch = next(loader, None)
-            features = net(batch[0].to(engine.device())) if batch else torch.zeros(0, *shape)
+            features = net(batch[0]) if batch else torch.zeros(0, *shape)
             choosing = dtype if not start and not number else None
             yield engine.to_cpu(features.to(dtype), _peak_and_loss(features, choosing))
 

@@ -556,3 +556,26 @@ def test_where_the_cache_cannot_be_written_features_are_kept_elsewhere(loaders, 
     with pytest.warns(UserWarning, match=r"file/features cannot be written to .*cache_dir"):
         _, features = precompute(model, loaders, cache_dir=tmp_path / "file" / "features")
     assert next(iter(features["train"]))[0].shape == (5, 512)
+
+
+class Narrow(OwnNetwork):
+    """Has room for two images at once."""
+
+    def forward(self, images):
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(images)
+
+
+def test_a_batch_that_is_too_large_goes_through_the_frozen_layers_in_parts(loaders, tmp_path):
+    torch.manual_seed(0)
+    model, narrow = OwnNetwork(), Narrow()
+    narrow.load_state_dict(model.state_dict())
+    for one in (model, narrow):
+        freeze(one, until="classify")
+    _, expected = precompute(model, loaders, cache_dir=tmp_path / "whole")
+    with pytest.warns(UserWarning, match=r"5 images at once.*in 4 parts"):
+        _, found = precompute(narrow, loaders, cache_dir=tmp_path / "parts")
+    for split in ("train", "val"):
+        same, views = (one[split].dataset.views[0] for one in (expected, found))
+        torch.testing.assert_close(views, same, rtol=2e-3, atol=2e-3)
