@@ -15,6 +15,7 @@ from accuracy_table import (
 )
 from runner import BENCHMARKS, read_results
 from scale_table import all_scale_markdown, scale_markdown
+from solver_table import all_solver_markdown, solver_markdown
 from speed_table import all_speeds_markdown, speed_markdown
 from table import write_between_markers
 from training_table import all_training_markdown, training_markdown
@@ -46,6 +47,7 @@ _SECTIONS = (
     _Section("Loading and staging", "bench-speed", SPEED, speed_markdown, all_speeds_markdown),
     _Section("Training", "bench-training", SPEED, training_markdown, all_training_markdown),
     _Section("A million files", "bench-scale", SPEED, scale_markdown, all_scale_markdown),
+    _Section("A large head", "bench-solver", SPEED, solver_markdown, all_solver_markdown),
     _Section("Accuracy", "bench-accuracy", ACCURACY, accuracy_markdown, all_accuracies_markdown),
 )
 

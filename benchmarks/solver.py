@@ -1,7 +1,8 @@
-"""The solver of heads: seconds and memory for 100,000 images, and a pass over a million.
+"""The solver of heads: all of it for 100,000 images, or a single pass over a million.
 
 Features are random and lie in a file of half precision, which is mapped as those of `precompute`
-are. The last line is JSON: seconds, megabytes, and how many passes over the images were taken.
+are. Run it with `python benchmarks/solver.py solve 100000 100` or `pass 1000000 1000`, on Linux;
+the last line is JSON: seconds, megabytes, and how many rows went through the objective.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import json
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,42 +58,44 @@ def peak_memory() -> Iterator[list[float]]:
 
 
 class Counting(head.Solver):
-    """Counts the passes over the training images of a fold, or of all."""
+    """Counts how often the objective is evaluated, by the number of its rows."""
 
-    passes: ClassVar[dict[int, int]] = {}
+    passes: ClassVar[Counter[int]] = Counter()
 
     def objective(self, layer, rows, penalty):
         pass_over = super().objective(layer, rows, penalty)
 
         def counted() -> float:
-            self.passes[len(rows)] = self.passes.get(len(rows), 0) + 1
+            self.passes[len(rows)] += 1
             return pass_over()
 
         return counted
 
 
 def measure_all(folder: Path, count: int, classes: int) -> dict[str, float]:
-    """The whole of `solve_head`."""
+    """The whole of `solve_head`: the choice of the penalty, five folds, and all images."""
     features, labels = write_features(folder / "features", count, classes)
-    head.Solver, Counting.passes = Counting, {}
+    head.Solver = Counting
     with peak_memory() as peak:
         start = time.perf_counter()
         solved = head.solve_head(features, labels, classes)
         seconds = time.perf_counter() - start
     right = solved.probabilities.argmax(dim=1) == labels
-    print({**Counting.passes, "penalty": solved.penalty, "accuracy": right.float().mean().item()})
-    over = sum(n * passes for n, passes in Counting.passes.items() if n > head._ENOUGH)
+    print(dict(Counting.passes), f"penalty {solved.penalty:.1e}")
+    rows = {large: 0 for large in (False, True)}
+    for number, passes in Counting.passes.items():
+        rows[number > head._ENOUGH] += number * passes
     return {
-        "solver_images": count,
-        "solver_classes": classes,
-        "solver_s": seconds,
-        "solver_peak_mb": peak[0],
-        "solver_passes": over / count,
+        "seconds": seconds,
+        "peak_mb": peak[0],
+        "accuracy": right.float().mean().item(),
+        "rows_for_penalty": rows[False],
+        "passes": rows[True] / count,
     }
 
 
 def measure_pass(folder: Path, count: int, classes: int) -> dict[str, float]:
-    """One pass for loss and gradients, after that which standardises the features."""
+    """One evaluation of the objective with its gradients, once the features are standardised."""
     features, labels = write_features(folder / "features", count, classes)
     with peak_memory() as peak:
         start = time.perf_counter()
@@ -101,30 +105,26 @@ def measure_pass(folder: Path, count: int, classes: int) -> dict[str, float]:
         pass_over()
         done = time.perf_counter()
     return {
-        "pass_images": count,
-        "pass_classes": classes,
-        "pass_preparation_s": prepared - start,
-        "pass_s": done - prepared,
-        "pass_peak_mb": peak[0],
+        "preparation_s": prepared - start,
+        "seconds": done - prepared,
+        "peak_mb": peak[0],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=100_000)
-    parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--pass-images", type=int, default=1_000_000)
-    parser.add_argument("--pass-classes", type=int, default=1000)
+    parser.add_argument("what", choices=["solve", "pass"])
+    parser.add_argument("images", type=int)
+    parser.add_argument("classes", type=int)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    measured: dict[str, float] = {"threads": options.threads}
+    measure = measure_all if options.what == "solve" else measure_pass
+    described = {"images": options.images, "features": _FEATURES, "classes": options.classes}
     with tempfile.TemporaryDirectory() as temporary:
-        if options.images:
-            measured |= measure_all(Path(temporary), options.images, options.classes)
-        if options.pass_images:
-            measured |= measure_pass(Path(temporary), options.pass_images, options.pass_classes)
-    print(json.dumps({name: round(value, 2) for name, value in measured.items()}))
+        measured = measure(Path(temporary), options.images, options.classes)
+    rounded = {name: round(value, 3) for name, value in measured.items()}
+    print(json.dumps(described | rounded | {"threads": options.threads}))
 
 
 if __name__ == "__main__":
