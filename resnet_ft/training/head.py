@@ -36,10 +36,11 @@ _EPOCHS = 30  # of a head that has to be trained, on features
 _PENALTIES = [10 ** (-power / 2) for power in range(2, 13)]
 _FOLDS = 5
 _ENOUGH = 10_000  # images to choose the penalty from
+_PLENTY = 100_000  # images of which half teach a head nearly as much as four fifths
 _STEEP = 1e-3  # a gradient that is no minimum's: 100 times what L-BFGS ends at
 _LINE_SEARCH = 25  # evaluations at most, in PyTorch's L-BFGS
 _CHUNK = 2**24  # bytes of features and logits at once: memory that is used again; GPUs take more
-_IN_MEMORY = 2**30  # bytes of features that a processor keeps as floats
+_IN_MEMORY = 2**30  # bytes of inputs that stay in the memory of a processor; others are read anew
 _MOST_IN_FULL = 2**28  # probabilities in full precision: 1 GiB
 _MOST_IN_TABLE = 10**8  # probabilities in head_predictions.csv: about a gigabyte
 
@@ -159,10 +160,11 @@ def solve_head(
 ) -> _Solution:
     """The head for features (N, D) and labels (N,), by L-BFGS and five-fold cross-validation.
 
-    The penalty is the one with the lowest out-of-sample loss; `seed` shuffles the folds. `weights`
-    (C,) are class weights, as `nn.CrossEntropyLoss` takes them. `features`, of any float type, are
-    read in chunks, so they can be mapped from a file that is larger than memory. Probabilities that
-    would take more than 1 GiB are in half precision. Warns, once, where L-BFGS ended before a
+    The penalty is the one with the lowest out-of-sample loss on 10,000 images or fewer; `seed`
+    shuffles the folds. The probabilities of more than 100,000 images come from two folds; those
+    that would take more than 1 GiB are in half precision. `weights` (C,) are class weights, as
+    `nn.CrossEntropyLoss` takes them. `features`, of any float type, are read in chunks, so they can
+    be mapped from a file that is larger than memory. Warns, once, where L-BFGS ended before a
     minimum. Raises TrainingError for features that are not finite.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -172,30 +174,30 @@ def solve_head(
 
     # Penalties from the strongest on, until the out-of-sample loss rises.
     some = order[:_ENOUGH]
-    fits: list[dict[int, _Layer]] = []  # by fold, for each penalty
-    losses: list[float] = []
-    for penalty in _PENALTIES:
-        starts = fits[-1] if fits else {}
-        fits.append({})
-        losses.append(0.0)
-        for fold in folds[some].unique().tolist():  # there may be fewer images than folds
+    fits: dict[int, _Layer] = {}  # by fold; there may be fewer images than folds
+    lowest, penalty, layers = math.inf, _PENALTIES[0], fits
+    for candidate in _PENALTIES:
+        loss, starts, fits = 0.0, fits, {}
+        for fold in folds[some].unique().tolist():
             held_out = folds[some] == fold
-            layer = solver.fit(some[~held_out], penalty, start=starts.get(fold))
-            fits[-1][fold] = layer
-            losses[-1] += solver.mean_loss(layer, some[held_out]) * int(held_out.sum())
-        if losses[-1] > 1.02 * min(losses):
+            fits[fold] = solver.fit(some[~held_out], candidate, start=starts.get(fold))
+            loss += solver.mean_loss(fits[fold], some[held_out]) * int(held_out.sum())
+        if not layers or loss < lowest:
+            lowest, penalty, layers = loss, candidate, fits
+        if loss > 1.02 * lowest:
             break
-    best = losses.index(min(losses))
-    penalty, starts = _PENALTIES[best], fits[best]
 
-    # A fold's start has not seen the images of that fold either. That of all images is near.
+    if len(labels) > _ENOUGH:  # else the folds are solved already
+        folds = folds if len(labels) <= _PLENTY else _folds(labels, order, 2)
+        layers = {
+            fold: solver.fit((folds != fold).argwhere()[:, 0], penalty, start=None)
+            for fold in folds.unique().tolist()
+        }
     kind = torch.float if len(labels) * num_classes <= _MOST_IN_FULL else torch.half
     found = torch.empty(len(labels), num_classes, dtype=kind), torch.empty(len(labels))
-    for fold in starts:
-        held_out = folds == fold
-        starts[fold] = solver.fit((~held_out).argwhere()[:, 0], penalty, start=starts[fold])
-        solver.predict(starts[fold], held_out.argwhere()[:, 0], *found)
-    mean = _Layer(*(torch.stack(one).mean(dim=0) for one in zip(*starts.values(), strict=True)))
+    for fold, layer in layers.items():
+        solver.predict(layer, (folds == fold).argwhere()[:, 0], *found)
+    mean = _Layer(*(torch.stack(one).mean(dim=0) for one in zip(*layers.values(), strict=True)))
     weight, bias = solver.fit(torch.arange(len(labels)), penalty, start=mean)
     if solver.ended:
         warnings.warn(
@@ -206,11 +208,11 @@ def solve_head(
     return _Solution(weight, bias - weight @ solver.inputs.centre, penalty, *found)
 
 
-def _folds(labels: Tensor, order: Tensor) -> Tensor:
+def _folds(labels: Tensor, order: Tensor, number: int = _FOLDS) -> Tensor:
     """A fold for each sample, with each class spread evenly over them."""
     by_class = order[labels[order].argsort(stable=True)]
     folds = torch.empty_like(labels)
-    folds[by_class] = torch.arange(len(labels), device=labels.device) % _FOLDS
+    folds[by_class] = torch.arange(len(labels), device=labels.device) % number
     return folds
 
 
@@ -220,15 +222,11 @@ class _Layer(NamedTuple):
 
 
 class _Inputs:
-    """Features (N, D), moved to mean 0 and scaled to a mean squared length of 1, on the device.
-
-    Where they fit, as floats, that is done once, else for the rows that are asked for.
-    """
+    """Features (N, D), moved to mean 0 and scaled to a mean squared length of 1."""
 
     def __init__(self, features: Tensor, rows_at_once: int) -> None:
         self._features, self._device = features, engine.device()
         self.centre, self.length = torch.zeros(features.shape[1], device=self._device), 1.0
-        self._all: Tensor | None = None
         parts = torch.arange(len(features)).split(rows_at_once)
         total = torch.zeros(features.shape[1], dtype=torch.float64)
         for part in parts:
@@ -241,30 +239,19 @@ class _Inputs:
                 "1e18. Look for broken images with notebook 02, and check the model's weights."
             )
         self.length = max(math.sqrt(square), 1e-12)
-        if 4 * features.numel() <= _room():
-            ready = torch.empty(features.shape, device=self._device)
-            for part in parts:
-                ready[part] = self.rows(part)
-            self._all = ready
-
-    @property
-    def in_memory(self) -> bool:
-        return self._all is not None
 
     def rows(self, rows: Tensor) -> Tensor:
-        """The inputs (n, D) of these rows."""
-        if self._all is not None:
-            return self._all[rows]
+        """The inputs (n, D) of these rows, floats on the device."""
         copied = self._features[rows].to(self._device).float()
         return copied.sub_(self.centre).div_(self.length)
 
 
 def _room() -> int:
-    """How many bytes of the device the inputs may take; those of a fold take nearly as many."""
+    """How many bytes of inputs may stay on the device while a layer is fitted to them."""
     if engine.device().type != "cuda":
         return _IN_MEMORY
     engine.free_memory()
-    return torch.cuda.mem_get_info(engine.device())[0] // 3
+    return torch.cuda.mem_get_info(engine.device())[0] // 2
 
 
 class Solver:
@@ -278,6 +265,7 @@ class Solver:
         chunk = _CHUNK if engine.device().type == "cpu" else 16 * _CHUNK
         self._at_once = max(1, chunk // (4 * (features.shape[1] + num_classes)))
         self.inputs = _Inputs(features, self._at_once)
+        self._fitting = _room() // (4 * features.shape[1])  # rows
         self.ended = ""  # why L-BFGS ended before a minimum, if it did
 
     def fit(self, rows: Tensor, penalty: float, *, start: _Layer | None) -> _Layer:
@@ -298,7 +286,7 @@ class Solver:
     def objective(self, layer: _Layer, rows: Tensor, penalty: float) -> Callable[[], float]:
         """A pass over the rows: returns the loss and adds the layer's gradients, chunk by chunk."""
         parts, labels, total = self._split(rows)
-        ready = [self.inputs.rows(part) for part in parts] if self.inputs.in_memory else None
+        ready = [self.inputs.rows(part) for part in parts] if len(rows) <= self._fitting else None
 
         def pass_over() -> float:
             terms = [penalty / 2 * layer.weight.square().sum()]

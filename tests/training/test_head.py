@@ -158,7 +158,10 @@ def test_in_small_chunks_the_head_is_the_same(monkeypatch, tmp_path, dtype):
     chunked = solve_head(file.find(), labels, 3)
     assert chunked.penalty == whole.penalty
     one, other = (
-        objective(stored, labels, solved.weight * length, solved.bias + solved.weight @ centre, 0)
+        objective(
+            *(stored, labels, solved.weight * length, solved.bias + solved.weight @ centre),
+            whole.penalty,
+        )
         for solved in (whole, chunked)
         for centre in [stored.mean(dim=0)]
         for length in [(stored - centre).square().sum(dim=1).mean().sqrt()]
