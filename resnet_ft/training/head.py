@@ -193,8 +193,7 @@ def solve_head(
             fold: solver.fit((folds != fold).argwhere()[:, 0], penalty, start=None)
             for fold in folds.unique().tolist()
         }
-    kind = torch.float if len(labels) * num_classes <= _MOST_IN_FULL else torch.half
-    found = torch.empty(len(labels), num_classes, dtype=kind), torch.empty(len(labels))
+    found = empty_predictions(len(labels), num_classes)
     for fold, layer in layers.items():
         solver.predict(layer, (folds == fold).argwhere()[:, 0], *found)
     mean = _Layer(*(torch.stack(one).mean(dim=0) for one in zip(*layers.values(), strict=True)))
@@ -206,6 +205,12 @@ def solve_head(
         )
     weight = weight / solver.inputs.length
     return _Solution(weight, bias - weight @ solver.inputs.centre, penalty, *found)
+
+
+def empty_predictions(images: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Room for probabilities (N, C), in half precision where they are many, and losses (N,)."""
+    dtype = torch.float if images * classes <= _MOST_IN_FULL else torch.half
+    return torch.empty(images, classes, dtype=dtype), torch.empty(images)
 
 
 def _folds(labels: Tensor, order: Tensor, number: int = _FOLDS) -> Tensor:

@@ -29,6 +29,7 @@ from resnet_ft import (
     train_run,
 )
 from resnet_ft.evaluation.predictions import Predictions
+from resnet_ft.training import head as head_module
 
 
 def network(pretrained=True):
@@ -120,6 +121,15 @@ def test_the_heads_out_of_sample_answers_are_kept_and_find_wrong_labels(photos, 
     assert history["train_loss"][0] == pytest.approx(table["loss"].mean(), rel=1e-4)
     predictions = Predictions(table, probabilities, classes)
     assert str(wrong) == find_label_errors(predictions)["path"][0]
+
+
+def test_gigabytes_of_out_of_sample_answers_are_not_written_and_this_is_said(
+    loaders, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(head_module, "_MOST_IN_TABLE", 33)  # 17 images, 2 classes
+    fine_tune(network(), loaders, epochs=0, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run" / "head_predictions.csv").exists()
+    assert "head_predictions.csv is left out" in capsys.readouterr().out
 
 
 def test_a_network_of_random_weights_trains_whole_from_the_start(loaders):
