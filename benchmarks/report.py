@@ -17,6 +17,7 @@ from gpu_table import all_gpu_markdown, gpu_markdown
 from predicting_table import all_predicting_markdown, predicting_markdown
 from runner import BENCHMARKS, read_results
 from scale_table import all_scale_markdown, scale_markdown
+from solver_table import all_solver_markdown, solver_markdown
 from speed_table import all_speeds_markdown, speed_markdown
 from table import write_between_markers
 from training_table import all_training_markdown, training_markdown
@@ -57,6 +58,7 @@ _SECTIONS = (
     ),
     _Section("A million files", "bench-scale", SPEED, scale_markdown, all_scale_markdown),
     _Section("On a GPU", "bench-gpu", GPU, gpu_markdown, all_gpu_markdown),
+    _Section("A large head", "bench-solver", SPEED, solver_markdown, all_solver_markdown),
     _Section("Accuracy", "bench-accuracy", ACCURACY, accuracy_markdown, all_accuracies_markdown),
 )
 

@@ -84,6 +84,14 @@ def _scale_rows(_photos: Path) -> list[Row]:
     return [Row("scale", ("scale.py",), ("resnet_ft", "torch", "pandas", "pillow"))]
 
 
+def _solver_rows(_photos: Path) -> list[Row]:
+    packages = ("resnet_ft", "torch")
+    return [
+        Row("solver / solve", ("solver.py", "solve", "100000", "100"), packages),
+        Row("solver / pass", ("solver.py", "pass", "1000000", "1000"), packages),
+    ]
+
+
 def _training_rows(photos: Path) -> list[Row]:
     folder = str(copy_photographs(photos, SCRATCH))
     rows = [
@@ -124,6 +132,7 @@ _ROWS = {
     "training": _training_rows,
     "predicting": _predicting_rows,
     "scale": _scale_rows,
+    "solver": _solver_rows,
 }
 
 

@@ -62,6 +62,19 @@ def test_a_million_files_are_beside_their_targets(module):
     assert module("scale_table").scale_markdown({}) == ""
 
 
+def test_hours_of_a_large_head_are_the_passes_of_a_smaller_one(module):
+    solve = {"images": 100_000, "classes": 100, "features": 2048, "seconds": 300.0, "threads": 2}
+    solve |= {"peak_mb": 1800.0, "rows_for_penalty": 10_000_000, "passes": 90.0}
+    once = {"images": 1_000_000, "classes": 1000, "features": 2048, "threads": 2}
+    once |= {"preparation_s": 36.0, "seconds": 72.0, "peak_mb": 120.0}
+    results = {"solver / solve": MEASURED | solve, "solver / pass": MEASURED | once}
+    markdown = module("solver_table").solver_markdown(results)
+    assert cells(markdown, "100,000 x 100")[1:] == ["300", ""]
+    assert cells(markdown, "1,000,000 x 1,000")[1:] == ["72", ""]
+    assert cells(markdown, "hours")[:2] == ["hours of 100 passes, projected", "2.0"]  # 7,236 s
+    assert module("solver_table").solver_markdown({}) == ""
+
+
 def test_accuracy_is_the_mean_of_seeds_with_its_standard_error(module):
     results = {
         f"hymenoptera / tutorial / frozen / seed {seed}": MEASURED
