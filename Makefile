@@ -7,10 +7,10 @@
 # make docs       the documentation, into docs/_build/html/index.html
 # make bench-speed  this library beside others, in about 40 minutes; FRESH=1 measures all again
 # make bench-accuracy  whole recipes beside others, in about two hours; FRESH=1 measures all again
+# make bench-recipe  what helps fine_tune where nothing was chosen, in many hours; it may be stopped
 # make template   writes your repository, the remote "origin" or REPO=owner/name, into badges,
 #                 links and setup cells
-# Each installs what it needs into .venv, bench-speed and bench-accuracy into .venv-bench, and
-# test-browser notebook 6.5 into .venv-classic.
+# Each installs what it needs into .venv, those of benchmarks into .venv-bench, and test-browser notebook 6.5 into .venv-classic.
 # PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
@@ -19,7 +19,7 @@ VALIDATE := $(BIN)/check-jsonschema --quiet --builtin-schema
 # Run a shell command and print how long the target took.
 timed = @began=$$(date +%s); { $(1); } && echo "make $@: $$(($$(date +%s) - began)) s"
 
-.PHONY: demo lint test test-slow test-browser test-gpu docs bench-speed bench-accuracy template
+.PHONY: demo lint test test-slow test-browser test-gpu docs bench-speed bench-accuracy bench-recipe template
 
 demo: .venv/notebooks.stamp
 	$(call timed,$(BIN)/python scripts/demo.py)
@@ -58,6 +58,9 @@ bench-speed: .venv-bench/bench.stamp
 bench-accuracy: .venv-bench/bench.stamp
 	$(call timed,.venv-bench/bin/python benchmarks/accuracy.py \
 		$(if $(FRESH),--fresh) $(if $(DATA),--data "$(DATA)"))
+
+bench-recipe: .venv-bench/bench.stamp
+	$(call timed,.venv-bench/bin/python benchmarks/recipe.py $(if $(DATA),--data "$(DATA)"))
 
 template:
 	$(PYTHON) scripts/template.py "$(REPO)" "$(SOURCE)"

@@ -30,6 +30,7 @@ from recipes.variants import VARIANTS
 from runner import BENCHMARKS, describe_machine, read_results
 
 _DATA = BENCHMARKS.parents[1] / "shared" / "data"
+_SCRATCH = BENCHMARKS.parent / ".bench-data" / "recipe"
 _PACKAGES = ("torch", "torchvision", "timm")
 
 # Images per class and epochs, in the order in which they are measured.
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no row later")
     parser.add_argument("--results", type=Path, default=RECIPE)
     parser.add_argument("--data", type=Path, default=_DATA, help="the folder of the data sets")
-    parser.add_argument("--scratch", type=Path, required=True, help="for caches and draws")
+    parser.add_argument("--scratch", type=Path, default=_SCRATCH, help="for caches and draws")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     end = time.monotonic() + 60 * chosen.minutes

@@ -91,3 +91,48 @@ def test_the_summary_is_the_mean_over_the_data_sets(module):
     markdown = module("accuracy_table").accuracy_summary_markdown(results)
     assert cells(markdown, "EfficientNet-Lite0, 128 pixels")  # the network and the size
     assert cells(markdown, "PyTorch tutorial, full")[1:] == ["0.800", "70 s"]
+
+
+def recipe(variant, accuracies, data_set="waste6", draw=0, images=10):
+    """A run of two epochs on a hundred test images; the validation loss is 1 less the accuracy."""
+    names = ("head", "epoch 2", "average 2", "0.5 end")
+    scores = {name: [1 - one, one] for name, one in zip(names, accuracies, strict=True)}
+    row = {"date": "2026-01-01", "epochs": [[0.5, 0.5, 0.5, 0.5]] * 2, "seconds": 1.0}
+    row |= {"chosen": "epoch 2", "lowest_loss": "head", "val": scores, "test": scores}
+    name = f"{data_set} / {images} images / draw {draw} / 2 epochs / {variant}"
+    return {name: row}
+
+
+def test_variants_of_a_recipe_are_compared_in_the_cells_that_both_have(module):
+    results = {
+        "machine": MEASURED,
+        **recipe("today", [0.5, 0.60, 0.6, 0.6], draw=0),
+        **recipe("today", [0.5, 0.60, 0.6, 0.6], draw=1),
+        **recipe("today", [0.5, 0.90, 0.6, 0.6], draw=2),  # without its other half
+        **recipe("smoothing", [0.5, 0.62, 0.6, 0.6], draw=0),
+        **recipe("smoothing", [0.5, 0.64, 0.6, 0.6], draw=1),
+    }
+    markdown = module("recipe_table").recipe_markdown(results)
+    # Differences of 2 and 4 points: a standard deviation of 1.41, over the root of 2.
+    assert cells(markdown, "smoothing")[2] == "**+3.0 ± 1.0** (2)"
+    assert cells(markdown, "smoothing")[1] == ""  # of 5 images per class there is no run
+
+
+def test_draws_of_one_data_set_count_once_in_the_error_of_a_recipe(module):
+    results = {}
+    for images in (5, 10, 20):
+        for data_set, gain in (("waste6", 0.06), ("flowers12", 0.0)):
+            results |= recipe("today", [0.5, 0.60, 0.6, 0.6], data_set, images=images)
+            results |= recipe("light", [0.5, 0.60 + gain, 0.6, 0.6], data_set, images=images)
+    markdown = module("recipe_table").recipe_markdown(results)
+    assert cells(markdown, "light")[5] == "+3.0 ± 3.0 (6)"  # six pairs, two independent ones
+
+
+def test_rules_of_choice_look_at_validation_alone(module):
+    results = recipe("today", [0.5, 0.6, 0.7, 0.8])
+    (row,) = results.values()
+    row["test"] = {name: [1.0, 0.1] for name in row["test"]} | {"0.5 end": [0.4, 0.3]}
+    scores = module("recipe_table").recipe_scores(results).set_index("rule")
+    assert scores["chosen"]["lowest loss of head, between, end"] == "0.5 end"
+    assert scores["accuracy"]["lowest loss of head, between, end"] == pytest.approx(30)
+    assert scores["chosen"]["today's choice"] == "epoch 2"
