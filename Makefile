@@ -10,7 +10,8 @@
 # make bench-recipe  what helps fine_tune where nothing was chosen, in many hours; it may be stopped
 # make template   writes your repository, the remote "origin" or REPO=owner/name, into badges,
 #                 links and setup cells
-# Each installs what it needs into .venv, those of benchmarks into .venv-bench, and test-browser notebook 6.5 into .venv-classic.
+# Each installs what it needs into .venv, the benchmarks into .venv-bench, and test-browser
+# notebook 6.5 into .venv-classic.
 # PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
@@ -19,7 +20,8 @@ VALIDATE := $(BIN)/check-jsonschema --quiet --builtin-schema
 # Run a shell command and print how long the target took.
 timed = @began=$$(date +%s); { $(1); } && echo "make $@: $$(($$(date +%s) - began)) s"
 
-.PHONY: demo lint test test-slow test-browser test-gpu docs bench-speed bench-accuracy bench-recipe template
+.PHONY: demo lint test test-slow test-browser test-gpu docs bench-speed bench-accuracy \
+	bench-recipe template
 
 demo: .venv/notebooks.stamp
 	$(call timed,$(BIN)/python scripts/demo.py)
