@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -52,11 +52,15 @@ def is_first_in(folder: Path) -> bool:
     return first == marks[rank()]
 
 
-def total(*values: float) -> list[float]:
-    """Each value, summed over all processes."""
+def total(*values: Any) -> list[Any]:
+    """Each value, a number or a scalar tensor, summed over all processes.
+
+    In a single process these are the values themselves, and nothing waits for the device.
+    """
     if count() == 1:
         return list(values)
-    sums = torch.tensor(values, dtype=torch.float64, device=engine.device())
+    numbers = [torch.as_tensor(value, dtype=torch.float64) for value in values]
+    sums = torch.stack([number.to(engine.device()) for number in numbers])
     dist.all_reduce(sums)
     return sums.tolist()
 

@@ -1,5 +1,6 @@
 """The one Accelerator: every other module asks it for the device and the precision."""
 
+import math
 import os
 import threading
 import warnings
@@ -152,6 +153,12 @@ def device() -> torch.device:
     return accelerator().device
 
 
+def compute_dtype() -> torch.dtype:
+    """The type that networks compute in, as far as autocast chooses it."""
+    types = {"fp16": torch.float16, "bf16": torch.bfloat16}
+    return types.get(accelerator().mixed_precision, torch.float32)
+
+
 def describe_device() -> str:
     """One line for a person: `cuda (Tesla T4), fp16`."""
     name = f" ({torch.cuda.get_device_name()})" if device().type == "cuda" else ""
@@ -182,6 +189,20 @@ def backward(loss: Tensor) -> None:
     """Add this loss's gradients, scaled as the precision requires, to the present ones."""
     # Accelerate divides, as if the loss were a micro-batch's mean; ours is a share of the batch's.
     accelerator().backward(loss * accelerator().gradient_accumulation_steps)
+
+
+def unscale_gradients(net: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor | None:
+    """Divide the gradients by the scale of the loss, which float16 needs; else return None.
+
+    The scalar tells, on the device, whether they are no numbers, so that the optimizer skips its
+    step. (Accelerate's own flag is not to be relied on with fused optimizers:
+    https://github.com/huggingface/accelerate/issues/4242.)
+    """
+    if accelerator().scaler is None:
+        return None
+    accelerator().unscale_gradients(optimizer)
+    gradients = [one.grad for one in net.parameters() if one.grad is not None]
+    return ~nn.utils.get_total_norm(gradients, math.inf).isfinite()
 
 
 def free_memory() -> None:

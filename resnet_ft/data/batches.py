@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -111,9 +112,25 @@ class ImageLoader(DataLoader):
             generator=torch.Generator().manual_seed(dataset.seed),
         )
         self._memory = _Memory()
+        self._pinned: Tensor | None = None
 
     # DataLoader promises its private iterator class, though its users only iterate.
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
+        for images, draws, labels, is_slot in self._unfinished():
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # more would only take the cores from the workers
+            try:
+                finished = self.dataset.finish(images, draws, self._memory.empty)
+            finally:
+                torch.set_num_threads(threads)
+            yield finished.clone() if is_slot and finished is images else finished, labels
+            del finished  # else the next batch could not reuse its memory
+
+    def _unfinished(self) -> Iterator[tuple[Any, Tensor, Tensor, bool]]:
+        """Images as the workers left them, draws, labels, and whether the images are in a slot.
+
+        A slot is overwritten as soon as the next batch is asked for.
+        """
         collate = self.collate_fn
         if self.num_workers and collate.slots is None and self._iterator is None:
             image, *_ = self.dataset[SampleKey(0, 0, slot=0)]
@@ -129,18 +146,78 @@ class ImageLoader(DataLoader):
                 f"The transform cannot be sent to new worker processes ({error}). Define its "
                 "functions and classes at the top of a module (no lambda), or give num_workers=0."
             ) from error
-        for images, labels, slot in batches:
+        for images, draws, labels, slot in batches:
             slots = collate.slots if isinstance(images, int) else None
             batch = images if slots is None else slots[slot, :images]
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)  # more would only take the cores from the workers
-            try:
-                finished = self.dataset.finish(batch, self._memory.empty)
-            finally:
-                torch.set_num_threads(threads)
-            is_slot = slots is not None and finished is batch  # which the next batches overwrite
-            yield finished.clone() if is_slot else finished, labels
-            del finished  # else the next batch could not reuse its memory
+            yield batch, torch.from_numpy(draws), torch.from_numpy(labels), slots is not None
+
+    def on_device(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches whose images are finished on the GPU, one batch ahead; their labels are here.
+
+        Bytes are copied there, from memory that is pinned, on a stream of their own.
+        """
+        gpu, copied = torch.cuda.Stream(), torch.cuda.Event()
+        previous: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
+        for images, draws, labels, _ in self._unfinished():
+            self._pin_slots()
+            with torch.cuda.stream(gpu):
+                moved, drawn = (_to_gpu(one) for one in (images, draws))
+                copied.record()
+                finished = self.dataset.finish(moved, drawn, _empty_on_gpu)
+                finished = finished.to(engine.compute_dtype())
+                ready = torch.cuda.Event()
+                ready.record()
+            if previous is not None:
+                yield _received(*previous)
+            previous = finished, labels.pin_memory(), ready
+            copied.synchronize()  # the next batch may overwrite this one's slot
+        if previous is not None:
+            yield _received(*previous)
+
+    def _pin_slots(self) -> None:
+        """Let the GPU read the memory of the slots directly, as far as the system allows."""
+        slots = self.collate_fn.slots
+        if slots is not None and self._pinned is not slots:
+            self._pinned, cudart = slots, torch.cuda.cudart()
+            if int(cudart.cudaHostRegister(slots.data_ptr(), slots.nbytes, 0)) == 0:
+                release = weakref.finalize(self, cudart.cudaHostUnregister, slots.data_ptr())
+                release.atexit = False  # when CUDA may be gone already
+
+
+def device_batches(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a loader with their images on the device; labels stay on the processor.
+
+    On a GPU, images of our own loaders have the type that the network computes in, in
+    channels_last memory, and labels are pinned, so that no copy waits for the GPU's work. Others
+    are copied when it is their turn: what they draw at random may not be drawn earlier.
+    """
+    device = engine.device()
+    on_device = getattr(loader, "on_device", None)
+    if device.type == "cuda" and on_device is not None:
+        yield from on_device()
+        return
+    for images, labels in loader:
+        if device.type == "cuda":
+            yield _to_gpu(images), labels.pin_memory()
+        else:
+            yield images.to(device), labels
+
+
+def _to_gpu(tensor: Tensor) -> Tensor:
+    pinned = tensor if tensor.is_cuda or tensor.is_pinned() else tensor.pin_memory()
+    return pinned.to(engine.device(), non_blocking=True)
+
+
+def _empty_on_gpu(*shape: int) -> Tensor:
+    return torch.empty(shape, device=engine.device(), memory_format=torch.channels_last)
+
+
+def _received(images: Tensor, labels: Tensor, ready: "torch.cuda.Event") -> tuple[Tensor, Tensor]:
+    """A batch from another stream, for the present one."""
+    present = torch.cuda.current_stream()
+    present.wait_event(ready)
+    images.record_stream(present)  # else its memory could be used again too early
+    return images, labels
 
 
 def _keep_shared(_worker: int) -> None:
@@ -151,20 +228,22 @@ def _keep_shared(_worker: int) -> None:
 class _Collate:
     """Writes the images of a batch into its slot; stacks them where there is none or they differ.
 
-    A collated batch is (images, labels, slot); in a slot, `images` is their number.
+    A collated batch is (images, draws, labels, slot); in a slot, `images` is their number.
     """
 
     slots: Tensor | None = None  # (slots, batch_size + 1, *image)
 
-    def __call__(self, samples: list[tuple[Any, int, int]]) -> tuple[object, Tensor, int]:
-        images = [image for image, *_ in samples]
-        labels, slot = torch.tensor([label for _, label, _ in samples]), samples[0][2]
+    def __call__(
+        self, samples: list[tuple[Any, list[float], int, int]]
+    ) -> tuple[object, np.ndarray, np.ndarray, int]:
+        images, draws, labels, (slot, *_) = zip(*samples, strict=True)
+        rest = np.array(draws, np.float32), np.array(labels, np.int64), slot
         slots = self.slots
         kinds = {isinstance(image, Tensor) and (image.shape, image.dtype) for image in images}
         if slots is None or kinds != {(slots.shape[2:], slots.dtype)}:
-            return default_collate(images), labels, slot
+            return default_collate(list(images)), *rest
         torch.stack(images, out=slots[slot, : len(images)])
-        return len(images), labels, slot
+        return len(images), *rest
 
 
 def _references(arrays: list[np.ndarray]) -> list[int]:

@@ -77,7 +77,7 @@ class SeededDataset(Dataset):
     def __init__(self, classes: Sequence[str], transform: Callable, *, seed: int = 0):
         self.classes = list(classes)
         self._transform = transform
-        self._of_image, self._of_batch = split_transform(transform)
+        self._of_image, self._finish = split_transform(transform)
         self.seed = seed
 
     @property
@@ -89,19 +89,33 @@ class SeededDataset(Dataset):
         """Sample `index`: a uint8 array (H, W, 3) that the caller may change, and the label."""
         raise NotImplementedError
 
-    def finish(self, images: Tensor, empty: Callable[..., Tensor] = torch.empty) -> Tensor:
-        """Finish a batch of unfinished images, in memory that `empty` allocates."""
-        return images if self._of_batch is None else self._of_batch(images, empty)
+    def finish(
+        self, images: Tensor, draws: Tensor, empty: Callable[..., Tensor] = torch.empty
+    ) -> Tensor:
+        """Finish a batch of unfinished images on their device, in memory that `empty` allocates.
+
+        `draws` are what of each image's augmentation is left for here. A batch of images whose
+        transform cannot be split is finished already, and returned as it is.
+        """
+        if self._finish is None:
+            return images
+        count, height, width, channels = images.shape
+        return self._finish(images, draws, empty(count, channels, height, width))
 
     def __getitem__(self, key: int | tuple[int, int] | SampleKey) -> tuple[Any, ...]:
+        """(image, label); of a key with a slot, (unfinished image, draws, label, slot)."""
         if not isinstance(key, SampleKey):
             key = SampleKey(*key) if isinstance(key, tuple) else SampleKey(0, key)
         pixels, label = self.read(key.epoch, key.index)
         with seeded(seed_of(self.seed, key.epoch, key.index)):
-            image: Any = prepare(pixels, self.transform if key.slot is None else self._of_image)
-        if key.slot is None:
-            return image, label
-        return image if self._of_batch is None else image.permute(1, 2, 0), label, key.slot
+            image: Any = prepare(pixels, self._of_image)
+            draws = self._finish.draw() if self._finish else []
+        image = image if self._finish is None else image.permute(1, 2, 0)
+        if key.slot is not None:
+            return image, draws, label, key.slot
+        if self._finish is not None:
+            image = self.finish(image[None], torch.tensor([draws]))[0]
+        return image, label
 
 
 class ImageDataset(SeededDataset):

@@ -1,6 +1,7 @@
 """Training batches of another mixture: MixUp and CutMix, and classes that come equally often."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from resnet_ft.data.batches import EpochBatchSampler, ImageLoader
+from resnet_ft.data.batches import EpochBatchSampler, ImageLoader, device_batches
 from resnet_ft.data.dataset import ImageDataset, seed_of, seeded
 from resnet_ft.errors import ParameterError
 
@@ -65,10 +66,18 @@ class MixedLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._mixed(self.loader)
+
+    def on_device(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches whose images are mixed on the device; their labels are here."""
+        for images, labels in self._mixed(device_batches(self.loader)):
+            yield images, labels.pin_memory() if images.is_cuda else labels
+
+    def _mixed(self, batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = getattr(self.batch_sampler, "epoch", getattr(self.sampler, "epoch", self.epoch))
         self.epoch = epoch + 1
         first_batch = getattr(self.batch_sampler, "first_batch", 0)
-        for step, (images, labels) in enumerate(self.loader, first_batch):
+        for step, (images, labels) in enumerate(batches, first_batch):
             with seeded(seed_of("mix", self.seed, epoch, step)):
                 mixed = self.mix(images, labels)
             yield mixed

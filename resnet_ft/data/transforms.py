@@ -4,17 +4,17 @@ To offer another augmentation, add a strength below.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
+from torchvision import transforms, tv_tensors
+from torchvision.transforms import InterpolationMode, v2
 
 from resnet_ft.errors import ParameterError
 
@@ -23,13 +23,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _INTERPOLATIONS = ("bilinear", "bicubic")
 
-# The smallest share of the image that a random crop keeps, and what else happens to it.
-_STRENGTHS: dict[str, tuple[float, list[v2.Transform]]] = {
-    "light": (0.6, []),
-    "medium": (0.35, [v2.ColorJitter(0.2, 0.2, 0.2)]),
-    "strong": (0.2, [v2.TrivialAugmentWide()]),
-}
-STRENGTHS = tuple(_STRENGTHS)
+STRENGTHS = ("light", "medium", "strong")
 
 
 @dataclass(frozen=True)
@@ -93,29 +87,75 @@ def train_transform(
     down to a fifth of the image and applies one operation of TrivialAugment (Müller and Hutter,
     ICCV 2021).
     """
-    if strength not in _STRENGTHS:
+    if strength not in STRENGTHS:
         raise ParameterError(
             f"strength={strength!r} is unknown. Choose one of {', '.join(STRENGTHS)}."
         )
     wanted = as_preprocessing(preprocessing)
-    smallest_crop, more = _STRENGTHS[strength]
-    crop = _RandomResizedCrop(
+    crop = RandomResizedCrop(
         wanted.image_size,
-        scale=(smallest_crop, 1.0),
+        scale=({"light": 0.6, "medium": 0.35, "strong": 0.2}[strength], 1.0),
         interpolation=InterpolationMode(wanted.interpolation),
         antialias=True,
     )
-    return _compose(wanted, crop, v2.RandomHorizontalFlip(), *more)
+    more = [v2.TrivialAugmentWide()] if strength == "strong" else []
+    colours = [ColorJitter(0.2, 0.2, 0.2)] if strength == "medium" else []
+    return _compose(wanted, crop, v2.RandomHorizontalFlip(), *more, of_floats=colours)
 
 
-class _RandomResizedCrop(v2.RandomResizedCrop):
+class RandomResizedCrop(v2.RandomResizedCrop):
     """torchvision's for one image, in half the time: torch is quick at contiguous bytes."""
 
     def forward(self, image: Tensor) -> Tensor:
-        top, left, height, width = RandomResizedCrop.get_params(image, self.scale, self.ratio)
-        crop = v2.functional.crop(image, top, left, height, width)
+        place = transforms.RandomResizedCrop.get_params(image, self.scale, self.ratio)
+        crop = v2.functional.crop(image, *place)
         crop = crop[None].contiguous(memory_format=torch.channels_last)[0]
         return v2.functional.resize(crop, self.size, self.interpolation, antialias=True)
+
+
+_BRIGHTNESS, _CONTRAST, _SATURATION, _ = range(4)  # as torchvision numbers what it does
+_GREY = (0.2989, 0.587, 0.114)  # how torchvision weighs the channels
+
+
+class ColorJitter(v2.ColorJitter):
+    """torchvision's brightness, contrast and saturation, for floats from 0 to 1, as one matrix.
+
+    Each of the three is affine in a pixel's colour, once the mean colour of the image is known, and
+    so is their product, in any order. Values are clamped once, at the end; on bytes, torchvision
+    clamps and truncates after every one.
+    """
+
+    def draw(self) -> list[float]:
+        """What to do with an image: four numbers of the order, and a factor for each."""
+        drawn = self.make_params([])
+        factors = [drawn[f"{name}_factor"] for name in ("brightness", "contrast", "saturation")]
+        return [*drawn["fn_idx"].tolist(), *(1.0 if one is None else one for one in factors)]
+
+    def forward(self, image: Tensor) -> Tensor:
+        draws = torch.tensor([self.draw()], device=image.device)
+        matrix, offset = affine_colours(draws, image.mean((1, 2))[None])
+        changed = torch.addmm(offset[0, :, None], matrix[0], image.reshape(3, -1))
+        return tv_tensors.wrap(changed.clamp_(0, 1).view_as(image), like=image)
+
+
+def affine_colours(draws: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices (N, 3, 3) and offsets (N, 3) of colours that `ColorJitter.draw` drew, (N, 7).
+
+    `means` (N, 3) are the mean colours of the images, on the same device.
+    """
+    count, order = len(draws), draws[:, :4].long()
+    factors = torch.cat([draws[:, 4:], draws.new_ones(count, 1)], dim=1).gather(1, order)
+    saturates, contrasts = order == _SATURATION, order == _CONTRAST
+    grey = constant(_GREY, draws.device)
+    matrix = torch.eye(3, device=draws.device).repeat(count, 1, 1)
+    offset = draws.new_zeros(count, 3)
+    for step in range(4):
+        factor = factors[:, step, None]
+        to_grey, to_mean = ((1 - factor) * one[:, step, None] for one in (saturates, contrasts))
+        mean = torch.einsum("c,ncd,nd->n", grey, matrix, means)[:, None] + offset @ grey[:, None]
+        matrix = factor[..., None] * matrix + (to_grey * (grey @ matrix))[:, None]
+        offset = factor * offset + to_grey * (offset @ grey[:, None]) + to_mean * mean
+    return matrix, offset
 
 
 def eval_transform(preprocessing: int | Preprocessing = 224) -> v2.Compose:
@@ -151,9 +191,12 @@ def preprocessing_in(transform: object) -> Preprocessing | None:
     return found if is_unchanged else None
 
 
-def _compose(preprocessing: Preprocessing, *steps: v2.Transform) -> v2.Compose:
+def _compose(
+    preprocessing: Preprocessing, *steps: v2.Transform, of_floats: Sequence[v2.Transform] = ()
+) -> v2.Compose:
     normalise = v2.Normalize(list(preprocessing.mean), list(preprocessing.std))
-    return v2.Compose([v2.ToImage(), *steps, v2.ToDtype(torch.float32, scale=True), normalise])
+    to_floats = v2.ToDtype(torch.float32, scale=True)
+    return v2.Compose([v2.ToImage(), *steps, to_floats, *of_floats, normalise])
 
 
 def prepare(pixels: np.ndarray, transform: Callable) -> object:
@@ -168,22 +211,74 @@ def prepare(pixels: np.ndarray, transform: Callable) -> object:
     return transform(Image.fromarray(pixels))
 
 
-def split_transform(transform: Callable) -> tuple[Callable, Callable | None]:
+@cache
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A vector that is copied to a device once: each copy would wait for what computes there."""
+    return torch.tensor(values, device=device)
+
+
+_IN_CACHE = 4  # images whose floats stay in a processor's cache between two operations
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What is left to do with bytes: conversion to floats, colours and normalisation, per batch."""
+
+    normalise: v2.Normalize
+    jitter: ColorJitter | None
+
+    def draw(self) -> list[float]:
+        """What the colours of one image depend on, drawn at random."""
+        return self.jitter.draw() if self.jitter else []
+
+    def __call__(self, images: Tensor, draws: Tensor, floats: Tensor) -> Tensor:
+        """Fill `floats` (N, 3, H, W) from bytes (N, H, W, 3), on any device."""
+        mean, std = (tuple(one) for one in (self.normalise.mean, self.normalise.std))
+        means, stds = (constant(one, floats.device) for one in (mean, std))
+        floats.copy_(images.permute(0, 3, 1, 2))
+        if self.jitter is None:
+            return floats.mul_(1 / 255).sub_(means[:, None, None]).div_(stds[:, None, None])
+        matrix, offset = affine_colours(draws, floats.mean((2, 3)) / 255)
+        matrix, offset = matrix / (255 * stds[:, None]), (offset - means) / stds
+        at_once = _IN_CACHE if floats.is_cpu else len(floats)
+        for some in (slice(at, at + at_once) for at in range(0, len(floats), at_once)):
+            changed = floats[some]
+            _mix_channels(changed.clone(), matrix[some], offset[some], changed)
+            for channel, (middle, width) in enumerate(zip(mean, std, strict=True)):
+                changed[:, channel].clamp_((0 - middle) / width, (1 - middle) / width)
+        return floats
+
+
+def _mix_channels(images: Tensor, matrix: Tensor, offset: Tensor, mixed: Tensor) -> None:
+    """Multiply the pixels of each image (N, 3, H, W) by its matrix (N, 3, 3); add (N, 3)."""
+    if mixed.is_contiguous():
+        flat, rows = (one.view(*one.shape[:2], -1) for one in (mixed, images))
+        torch.baddbmm(offset[..., None], matrix, rows, out=flat)
+    else:
+        flat, rows = (one.permute(0, 2, 3, 1).flatten(1, 2) for one in (mixed, images))
+        torch.baddbmm(offset[:, None], rows, matrix.mT, out=flat)
+
+
+def split_transform(transform: Callable) -> tuple[Callable, Finish | None]:
     """The part of a transform for one image at a time, and the part for a batch at once.
 
-    The second, which takes bytes (N, H, W, 3) to floats (N, 3, H, W), is the conversion and the
-    normalisation with which the transforms above end; None for a transform that ends otherwise.
+    The second is the conversion, colours and normalisation with which the transforms above end;
+    None for a transform that ends otherwise.
     """
     steps = getattr(transform, "transforms", None)
     match steps:
-        case [v2.ToImage(), *_, v2.ToDtype(dtype=torch.float32, scale=True), v2.Normalize()]:
-            if sum(isinstance(step, v2.ToDtype) for step in steps) == 1:
-                return v2.Compose(steps[:-2]), partial(_finish, steps[-1])
-    return transform, None
-
-
-def _finish(normalise: v2.Normalize, images: Tensor, empty: Callable[..., Tensor]) -> Tensor:
-    count, height, width, channels = images.shape
-    floats = empty(count, channels, height, width)
-    floats.copy_(images.permute(0, 3, 1, 2)).mul_(1 / 255)
-    return v2.functional.normalize(floats, normalise.mean, normalise.std, inplace=True)
+        case [v2.ToImage(), *first, v2.ToDtype(dtype=torch.float32, scale=True), v2.Normalize()]:
+            jitter = None
+        case [
+            v2.ToImage(),
+            *first,
+            v2.ToDtype(dtype=torch.float32, scale=True),
+            ColorJitter() as jitter,
+            v2.Normalize(),
+        ]:
+            pass
+        case _:
+            return transform, None
+    if any(isinstance(step, v2.ToDtype) for step in first):
+        return transform, None
+    return v2.Compose([steps[0], *first]), Finish(steps[-1], jitter)

@@ -1,11 +1,12 @@
 """An average of the weights over the steps of training: often better than the last weights."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from resnet_ft import engine
@@ -56,35 +57,50 @@ class WeightAverage(Callback):
         self.decay = decay
 
     def on_fit_begin(self, state: TrainingState) -> None:
-        longest = 0.999
+        self._longest = 0.999
         if state.steps_per_epoch is not None:
             steps = state.num_epochs * state.steps_per_epoch["train"]
-            longest = min(0.9999, max(0.0, 1 - 10 / max(1, steps)))
+            self._longest = min(0.9999, max(0.0, 1 - 10 / max(1, steps)))
+        self.average = copy.deepcopy(engine.unwrapped(state.model)).to(engine.device())
+        self._steps = 0  # torch's AveragedModel counts on the device, and waits for it
 
-        def average(averages: Any, weights: Any, count: Tensor | int) -> None:
-            done = int(count)
-            decay = min(longest, (1 + done) / (10 + done)) if self.decay is None else self.decay
-            get_ema_multi_avg_fn(decay)(averages, weights, count)
-
-        model = engine.unwrapped(state.model)
-        self.average = AveragedModel(model, engine.device(), multi_avg_fn=average)
-
+    @torch.no_grad()
     def on_step_end(self, state: TrainingState) -> None:
-        if state.phase == "train":
-            self.average.update_parameters(engine.unwrapped(state.model))
+        if state.phase != "train":
+            return
+        done, model = self._steps, engine.unwrapped(state.model)
+        decay = min(self._longest, (1 + done) / (10 + done)) if self.decay is None else self.decay
+        averages: list[Tensor] = list(self.average.parameters())
+        weights: list[Tensor] = list(model.parameters())
+        if not done:
+            torch._foreach_copy_(averages, weights)
+        elif state.skipped is None:
+            get_ema_multi_avg_fn(decay)(averages, weights, done)
+        else:  # known to the device alone
+            share = torch.where(state.skipped, 0.0, 1 - decay)
+            for average, weight in zip(averages, weights, strict=True):
+                average.lerp_(weight, share)
+        self._steps += 1
 
     def on_phase_end(self, state: TrainingState) -> None:
         if state.phase == "val":
-            val, average = state.dataloaders["val"], self.average.module
+            val, average = state.dataloaders["val"], self.average
+            for own, buffer in zip(
+                average.buffers(), engine.unwrapped(state.model).buffers(), strict=True
+            ):
+                own.copy_(buffer)
             scores = validation_scores(average, val, state.criterion)
             state.row |= {f"ema_{name}": score for name, score in scores.items()}
 
     def on_epoch_end(self, state: TrainingState) -> None:
         scores = {name: state.row[f"ema_{name}"] for name in ("val_loss", "val_accuracy")}
-        state.is_best |= state.best.update({**state.row, **scores}, self.average.module)
+        state.is_best |= state.best.update({**state.row, **scores}, self.average)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.average.state_dict()
+        weights = {f"module.{name}": one for name, one in self.average.state_dict().items()}
+        return {"n_averaged": torch.tensor(self._steps), **weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.average.load_state_dict(state)
+        weights = {name.removeprefix("module."): one for name, one in state.items()}
+        self._steps = int(weights.pop("n_averaged"))
+        self.average.load_state_dict(weights)

@@ -50,7 +50,11 @@ class Callback:
         """In training, when all gradients are there, before they are clipped and used."""
 
     def on_step_end(self, state: TrainingState) -> None:
-        """After every batch; `state.output` has its images, labels, logits and loss."""
+        """After every batch; `state.output` has its images, labels, logits and loss.
+
+        They are tensors on the device. To read one, as `.item()` or `.cpu()` does, waits until a
+        GPU has caught up, and then it has nothing to do for a while: read rarely.
+        """
 
     def on_phase_end(self, state: TrainingState) -> None:
         """After a phase; `state.row` has its means and takes columns of your own."""
@@ -129,6 +133,7 @@ class ProgressBar(Callback):
         steps = state.steps_per_epoch
         total = state.num_epochs * sum(steps.values()) if steps else None
         self.bar = progress_bar(total=total, unit="batch", bar_format=_BAR if steps else None)
+        self._next_reading = 0.0
 
     def on_phase_begin(self, state: TrainingState) -> None:
         if state.should_stop and state.steps_per_epoch:
@@ -136,8 +141,10 @@ class ProgressBar(Callback):
         self._describe(state, refresh=True)
 
     def on_step_end(self, state: TrainingState) -> None:
-        loss = state.sums["loss"] / (state.sums["weight"] or math.nan)
-        self.bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        if (now := time.perf_counter()) > self._next_reading:  # which waits for a GPU
+            loss = state.sums["loss"] / (state.sums["weight"] or math.nan)
+            self.bar.set_postfix_str(f"loss {float(loss):.3f}", refresh=False)
+            self._next_reading = now + _SECONDS_BETWEEN_READINGS
         self._describe(state, refresh=False)  # the next line does, ten times a second at most
         self.bar.update()
 
@@ -165,6 +172,7 @@ class ProgressBar(Callback):
         self.bar.close()
 
 
+_SECONDS_BETWEEN_READINGS = 0.5
 _BAR = "{desc}{percentage:3.0f}%|{bar}| {remaining} left{postfix}"
 
 
@@ -183,7 +191,7 @@ class LivePlot(Callback):
         from IPython.display import HTML, display
 
         self.display = display(HTML("<i>Curves appear after the first epoch.</i>"), display_id=True)
-        self._losses: list[float] = []
+        self._losses: list[Any] = []  # until it is drawn, a loss may be on the device
         self._sums = dict(state.sums)  # of the batches before a resumed one
         self._next_drawing = time.perf_counter() + _SECONDS_BETWEEN
         if state.rows:
@@ -197,6 +205,7 @@ class LivePlot(Callback):
             self._sums = dict(state.sums)
             self._losses += [since["loss"] / since["weight"]] if since["weight"] else []
             if (began := time.perf_counter()) > self._next_drawing and self._losses:
+                self._losses = [float(loss) for loss in self._losses]
                 self._show(_plot_losses(self._losses, state))
                 took = time.perf_counter() - began
                 self._next_drawing = began + max(_SECONDS_BETWEEN, min(10 * took, 10))

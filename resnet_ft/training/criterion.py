@@ -6,6 +6,7 @@ by their number. Losses of parts are therefore weighted with the criterion's own
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,19 @@ def weight_of(criterion: Criterion, labels: Tensor) -> float:
     if known.weight is None:
         return len(counted)
     last = len(known.weight) - 1  # a label without an output is refused elsewhere
-    return known.weight.to(labels.device)[counted.clamp(0, last)].sum().item()
+    return float(_copied_weight(known)[counted.cpu().clamp(0, last)].sum().numpy())
+
+
+_COPIES: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], Tensor]] = WeakKeyDictionary()
+
+
+def _copied_weight(criterion: nn.CrossEntropyLoss | nn.NLLLoss) -> Tensor:
+    """The class weights on the processor, copied when they change: a step waits for no copy."""
+    weight: Any = criterion.weight
+    version = id(weight), weight._version
+    if _COPIES.get(criterion, (None,))[0] != version:
+        _COPIES[criterion] = version, weight.detach().cpu()
+    return _COPIES[criterion][1]
 
 
 def check_additive(

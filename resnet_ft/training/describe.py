@@ -24,6 +24,7 @@ from resnet_ft.training.state import TrainingState, whole_model
 UNSURE = "?"  # marks what may be the same although it reads differently
 _LIBRARIES = ("torch.", "torchvision.", "resnet_ft.")
 _DEPTH = 8
+_KERNELS = {"foreach", "fused"}  # how an optimizer computes its steps, which is up to the device
 
 
 def describe_training(state: TrainingState) -> dict[str, object]:
@@ -48,7 +49,8 @@ def describe_training(state: TrainingState) -> dict[str, object]:
         "criterion_settings": described(state.criterion),
         "optimizer": type(state.optimizer).__name__,
         "optimizer_options": state.optimizer.defaults
-        | {"lr": max(rates), "weight_decay": max(decays)},
+        | {"lr": max(rates), "weight_decay": max(decays)}
+        | dict.fromkeys(_KERNELS & state.optimizer.defaults.keys()),
         "optimizer_groups": {"learning_rates": rates, "weight_decays": decays},
         "scheduler": type(scheduler).__name__ if scheduler and not per_step else None,
         "scheduler_per_step": type(per_step).__name__ if per_step else None,

@@ -1,6 +1,5 @@
 """train_model: the training loop, from its first line to an optimizer step."""
 
-import math
 import signal
 import time
 import warnings
@@ -13,11 +12,12 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from resnet_ft import distributed, engine
+from resnet_ft.data.batches import device_batches
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.evaluation.predictions import class_names
 from resnet_ft.models.check import check_model
@@ -29,7 +29,7 @@ from resnet_ft.training.images import check_images, record_images
 from resnet_ft.training.resume import announce, load_resume_state, resume_callbacks, with_autosave
 from resnet_ft.training.rng import rng_states, set_rng_states
 from resnet_ft.training.run import Run
-from resnet_ft.training.schedule import PerStep
+from resnet_ft.training.schedule import PerStep, make_optimizer
 from resnet_ft.training.state import (
     BestModel,
     Metric,
@@ -97,7 +97,7 @@ def train_model(
         model=model,
         dataloaders=loaders,
         criterion=criterion,
-        optimizer=optimizer or Adam(trainable_parameters(model), lr=1e-4),
+        optimizer=optimizer or _default_optimizer(model),
         scheduler=scheduler,
         num_epochs=num_epochs,
         metrics=metrics or {},
@@ -128,6 +128,10 @@ def train_model(
     finally:
         remember_rates(state.optimizer, rates)
     return network, state.history
+
+
+def _default_optimizer(model: nn.Module) -> Optimizer:
+    return make_optimizer("adam", [{"params": trainable_parameters(model), "lr": 1e-4}])
 
 
 def _by_phase(dataloaders: Mapping[str, DataLoader]) -> dict[str, DataLoader]:
@@ -256,7 +260,7 @@ def _validate(state: TrainingState, net: nn.Module) -> None:
             state.output = run_step(net, batch, state.criterion, micro_batches=state.micro_batches)
             state.micro_batches = state.output.micro_batches
             sums = state.measure(state.output)
-            _check_finite(sums["loss"], state)
+            state.check_loss(sums["loss"])
             state.count(sums, len(state.output.labels))
             state.notify("on_step_end")
         names = sorted(state.sums)  # in a resumed phase, processes may hold them in other orders
@@ -272,6 +276,7 @@ def _phase(state: TrainingState) -> Iterator[None]:
         state.begin_phase()
         state.notify("on_phase_begin")
     yield
+    state.check_unread_loss()
     state.end_phase()
     state.notify("on_phase_end")
     state.step = 0
@@ -285,16 +290,16 @@ def remaining_batches(state: TrainingState) -> Iterator[Batch]:
             set_epoch(state.epoch - 1)  # ours and torch's DistributedSampler shuffle by epoch
     if state.step == 0:
         state.rng_before_phase = rng_states(loaders)
-        yield from loader
+        yield from device_batches(loader)
         return
     if state.should_stop and state.phase == "train":
         return
     set_rng_states(state.rng_before_phase or {}, loaders)
     if start_at := getattr(loader.batch_sampler, "start_at", None):
         start_at(state.step)
-        batches = iter(loader)
+        batches = device_batches(loader)
     else:  # how the loader makes its batches is not known, so they are drawn again
-        batches = iter(loader)
+        batches = device_batches(loader)
         for done in range(state.step):
             if next(batches, None) is None:
                 raise TrainingError(
@@ -317,11 +322,12 @@ def run_step(
 ) -> StepOutput:
     """Logits and loss of a batch; with an optimizer, the weights take a step.
 
-    The batch goes through the model in `micro_batches` parts, whose gradients add up to those of
-    the batch; twice as many where memory runs out, and the output says how many it were. (Batch
-    normalisation that learns sees the parts.) In several processes, the gradients are those of the
-    batch of all. `before_update` is called between backward and the optimizer's step. Raises
-    TrainingError where a single image is too much, or the criterion cannot be split.
+    Nothing waits for a GPU's work, as long as the labels are on the processor. The batch goes
+    through the model in `micro_batches` parts, whose gradients add up to those of the batch; twice
+    as many where memory runs out, and the output says how many it were. (Batch normalisation that
+    learns sees the parts.) In several processes, the gradients are those of the batch of all.
+    `before_update` is called between backward and the optimizer's step. Raises TrainingError where
+    a single image is too much, or the criterion cannot be split.
     """
     while True:
         try:
@@ -345,7 +351,7 @@ def _forward_backward(
     micro_batches: int,
 ) -> StepOutput:
     images, labels = (tensor.to(engine.device(), non_blocking=True) for tensor in batch)
-    number = min(micro_batches, len(labels))
+    number, highest_label = min(micro_batches, len(labels)), _highest_label(batch[1])
     if optimizer is not None:
         optimizer.zero_grad()
         if micro_batches > 1:  # synchronised batch normalisation waits for every part of the others
@@ -359,7 +365,7 @@ def _forward_backward(
         is_last = len(all_logits) == number - 1
         with nullcontext() if is_last or optimizer is None else engine.accelerator().no_sync(net):
             logits = net(some)
-            _check_labels(logits, true)
+            _check_labels(logits, highest_label)
             # Where all labels are ignored, their mean would not be a number.
             loss = criterion(logits, true) if weight else 0 * logits.sum()
             if optimizer is not None:
@@ -391,11 +397,13 @@ def _finish_gradients(
         state.time_used if distributed.is_main() else 0.0,
     )
     totals = dict(zip(sums, sums_of_all, strict=True))
-    _check_finite(totals["loss"], state)
+    state.check_loss(totals["loss"])
     state.count(totals, samples)
     state.should_stop = bool(stop)
     state.stop_signal = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
-    engine.accelerator().unscale_gradients(optimizer)
+    state.skipped = engine.unscale_gradients(net, optimizer)
+    if state.skipped is not None:
+        state.count({"skipped_steps": state.skipped.double()}, 0)
     state.notify("on_before_optimizer_step")
     if state.clip_grad_norm is not None:
         nn.utils.clip_grad_norm_(net.parameters(), state.clip_grad_norm)
@@ -421,23 +429,15 @@ def _twice(micro_batches: int, batch_size: int, error: torch.OutOfMemoryError) -
     return 2 * micro_batches
 
 
-def _check_labels(logits: Tensor, labels: Tensor) -> None:
+def _highest_label(labels: Tensor) -> int:
+    return labels.shape[1] - 1 if labels.ndim == 2 else int(labels.max().cpu().numpy())
+
+
+def _check_labels(logits: Tensor, highest_label: int) -> None:
     """Raise TrainingError where a label has no output; a GPU would say "device-side assert"."""
-    highest_label = labels.shape[1] - 1 if labels.ndim == 2 else int(labels.max())
     if logits.ndim != 2 or highest_label >= logits.shape[1]:
         raise TrainingError(
             f"The model's output has shape {tuple(logits.shape)}, but there is a label "
             f"{highest_label}. It should be (batch, classes): build the model with num_classes="
             'len(dataloaders["train"].dataset.classes).'
-        )
-
-
-def _check_finite(loss: float, state: TrainingState) -> None:
-    """Raise TrainingError, with what to try, for a loss that is infinite or not a number."""
-    if not math.isfinite(loss):
-        kept = "The model has its best weights so far." if state.rows else "No epoch is complete."
-        raise TrainingError(
-            f"The {state.phase} loss became {loss} in epoch {state.epoch}, step {state.step}. Try "
-            f"a learning rate ten times lower (now {state.learning_rate:g}), and look for broken "
-            f"images or labels with notebook 02. {kept}"
         )

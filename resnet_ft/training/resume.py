@@ -83,6 +83,10 @@ class Autosave(Callback):
 
     def on_interrupt(self, state: TrainingState) -> None:
         diverged = isinstance(sys.exc_info()[1], TrainingError)  # a loss of nan, for example
+        try:
+            state.check_unread_loss()
+        except TrainingError:
+            diverged = True
         if self._is_new and self._version == self._present_version() and not diverged:
             self._save(state)
         if state.run is not None:
@@ -130,9 +134,12 @@ class Autosave(Callback):
 
     def _save(self, state: TrainingState) -> None:
         """Copy everything now and have it written; a copy that still waits is dropped."""
+        state.check_unread_loss()
         if state.run is not None:  # as in the main process
             self._raise_failed_save()
-            content = _capture(state, self._progress, state.run, self.keep_resume_state)
+            sums = {name: float(value) for name, value in self._progress["sums"].items()}
+            progress = {**self._progress, "sums": sums}
+            content = _capture(state, progress, state.run, self.keep_resume_state)
             self._writing = self._thread.submit(_write, state, content, state.run)
         self._is_new, self._saved_at = False, time.perf_counter()
         self._saved = self._progress
@@ -265,6 +272,7 @@ def load_resume_state(state: TrainingState) -> dict[str, Any] | None:
         if "model" in content:  # else only the note is left that the run is finished
             engine.unwrapped(state.model).load_state_dict(content["model"])
             groups = state.optimizer.state_dict()["param_groups"]
+            _take_kernels(content["optimizer"], groups)
             state.optimizer.load_state_dict(content["optimizer"])
             _check_optimizer(state.optimizer, groups)
             if state.scheduler is not None:
@@ -306,6 +314,12 @@ def _check_kept(state: TrainingState, content: dict[str, Any]) -> None:
             "what more of them would need (keep_resume_state=False). Train on from its model in a "
             f'new run: another run_dir, with weights="{state.run.best}".'
         )
+
+
+def _take_kernels(saved: dict[str, Any], present: list[dict[str, Any]]) -> None:
+    """Let a saved optimizer compute as suits this device: it may be another than that of then."""
+    for group, now in zip(saved["param_groups"], present, strict=False):
+        group.update({name: now[name] for name in ("foreach", "fused") if name in now})
 
 
 def _check_optimizer(optimizer: Optimizer, before: list[dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """What `train_model` works on, how far it has come, and the best weights so far."""
 
 import inspect
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -22,6 +24,7 @@ from resnet_ft.training.run import Run, history_of
 from resnet_ft.training.schedule import check_scheduler
 
 Row = dict[str, float]
+Sums = dict[str, Any]  # numbers, or scalars on the device that nobody waits for within a phase
 Metric = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -50,7 +53,7 @@ class Progress:
     epoch: int = 1
     phase: str = "train"
     step: int = 0  # of this phase: how many have begun
-    sums: dict[str, float] = field(default_factory=dict)  # of this phase, over `samples`
+    sums: Sums = field(default_factory=dict)  # of this phase, over `samples`
     samples: int = 0
     row: Row = field(default_factory=dict)  # of the present epoch
     rows: list[Row] = field(default_factory=list)
@@ -115,6 +118,8 @@ class TrainingState(Progress):
     best: "BestModel"
     saves: int = 0  # how many resume states were written
     output: StepOutput | None = None
+    unread_loss: "UnreadLoss | None" = None  # of the last step on a GPU
+    skipped: Tensor | None = None  # in float16: whether the gradients were no numbers, so no step
     # Of several processes, as all of them know it since the last step's reduction:
     stop_signal: int = 0  # a signal that asks the process to end
     time_used: float = 0.0  # the share of a TimeBudget, by the main process's clock
@@ -168,23 +173,53 @@ class TrainingState(Progress):
         for metric in self.accumulating.values():
             metric.reset()
 
-    def measure(self, output: StepOutput) -> dict[str, float]:
+    def measure(self, output: StepOutput) -> Sums:
         """The sums over a batch's samples of the loss and of every metric."""
         for metric in self.accumulating.values():
             metric.to(output.logits.device).update(output.logits, output.labels)
-        sums = {"loss": output.loss.item() * output.weight, "weight": output.weight}
+        sums = {"loss": _exactly(output.loss) * output.weight, "weight": output.weight}
         for name, metric in self.per_sample.items():
             sums[name] = _sum(name, metric(output.logits, output.labels), len(output.labels))
         return sums
 
-    def count(self, sums: Mapping[str, float], samples: float) -> None:
+    def count(self, sums: Sums, samples: float) -> None:
         """Add the sums of a batch."""
         for name, value in sums.items():
-            self.sums[name] += value
+            self.sums[name] = self.sums.get(name, 0.0) + value
         self.samples += int(samples)
+
+    def check_loss(self, loss: float | Tensor) -> None:
+        """Raise TrainingError, with what to try, for a loss that is infinite or not a number.
+
+        One on a GPU is looked at in the next step, or by `check_unread_loss`.
+        """
+        present = UnreadLoss.of(loss, f"epoch {self.epoch}, step {self.step}")
+        previous, self.unread_loss = self.unread_loss, present
+        if previous is not None:
+            self._check(previous)
+        if present.ready is None:
+            self.check_unread_loss()
+
+    def check_unread_loss(self) -> None:
+        """Look at the last loss now, whatever that waits for."""
+        present, self.unread_loss = self.unread_loss, None
+        if present is not None:
+            self._check(present)
+
+    def _check(self, loss: "UnreadLoss") -> None:
+        if not math.isfinite(value := loss.read()):
+            kept = (
+                "The model has its best weights so far." if self.rows else "No epoch is complete."
+            )
+            raise TrainingError(
+                f"The {self.phase} loss became {value} in {loss.place}. Try a learning rate ten "
+                f"times lower (now {self.learning_rate:g}), and look for broken images or labels "
+                f"with notebook 02. {kept}"
+            )
 
     def end_phase(self) -> None:
         """Put the means over all samples into the row."""
+        self.sums = {name: float(value) for name, value in self.sums.items()}
         if not self.samples:
             raise TrainingError(
                 f"The {self.phase} loader yields no batch. Has it less than one, with drop_last?"
@@ -194,10 +229,11 @@ class TrainingState(Progress):
                 f"The criterion ignores every label of the {self.phase} loader, or gives its class "
                 "no weight. Check ignore_index and weight."
             )
+        skipped = {name: self.sums.pop(name) for name in ("skipped_steps",) if name in self.sums}
         means = {name: value / self.samples for name, value in self.sums.items()}
         means["loss"] = self.sums["loss"] / weight
         means |= {name: float(one.compute()) for name, one in self.accumulating.items()}
-        self.row |= {f"{self.phase}_{name}": mean for name, mean in means.items()}
+        self.row |= {f"{self.phase}_{name}": mean for name, mean in means.items()} | skipped
 
     @property
     def learning_rate(self) -> float:
@@ -223,13 +259,45 @@ def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.argmax(dim=1) == most_likely(labels)
 
 
-def _sum(name: str, values: Tensor, samples: int) -> float:
+@dataclass(frozen=True)
+class UnreadLoss:
+    """A loss, and where it came up. From a GPU it is being copied: `ready` is when it is here."""
+
+    value: Tensor
+    ready: Any
+    place: str
+
+    @classmethod
+    def of(cls, loss: float | Tensor, place: str) -> "UnreadLoss":
+        """Begin to copy a loss, without waiting for it."""
+        value = torch.as_tensor(loss).detach()
+        if not value.is_cuda:
+            return cls(value, None, place)
+        here = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+        ready = torch.cuda.Event()
+        here.copy_(value, non_blocking=True)
+        ready.record()
+        return cls(here, ready, place)
+
+    def read(self) -> float:
+        """The number, once it is here."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        return float(self.value.cpu().numpy())
+
+
+def _exactly(value: Tensor) -> Tensor:
+    """A scalar in double precision, where the device has it: sums of many lose nothing."""
+    return value.double() if value.device.type != "mps" else value.float()
+
+
+def _sum(name: str, values: Tensor, samples: int) -> Tensor:
     if tuple(values.shape) != (samples,):
         raise ParameterError(
             f"The metric {name!r} gave values of shape {tuple(values.shape)} for {samples} samples."
             " Return one value per sample, shape (N,): the mean over all of them is taken here."
         )
-    return float(values.sum().item())
+    return _exactly(values.detach().sum())
 
 
 class BestModel:
@@ -327,7 +395,7 @@ def check_training(state: TrainingState) -> None:
     """Raise TrainingError or ParameterError for what would waste a run."""
     if not isinstance(state.num_epochs, int) or state.num_epochs < 0:
         raise ParameterError(f"num_epochs={state.num_epochs!r} should be a whole number.")
-    if taken := {"loss", "accuracy", "weight"} & set(state.metrics):
+    if taken := {"loss", "accuracy", "weight", "skipped_steps"} & set(state.metrics):
         raise ParameterError(f"The history has its own {', '.join(taken)}: rename your metric.")
     if isinstance(getattr(whole_model(state.model), "classes", None), nn.Module):
         raise ParameterError(

@@ -34,7 +34,7 @@ class Record(Callback):
             self.weights.append(copy.deepcopy(state.model.state_dict()))
 
     def on_epoch_end(self, state):
-        self.averages.append(copy.deepcopy(self.average.average.module.state_dict()))
+        self.averages.append(copy.deepcopy(self.average.average.state_dict()))
         self.is_best.append(state.is_best)
 
 
