@@ -169,7 +169,7 @@ class _Recorder(Callback):
 
 def _average_of(state: TrainingState) -> nn.Module:
     (average,) = (one for one in state.callbacks if isinstance(one, WeightAverage))
-    return average.average.module
+    return average.average
 
 
 def _copy(model: nn.Module) -> Weights:
