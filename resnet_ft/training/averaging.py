@@ -1,4 +1,4 @@
-"""An average of the weights over the steps of training: often better than the last weights."""
+"""Averages of the weights: of the last steps, and of where a run began and where it ended."""
 
 import copy
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from resnet_ft import engine
+from resnet_ft import distributed, engine
 from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.predictions import predict_logits
 from resnet_ft.training.callbacks import Callback
@@ -37,7 +37,7 @@ def validation_scores(
 
 
 class WeightAverage(Callback):
-    """Scores an exponential moving average of the weights, and keeps it where it is the best.
+    """Scores averages of the weights, and keeps them where they are the best.
 
     After each training step: average = decay * average + (1 - decay) * weights, beginning with the
     weights after the first. Buffers, such as BatchNorm's statistics, are the model's own. The
@@ -49,6 +49,11 @@ class WeightAverage(Callback):
     (1 + t) / (10 + t), TensorFlow's rule, which suits a run that is cut short. Averaging goes back
     to Polyak and Juditsky (1992, SIAM J. Control Optim. 30); Morales-Brotons et al. (2024,
     arXiv:2411.18704) study its effect.
+
+    Where the run began with a model that was scored before (`first_row`, as after `fit_head`), the
+    last epoch also scores the weights halfway between that model and the average: the columns
+    `halfway_val_loss` and `halfway_val_accuracy`. They forget less (Wortsman et al., "Robust
+    fine-tuning of zero-shot models", CVPR 2022). A run that `EarlyStop` ends has none.
     """
 
     def __init__(self, decay: float | None = None):
@@ -63,6 +68,9 @@ class WeightAverage(Callback):
             self._longest = min(0.9999, max(0.0, 1 - 10 / max(1, steps)))
         self.average = copy.deepcopy(engine.unwrapped(state.model)).to(engine.device())
         self._steps = 0  # torch's AveragedModel counts on the device, and waits for it
+        is_scored = bool(state.rows) and not state.epochs_done
+        self._start = copy.deepcopy(self.average.state_dict()) if is_scored else None
+        self._scored: dict[str, nn.Module] = {}  # of the present epoch
 
     @torch.no_grad()
     def on_step_end(self, state: TrainingState) -> None:
@@ -89,18 +97,41 @@ class WeightAverage(Callback):
                 average.buffers(), engine.unwrapped(state.model).buffers(), strict=True
             ):
                 own.copy_(buffer)
-            scores = validation_scores(average, val, state.criterion)
-            state.row |= {f"ema_{name}": score for name, score in scores.items()}
+            scored = {"ema": average}
+            is_last = state.epoch >= state.num_epochs or state.should_stop
+            if self._start is not None and distributed.any_of_all(is_last):
+                scored["halfway"] = _halfway(self._start, average)
+            self._scored = scored
+            for prefix, one in scored.items():
+                scores = validation_scores(one, val, state.criterion)
+                state.row |= {f"{prefix}_{name}": score for name, score in scores.items()}
 
     def on_epoch_end(self, state: TrainingState) -> None:
-        scores = {name: state.row[f"ema_{name}"] for name in ("val_loss", "val_accuracy")}
-        state.is_best |= state.best.update({**state.row, **scores}, self.average)
+        for prefix, one in self._scored.items():
+            scores = {name: state.row[f"{prefix}_{name}"] for name in ("val_loss", "val_accuracy")}
+            state.is_best |= state.best.update({**state.row, **scores}, one)
+        self._scored = {}
 
     def state_dict(self) -> dict[str, Any]:
         weights = {f"module.{name}": one for name, one in self.average.state_dict().items()}
-        return {"n_averaged": torch.tensor(self._steps), **weights}
+        start = {f"start.{name}": one for name, one in (self._start or {}).items()}
+        return {"n_averaged": torch.tensor(self._steps), **weights, **start}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        weights = {name.removeprefix("module."): one for name, one in state.items()}
-        self._steps = int(weights.pop("n_averaged"))
+        weights, start = (
+            {name.removeprefix(part): one for name, one in state.items() if name.startswith(part)}
+            for part in ("module.", "start.")
+        )
+        self._steps = int(state["n_averaged"])
         self.average.load_state_dict(weights)
+        device = engine.device()
+        self._start = {name: one.to(device) for name, one in start.items()} or None
+
+
+def _halfway(start: dict[str, Tensor], model: nn.Module) -> nn.Module:
+    """A copy of the model with weights halfway between `start` and its own; buffers are its own."""
+    between = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, weight in between.named_parameters():
+            weight.lerp_(start[name], 0.5)
+    return between

@@ -138,18 +138,18 @@ class Scripted(nn.Module):
 
 
 class SetWeight(Callback):
-    """Gives w its value after each training step; the learning rate is 0."""
+    """Gives w its value after the training step of each epoch; the learning rate is 0."""
 
     def __init__(self, values):
-        self.values = iter(values)
+        self.values = values
 
     def on_step_end(self, state):
         if state.phase == "train":
             with torch.no_grad():
-                state.model.weight.fill_(next(self.values))
+                state.model.weight.fill_(self.values[state.epoch - 1])
 
 
-def scripted_run(model, values, *callbacks, run_dir=None):
+def scripted_run(model, values, *callbacks, run_dir=None, first_row=None):
     """One step per epoch, with the average at decay 0.5.
 
     Three of four labels are 0: a positive w is right in three of four, and the loss is lowest where
@@ -165,6 +165,7 @@ def scripted_run(model, values, *callbacks, run_dir=None):
         optimizer=optimizer,
         num_epochs=len(values),
         run_dir=run_dir,
+        first_row=first_row,
         callbacks=callbacks,
     )
 
@@ -216,6 +217,88 @@ def test_the_average_resumes_from_its_saved_state():
     record = Record(second)
     scripted_run(Scripted(), [2.0], second, Resume(), record)
     assert record.averages[0]["weight"].item() == ((8 + 4) / 2 + 2) / 2
+
+
+HEAD = {"epoch": 0, "train_loss": 9.0, "train_accuracy": 0.0, "seconds": 1.0}
+HEAD |= {"val_loss": 9.0, "val_accuracy": 0.0, "learning_rate": math.nan}
+
+
+def started_at(weight):
+    model = Scripted()
+    with torch.no_grad():
+        model.weight.fill_(weight)
+    return model
+
+
+def test_halfway_from_a_scored_start_to_the_average_is_kept_where_it_is_the_best(tmp_path):
+    model = started_at(4.0)
+    _, history = scripted_run(
+        model, [8.0, -7.0], WeightAverage(0.5), run_dir=tmp_path, first_row=HEAD
+    )
+    # Averages 8, 0.5; halfway from 4 to 0.5 is 2.25, to 8 would be 6.
+    logits = torch.tensor([[2.25, 0.0]] * 4)
+    loss = nn.functional.cross_entropy(logits, torch.tensor([0, 0, 0, 1])).item()
+    assert history["halfway_val_loss"].tolist()[:2] == pytest.approx([math.nan] * 2, nan_ok=True)
+    assert history["halfway_val_loss"].tolist()[2] == pytest.approx(loss)
+    assert history["halfway_val_accuracy"].tolist()[2] == 0.75
+    assert model.weight.item() == 0.5  # of the average: its loss is 0.599, that of 2.25 is 0.663
+
+    model = started_at(4.0)
+    scripted_run(model, [-2.0], WeightAverage(0.5), run_dir=tmp_path / "next", first_row=HEAD)
+    assert model.weight.item() == 1
+    assert load_checkpoint(tmp_path / "next" / "best.pt").state_dict["weight"].item() == 1
+
+
+def test_a_start_without_a_score_is_no_end_of_a_way(loaders, small_network):
+    _, history = train_model(small_network, loaders, num_epochs=1, callbacks=[WeightAverage()])
+    assert not any(name.startswith("halfway") for name in history)
+
+
+class Stop(Callback):
+    """Ends the run in its first step, as a limit of time does."""
+
+    def on_step_end(self, state):
+        state.should_stop = True
+
+
+def test_a_run_that_is_cut_short_ends_halfway_too():
+    model = started_at(4.0)
+    _, history = scripted_run(model, [-2.0, 9.0, 9.0], WeightAverage(0.5), Stop(), first_row=HEAD)
+    assert len(history) == 2 and model.weight.item() == 1
+
+
+class Disconnect(Callback):
+    def on_epoch_begin(self, state):
+        if state.epoch == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_run_knows_where_it_began(tmp_path):
+    whole, resumed = started_at(4.0), started_at(4.0)
+    scripted_run(whole, [8.0, -12.0], WeightAverage(0.5), first_row=HEAD)
+    assert whole.weight.item() == 1  # halfway from 4 to the average of 8 and -12, -2
+    with pytest.raises(KeyboardInterrupt):
+        scripted_run(
+            *(resumed, [8.0, -12.0], WeightAverage(0.5), Disconnect()),
+            run_dir=tmp_path,
+            first_row=HEAD,
+        )
+    again = started_at(8.0)  # as it was when the run ended
+    scripted_run(again, [8.0, -12.0], WeightAverage(0.5), run_dir=tmp_path)
+    assert again.weight.item() == 1
+
+
+def test_an_average_that_was_saved_without_a_start_resumes_without_one(tmp_path):
+    saved, resumed = WeightAverage(0.5), WeightAverage(0.5)
+    scripted_run(started_at(4.0), [8.0], saved)
+    assert not any(name.startswith("start.") for name in saved.state_dict())
+
+    class Resume(Callback):
+        def on_fit_begin(self, state):
+            resumed.load_state_dict(saved.state_dict())
+
+    _, history = scripted_run(started_at(4.0), [-2.0], resumed, Resume(), first_row=HEAD)
+    assert "halfway_val_loss" not in history
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
