@@ -64,6 +64,9 @@ class Cell(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plan", choices=_PLANS, default="small")
+    parser.add_argument(
+        "--cells", nargs="+", help="in place of a plan: 10x5 is 10 images, 5 epochs"
+    )
     parser.add_argument("--sets", nargs="+", default=list(DATA_SETS))
     parser.add_argument("--draws", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
@@ -95,8 +98,12 @@ def main() -> None:
 
 def _cells(chosen: argparse.Namespace) -> Iterator[Cell]:
     arch = "resnet18" if chosen.plan == "scratch" else "efficientnet"
+    cells = _PLANS[chosen.plan]
+    if chosen.cells:
+        numbers = (text.replace("all", str(ALL)).split("x") for text in chosen.cells)
+        cells = tuple((int(images), int(epochs)) for images, epochs in numbers)
     for draw in chosen.draws:
-        for images, epochs in _PLANS[chosen.plan]:
+        for images, epochs in cells:
             for data_set in chosen.sets:
                 for variant in chosen.variants:
                     yield Cell(data_set, images, draw, epochs, arch, variant)

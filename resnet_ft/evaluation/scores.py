@@ -131,3 +131,35 @@ def suspect_labels(predictions: Predictions) -> pd.DataFrame:
         return errors.head(0)
     print(f"{len(errors) or 'No'} labels to check" if len(errors) != 1 else "1 label to check")
     return errors
+
+
+_SCORED = {  # what a history says of weights: the beginning of its columns, and their name
+    "": "after epoch {}",
+    "ema_": "average after epoch {}",
+    "halfway_": "halfway from head to average",
+}
+
+
+def scored_weights(history: pd.DataFrame) -> pd.DataFrame:
+    """All weights that a run scored on its validation images, in their order.
+
+    A row for the head alone, for each epoch, for the averages beside it and, at the end of a run,
+    for the weights between head and average: `weights` (their name), `epoch`, `val_accuracy`,
+    `val_loss`, and `kept`, which is True for those that the run kept: the highest accuracy, in a
+    tie the lowest loss.
+    """
+    parts = []
+    for prefix, name in _SCORED.items():
+        columns = {f"{prefix}{measure}": measure for measure in ("val_accuracy", "val_loss")}
+        if columns.keys() <= set(history):
+            part = history[["epoch", *columns]].rename(columns=columns)
+            names = [
+                "the head alone" if not epoch else name.format(epoch) for epoch in part["epoch"]
+            ]
+            parts.append(part.assign(weights=names))
+    scored = pd.concat(parts).dropna(subset=["val_accuracy", "val_loss"], how="all")
+    scored = scored.sort_values("epoch", kind="stable", ignore_index=True)
+    by = ["val_accuracy", "val_loss"]
+    ranked = scored.sort_values(by, ascending=[False, True], kind="stable").dropna(subset=by[0])
+    kept = scored.index == (ranked.index[0] if len(ranked) else -1)
+    return scored.assign(kept=kept)[["weights", "epoch", *by, "kept"]]
