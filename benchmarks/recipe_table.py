@@ -66,6 +66,10 @@ RULES: dict[str, Callable[[dict], str]] = {
     "halfway to the average": _lowest("0.5 average"),
     "today's choice or halfway to the average, by accuracy": _highest("chosen", "0.5 average"),
     "today's choice or halfway to the average, by loss": _lowest("chosen", "0.5 average"),
+    "lowest loss of today's choice, head, between": _lowest(
+        "chosen", "head", *_BETWEEN, "0.5 average"
+    ),
+    "lowest loss of today's choice, head, halfway": _lowest("chosen", "head", "0.5 average"),
     "lowest loss of head, epochs, averages": _lowest("head", "lowest"),
     "lowest loss of head, epochs, averages, halfway": _lowest("head", "lowest", "0.5 average"),
     "lowest loss of head, halfway, average": _lowest("head", "0.5 average", "average"),
