@@ -1,6 +1,7 @@
 """From predictions to scores, with their uncertainty, and to labels that are probably wrong."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -133,33 +134,40 @@ def suspect_labels(predictions: Predictions) -> pd.DataFrame:
     return errors
 
 
-_SCORED = {  # what a history says of weights: the beginning of its columns, and their name
-    "": "after epoch {}",
-    "ema_": "average after epoch {}",
-    "halfway_": "halfway from head to average",
-}
-
-
 def scored_weights(history: pd.DataFrame) -> pd.DataFrame:
     """All weights that a run scored on its validation images, in their order.
 
-    A row for the head alone, for each epoch, for the averages beside it and, at the end of a run,
+    A row for the head alone, for each epoch, for the average beside it and, at the end of a run,
     for the weights between head and average: `weights` (their name), `epoch`, `val_accuracy`,
-    `val_loss`, and `kept`, which is True for those that the run kept: the highest accuracy, in a
-    tie the lowest loss.
+    `val_loss`, and `kept`, which is True for those that the run kept. That is the highest accuracy,
+    in a tie the lowest loss; at the end the lowest loss of these, the head and those between.
     """
-    parts = []
-    for prefix, name in _SCORED.items():
-        columns = {f"{prefix}{measure}": measure for measure in ("val_accuracy", "val_loss")}
-        if columns.keys() <= set(history):
-            part = history[["epoch", *columns]].rename(columns=columns)
-            names = [
-                "the head alone" if not epoch else name.format(epoch) for epoch in part["epoch"]
-            ]
-            parts.append(part.assign(weights=names))
-    scored = pd.concat(parts).dropna(subset=["val_accuracy", "val_loss"], how="all")
-    scored = scored.sort_values("epoch", kind="stable", ignore_index=True)
-    by = ["val_accuracy", "val_loss"]
-    ranked = scored.sort_values(by, ascending=[False, True], kind="stable").dropna(subset=by[0])
-    kept = scored.index == (ranked.index[0] if len(ranked) else -1)
-    return scored.assign(kept=kept)[["weights", "epoch", *by, "kept"]]
+    scored: list[dict[str, Any]] = []
+    kept: dict[str, Any] | None = None
+    for row in history.to_dict("records"):
+        for prefix, name in _SCORED.items():
+            scores = {one: row.get(prefix + one, np.nan) for one in ("val_accuracy", "val_loss")}
+            if np.isnan(list(scores.values())).all():
+                continue
+            weights = name.format(**row) if row["epoch"] else "the head alone"
+            scored.append({"weights": weights, "epoch": row["epoch"], **scores})
+            by_loss = prefix == "between_"
+            for rival in (scored[0], scored[-1]) if by_loss else scored[-1:]:
+                if not np.isnan(rival["val_accuracy"]) and _is_better(rival, kept, by_loss):
+                    kept = rival
+    table = pd.DataFrame(scored, columns=["weights", "epoch", "val_accuracy", "val_loss"])
+    return table.assign(kept=[one is kept for one in scored])
+
+
+_SCORED = {  # the beginning of a history's columns, and the weights that they are about
+    "": "after epoch {epoch}",
+    "ema_": "average after epoch {epoch}",
+    "between_": "{between_share:.0%} of the way from head to average",
+}
+
+
+def _is_better(one: dict[str, Any], other: dict[str, Any] | None, by_loss: bool) -> bool:
+    def rank(scores: dict[str, Any]) -> tuple[float, float]:
+        return 0 if by_loss else scores["val_accuracy"], -scores["val_loss"]
+
+    return other is None or rank(one) > rank(other)

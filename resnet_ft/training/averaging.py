@@ -14,7 +14,9 @@ from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.predictions import predict_logits
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.criterion import adds_up, weight_of
-from resnet_ft.training.state import TrainingState, most_likely
+from resnet_ft.training.state import Row, TrainingState, most_likely
+
+_SHARES = (0.25, 0.5, 0.75)  # of the way from where a run began to where it ended
 
 
 def validation_scores(
@@ -51,9 +53,11 @@ class WeightAverage(Callback):
     arXiv:2411.18704) study its effect.
 
     Where the run began with a model that was scored before (`first_row`, as after `fit_head`), the
-    last epoch also scores the weights halfway between that model and the average: the columns
-    `halfway_val_loss` and `halfway_val_accuracy`. They forget less (Wortsman et al., "Robust
-    fine-tuning of zero-shot models", CVPR 2022). A run that `EarlyStop` ends has none.
+    last epoch also scores the weights a quarter, half and three quarters of the way from that model
+    to the average (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). Those of
+    the lowest loss get the columns `between_val_loss`, `between_val_accuracy` and `between_share`.
+    Of the best so far, that first model and these, the run then keeps the lowest validation loss,
+    since few images tell losses apart better than accuracies. A run that `EarlyStop` ends has none.
     """
 
     def __init__(self, decay: float | None = None):
@@ -70,7 +74,7 @@ class WeightAverage(Callback):
         self._steps = 0  # torch's AveragedModel counts on the device, and waits for it
         is_scored = bool(state.rows) and not state.epochs_done
         self._start = copy.deepcopy(self.average.state_dict()) if is_scored else None
-        self._scored: dict[str, nn.Module] = {}  # of the present epoch
+        self._between: nn.Module | None = None  # from the last validation to the epoch's end
 
     @torch.no_grad()
     def on_step_end(self, state: TrainingState) -> None:
@@ -97,20 +101,30 @@ class WeightAverage(Callback):
                 average.buffers(), engine.unwrapped(state.model).buffers(), strict=True
             ):
                 own.copy_(buffer)
-            scored = {"ema": average}
+            scores = validation_scores(average, val, state.criterion)
+            state.row |= {f"ema_{name}": score for name, score in scores.items()}
             is_last = state.epoch >= state.num_epochs or state.should_stop
             if self._start is not None and distributed.any_of_all(is_last):
-                scored["halfway"] = _halfway(self._start, average)
-            self._scored = scored
-            for prefix, one in scored.items():
-                scores = validation_scores(one, val, state.criterion)
-                state.row |= {f"{prefix}_{name}": score for name, score in scores.items()}
+                state.row |= self._score_between(self._start, state)
+
+    def _score_between(self, start: dict[str, Tensor], state: TrainingState) -> dict[str, float]:
+        """The columns of the best weights between `start` and the average, which are kept here."""
+        found: list[tuple[dict[str, float], nn.Module]] = []
+        for share in _SHARES:
+            model = _between(start, self.average, share)
+            scores = validation_scores(model, state.dataloaders["val"], state.criterion)
+            found.append(({**scores, "share": share}, model))
+        best, self._between = min(found, key=lambda one: one[0]["val_loss"])
+        return {f"between_{name}": number for name, number in best.items()}
 
     def on_epoch_end(self, state: TrainingState) -> None:
-        for prefix, one in self._scored.items():
-            scores = {name: state.row[f"{prefix}_{name}"] for name in ("val_loss", "val_accuracy")}
-            state.is_best |= state.best.update({**state.row, **scores}, one)
-        self._scored = {}
+        state.is_best |= state.best.update(_row_of("ema", state.row), self.average)
+        if self._start is not None and self._between is not None:
+            first = _with_weights(self.average, self._start)
+            state.is_best |= state.best.update_by_loss(state.rows[0], first)
+            row = _row_of("between", state.row)
+            state.is_best |= state.best.update_by_loss(row, self._between)
+            self._between = None
 
     def state_dict(self) -> dict[str, Any]:
         weights = {f"module.{name}": one for name, one in self.average.state_dict().items()}
@@ -128,10 +142,21 @@ class WeightAverage(Callback):
         self._start = {name: one.to(device) for name, one in start.items()} or None
 
 
-def _halfway(start: dict[str, Tensor], model: nn.Module) -> nn.Module:
-    """A copy of the model with weights halfway between `start` and its own; buffers are its own."""
-    between = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, weight in between.named_parameters():
-            weight.lerp_(start[name], 0.5)
-    return between
+def _row_of(prefix: str, row: Row) -> Row:
+    """A row of the history as that of the weights whose columns begin with `prefix`."""
+    return {**row, **{name: row[f"{prefix}_{name}"] for name in ("val_loss", "val_accuracy")}}
+
+
+def _between(start: dict[str, Tensor], end: nn.Module, share: float) -> nn.Module:
+    """A copy of `end` that share of the way from `start`, BatchNorm's statistics included."""
+    between = {
+        name: torch.lerp(start[name], one, share) if one.is_floating_point() else one
+        for name, one in end.state_dict().items()
+    }
+    return _with_weights(end, between)
+
+
+def _with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    copied = copy.deepcopy(model)
+    copied.load_state_dict(weights)
+    return copied

@@ -66,8 +66,9 @@ def fine_tune(
        head_predictions.csv. Models with random weights begin with 2.
     2. What is not frozen trains with AdamW: the first layers at a tenth of `learning_rate`, with
        warm-up, cosine decay and frozen BatchNorm. An average of the weights is scored as well, and
-       at the end what lies halfway between the head and that average (see `WeightAverage`).
-    3. Of all of these the model gets the best by validation (see `train_model`).
+       at the end three points on the way from the head to that average (see `WeightAverage`).
+    3. Of head, epochs and averages the highest validation accuracy counts (see `train_model`); of
+       that, the head and the points between, the model gets the lowest validation loss.
 
     `epochs`: by default 5, from random weights 25; 0 stops after the head. `minutes`, in their
     place, limits the time for everything. `optimizer`: "adamw", "adam" or "sgd". `schedule`:

@@ -87,7 +87,7 @@ def plot_history(
 
     Epoch 0, the head alone, is a diamond with a dashed line at its height; the average of the
     weights, where there is one (`ema_` columns), is a thin line, and what lies halfway between it
-    and the head (`halfway_` columns) a star. `baseline` is the share of the
+    and the head (`between_` columns) a star. `baseline` is the share of the
     largest class (`largest_class_share`), which a model has to beat: a grey line; the title says
     where it does not, or, for `num_val` validation images, not clearly. A value that is
     not a number is a gap. Raises ParameterError for a history without epochs.
@@ -117,8 +117,8 @@ def plot_history(
             if (column := f"ema_val_{measure}") in history:
                 label = "val, averaged weights"
                 ax.plot("epoch", column, ".-", data=epochs, lw=1, color=RED, label=label)
-            if (column := f"halfway_val_{measure}") in history:
-                label = "val, halfway to the head"
+            if (column := f"between_val_{measure}") in history:
+                label = "val, between head and average"
                 ax.plot("epoch", column, "*", data=epochs, ms=9, color=RED, label=label)
             for height in head[f"val_{measure}"]:
                 ax.axhline(height, color=ORANGE, ls="--", lw=1, label="val, head alone")

@@ -163,18 +163,21 @@ def test_all_weights_that_a_run_scored_are_listed_and_the_kept_ones_marked():
             "val_loss": [0.9, 0.8, 0.7],
             "ema_val_accuracy": [np.nan, 0.8, 0.8],
             "ema_val_loss": [np.nan, 0.75, 0.6],
-            "halfway_val_accuracy": [np.nan, np.nan, 0.8],
-            "halfway_val_loss": [np.nan, np.nan, 0.5],
+            "between_val_accuracy": [np.nan, np.nan, 0.75],
+            "between_val_loss": [np.nan, np.nan, 0.5],
+            "between_share": [np.nan, np.nan, 0.25],
         }
     )
     scored = scored_weights(history)
     assert scored["weights"].tolist() == [
         "the head alone",
         *("after epoch 1", "average after epoch 1"),
-        *("after epoch 2", "average after epoch 2", "halfway from head to average"),
+        *("after epoch 2", "average after epoch 2", "25% of the way from head to average"),
     ]
-    assert scored["kept"].tolist() == [False] * 5 + [True]  # a tie in accuracy
-    history.loc[0, "val_accuracy"] = 0.9
+    assert scored["kept"].tolist() == [False] * 5 + [True]  # the lowest loss
+    history.loc[2, "between_val_loss"] = 0.65
+    assert scored_weights(history)["kept"].tolist() == [False] * 4 + [True, False]  # a tie, by loss
+    history.loc[0, "val_loss"] = 0.55
     assert scored_weights(history)["kept"].tolist() == [True] + [False] * 5
     assert scored_weights(history[["epoch", "val_accuracy", "val_loss"]])["epoch"].tolist() == [
         *(0, 1, 2)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.predictions import predict_logits
+from resnet_ft.evaluation.scores import scored_weights
 from resnet_ft.models.checkpoint import load_checkpoint
 from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.callbacks import Callback
@@ -230,28 +231,41 @@ def started_at(weight):
     return model
 
 
-def test_halfway_from_a_scored_start_to_the_average_is_kept_where_it_is_the_best(tmp_path):
+def plain_loss(weight):
+    logits = torch.tensor([[weight, 0.0]] * 4)
+    return nn.functional.cross_entropy(logits, torch.tensor([0, 0, 0, 1])).item()
+
+
+def test_the_lowest_loss_between_a_scored_start_and_the_average_is_kept(tmp_path):
     model = started_at(4.0)
     _, history = scripted_run(
-        model, [8.0, -7.0], WeightAverage(0.5), run_dir=tmp_path, first_row=HEAD
+        model, [8.0, -12.0], WeightAverage(0.5), run_dir=tmp_path, first_row=HEAD
     )
-    # Averages 8, 0.5; halfway from 4 to 0.5 is 2.25, to 8 would be 6.
-    logits = torch.tensor([[2.25, 0.0]] * 4)
-    loss = nn.functional.cross_entropy(logits, torch.tensor([0, 0, 0, 1])).item()
-    assert history["halfway_val_loss"].tolist()[:2] == pytest.approx([math.nan] * 2, nan_ok=True)
-    assert history["halfway_val_loss"].tolist()[2] == pytest.approx(loss)
-    assert history["halfway_val_accuracy"].tolist()[2] == 0.75
-    assert model.weight.item() == 0.5  # of the average: its loss is 0.599, that of 2.25 is 0.663
-
-    model = started_at(4.0)
-    scripted_run(model, [-2.0], WeightAverage(0.5), run_dir=tmp_path / "next", first_row=HEAD)
+    # The averages are 8 and -2. On the way from 4 to -2 lie 2.5, 1 and -0.5: 1 has the lowest loss.
+    between = history.filter(like="between_")
+    assert between.head(2).isna().all(axis=None)
+    assert between["between_val_loss"][2] == pytest.approx(plain_loss(1.0))
+    assert between["between_val_accuracy"][2] == 0.75 and between["between_share"][2] == 0.5
     assert model.weight.item() == 1
-    assert load_checkpoint(tmp_path / "next" / "best.pt").state_dict["weight"].item() == 1
+    saved = load_checkpoint(tmp_path / "best.pt")
+    assert saved.state_dict["weight"].item() == 1
+    assert saved.scores["val_loss"] == pytest.approx(plain_loss(1.0))
+    kept = scored_weights(history).query("kept").iloc[0]
+    assert kept["weights"] == "50% of the way from head to average"
+
+
+def test_a_scored_start_of_a_lower_loss_is_kept_though_others_are_more_accurate():
+    model = started_at(0.9)
+    head = {**HEAD, "val_loss": plain_loss(0.9)}  # of an accuracy of 0, as if measured elsewhere
+    _, history = scripted_run(model, [5.0], WeightAverage(0.5), first_row=head)
+    # Between lie 1.925, 2.95 and 3.975: losses rise from 1.1 on.
+    assert model.weight.item() == pytest.approx(0.9)
+    assert scored_weights(history)["kept"].tolist() == [True, False, False, False]
 
 
 def test_a_start_without_a_score_is_no_end_of_a_way(loaders, small_network):
     _, history = train_model(small_network, loaders, num_epochs=1, callbacks=[WeightAverage()])
-    assert not any(name.startswith("halfway") for name in history)
+    assert not any(name.startswith("between") for name in history)
 
 
 class Stop(Callback):
@@ -261,7 +275,7 @@ class Stop(Callback):
         state.should_stop = True
 
 
-def test_a_run_that_is_cut_short_ends_halfway_too():
+def test_a_run_that_is_cut_short_looks_between_too():
     model = started_at(4.0)
     _, history = scripted_run(model, [-2.0, 9.0, 9.0], WeightAverage(0.5), Stop(), first_row=HEAD)
     assert len(history) == 2 and model.weight.item() == 1
@@ -298,7 +312,7 @@ def test_an_average_that_was_saved_without_a_start_resumes_without_one(tmp_path)
             resumed.load_state_dict(saved.state_dict())
 
     _, history = scripted_run(started_at(4.0), [-2.0], resumed, Resume(), first_row=HEAD)
-    assert "halfway_val_loss" not in history
+    assert "between_val_loss" not in history
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
