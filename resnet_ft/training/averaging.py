@@ -53,17 +53,24 @@ class WeightAverage(Callback):
     arXiv:2411.18704) study its effect.
 
     Where the run began with a model that was scored before (`first_row`, as after `fit_head`), the
-    last epoch also scores the weights a quarter, half and three quarters of the way from that model
-    to the average (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). Those of
-    the lowest loss get the columns `between_val_loss`, `between_val_accuracy` and `between_share`.
+    end of the run also scores the weights a quarter, half and three quarters of the way from that
+    model to the average (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+    Those of the lowest loss get the columns `between_val_loss`, `between_val_accuracy` and
+    `between_share`.
     Of the best so far, that first model and these, the run then keeps the lowest validation loss,
-    since few images tell losses apart better than accuracies. A run that `EarlyStop` ends has none.
+    since few images tell losses apart better than accuracies. Callbacks that may end the run, such
+    as `EarlyStop`, come before this one.
     """
 
     def __init__(self, decay: float | None = None):
         if decay is not None and not 0 <= decay < 1:
             raise ParameterError(f"decay={decay} should be None or at least 0 and less than 1.")
         self.decay = decay
+
+    @property
+    def last_validation(self) -> float:
+        """How many times as long as the others the last validation takes, with what follows."""
+        return 1.0 if self._start is None else (2 + len(_SHARES)) / 2  # beside model and average
 
     def on_fit_begin(self, state: TrainingState) -> None:
         self._longest = 0.999
@@ -74,7 +81,6 @@ class WeightAverage(Callback):
         self._steps = 0  # torch's AveragedModel counts on the device, and waits for it
         is_scored = bool(state.rows) and not state.epochs_done
         self._start = copy.deepcopy(self.average.state_dict()) if is_scored else None
-        self._between: nn.Module | None = None  # from the last validation to the epoch's end
 
     @torch.no_grad()
     def on_step_end(self, state: TrainingState) -> None:
@@ -103,28 +109,26 @@ class WeightAverage(Callback):
                 own.copy_(buffer)
             scores = validation_scores(average, val, state.criterion)
             state.row |= {f"ema_{name}": score for name, score in scores.items()}
-            is_last = state.epoch >= state.num_epochs or state.should_stop
-            if self._start is not None and distributed.any_of_all(is_last):
-                state.row |= self._score_between(self._start, state)
 
-    def _score_between(self, start: dict[str, Tensor], state: TrainingState) -> dict[str, float]:
-        """The columns of the best weights between `start` and the average, which are kept here."""
+    def on_epoch_end(self, state: TrainingState) -> None:
+        state.is_best |= state.best.update(_row_of("ema", state.row), self.average)
+        if self._start is not None and distributed.any_of_all(state.is_finished):
+            self._end_between(self._start, state)
+
+    def _end_between(self, start: dict[str, Tensor], state: TrainingState) -> None:
+        """Score points on the way from `start` to the average; keep the lowest loss of all."""
         found: list[tuple[dict[str, float], nn.Module]] = []
         for share in _SHARES:
             model = _between(start, self.average, share)
             scores = validation_scores(model, state.dataloaders["val"], state.criterion)
             found.append(({**scores, "share": share}, model))
-        best, self._between = min(found, key=lambda one: one[0]["val_loss"])
-        return {f"between_{name}": number for name, number in best.items()}
-
-    def on_epoch_end(self, state: TrainingState) -> None:
-        state.is_best |= state.best.update(_row_of("ema", state.row), self.average)
-        if self._start is not None and self._between is not None:
-            first = _with_weights(self.average, self._start)
-            state.is_best |= state.best.update_by_loss(state.rows[0], first)
-            row = _row_of("between", state.row)
-            state.is_best |= state.best.update_by_loss(row, self._between)
-            self._between = None
+        best, model = min(found, key=lambda one: one[0]["val_loss"])
+        state.row |= {f"between_{name}": number for name, number in best.items()}
+        if state.run:
+            state.run.save_history(state.history)
+        first = _with_weights(self.average, start)
+        state.is_best |= state.best.update_by_loss(state.rows[0], first)
+        state.is_best |= state.best.update_by_loss(_row_of("between", state.row), model)
 
     def state_dict(self) -> dict[str, Any]:
         weights = {f"module.{name}": one for name, one in self.average.state_dict().items()}

@@ -128,10 +128,10 @@ def fine_tune(
         chosen = make_optimizer(options.optimizer, groups)
         num_epochs = plan_epochs(model, varied, epochs=options.epochs, budget=budget, run=run)
         scheduler = make_scheduler(chosen, options.schedule, budget or num_epochs * len(loader))
-        watchers: list[Callback] = [WeightAverage()] if options.average_weights else []
-        watchers += callbacks
-        watchers += [] if options.patience is None else [EarlyStop(options.patience)]
+        watchers: list[Callback] = [] if options.patience is None else [EarlyStop(options.patience)]
         watchers += [budget] if budget else []
+        watchers += [WeightAverage()] if options.average_weights else []
+        watchers += callbacks
         return train_model(
             *(model, varied, criterion, chosen, scheduler, num_epochs),
             metrics=metrics,
