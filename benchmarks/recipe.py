@@ -22,11 +22,12 @@ from typing import NamedTuple
 import torch
 from filelock import FileLock
 from finetuning.network import save_weights
-from recipe_table import MACHINE, RECIPE, recipe_markdown
+from recipe_table import MACHINE, RECIPE
 from recipes import ALL, DATA_SETS
 from recipes.draws import draw_folder
 from recipes.measure import measure
 from recipes.variants import VARIANTS
+from report import write_report
 from runner import BENCHMARKS, describe_machine, read_results
 
 _DATA = BENCHMARKS.parents[1] / "shared" / "data"
@@ -93,7 +94,8 @@ def main() -> None:
             if time.monotonic() > end:
                 return
             _measure(cell, chosen, weights, known)
-    print(recipe_markdown(read_results(chosen.results)))
+    if chosen.results == RECIPE:
+        write_report()
 
 
 def _cells(chosen: argparse.Namespace) -> Iterator[Cell]:

@@ -16,7 +16,8 @@ MACHINE = "machine"  # the entry of the results that is no row: machine and vers
 
 _CELL = ["data_set", "images", "draw", "epochs"]
 _CLUSTER = ["data_set", "draw"]
-CHOSEN = "today's choice"
+CHOSEN = "the most accurate of head, epochs, averages"  # as `train_model`
+FINAL = "of that, head, points between: the lowest loss"  # as `fine_tune`
 _IMAGES = ("5", "10", "20", "all")
 _BETWEEN = ("0.25 end", "0.5 end", "0.75 end")
 
@@ -56,30 +57,21 @@ def _there(row: dict, names: tuple[str, ...]) -> list[str]:
 
 RULES: dict[str, Callable[[dict], str]] = {
     CHOSEN: lambda row: row["chosen"],
-    "head": _lowest("head"),
-    "end": _lowest("end"),
-    "average": _lowest("average"),
-    "average of the second half": _lowest("second half"),
-    "a quarter of the way to the end": _lowest("0.25 end"),
-    "halfway to the end": _lowest("0.5 end"),
-    "three quarters of the way to the end": _lowest("0.75 end"),
-    "halfway to the average": _lowest("0.5 average"),
-    "today's choice or halfway to the average, by accuracy": _highest("chosen", "0.5 average"),
-    "today's choice or halfway to the average, by loss": _lowest("chosen", "0.5 average"),
-    "lowest loss of today's choice, head, between": _lowest(
-        "chosen", "head", *_BETWEEN, "0.5 average"
-    ),
-    "lowest loss of today's choice, head, halfway": _lowest("chosen", "head", "0.5 average"),
+    FINAL: _lowest("chosen", "head", *_BETWEEN, "0.5 average"),
+    "of that, head, halfway: the lowest loss": _lowest("chosen", "head", "0.5 average"),
+    "of that, halfway: the lowest loss": _lowest("chosen", "0.5 average"),
+    "of that, halfway: the most accurate": _highest("chosen", "0.5 average"),
     "lowest loss of head, epochs, averages": _lowest("head", "lowest"),
-    "lowest loss of head, epochs, averages, halfway": _lowest("head", "lowest", "0.5 average"),
-    "lowest loss of head, halfway, average": _lowest("head", "0.5 average", "average"),
-    "lowest loss of head, between, end": _lowest("head", *_BETWEEN, "end"),
-    "lowest loss of all": _lowest("head", *_BETWEEN, "0.5 average", "end", "average", "lowest"),
-    "lowest loss of halfway, average": _lowest("0.5 average", "average"),
-    "lowest loss of between, end, average": _lowest(*_BETWEEN, "0.5 average", "end", "average"),
-    "highest accuracy of head, between, end, average": _highest(
-        *("head", *_BETWEEN, "0.5 average", "end", "average", "chosen")
+    "lowest loss of these, points between": _lowest(
+        *("head", *_BETWEEN, "0.5 average", "end", "average", "lowest")
     ),
+    "always the head": _lowest("head"),
+    "always the end": _lowest("end"),
+    "always the average": _lowest("average"),
+    "always the average of the second half": _lowest("second half"),
+    "always a quarter of the way to the end": _lowest("0.25 end"),
+    "always halfway to the end": _lowest("0.5 end"),
+    "always three quarters of the way": _lowest("0.75 end"),
 }
 
 
@@ -133,26 +125,41 @@ def difference(ours: pd.DataFrame, others: pd.DataFrame, column: str = "accuracy
 
 
 def recipe_markdown(results: dict[str, dict]) -> str:
-    """Differences to today's recipe in points of test accuracy; empty without a pair."""
+    """Differences in points of test accuracy: between variants, and between what is chosen.
+
+    Empty without a run of the defaults.
+    """
     scores = recipe_scores(results)
-    if scores.empty:
+    scores = scores[scores["arch"] == "efficientnet"] if len(scores) else scores
+    if scores.empty or "today" not in set(scores["variant"]):
         return ""
-    scores = scores[scores["arch"] == "efficientnet"]
-    today = scores[(scores["variant"] == "today") & (scores["rule"] == CHOSEN)]
-    by_variant = [
-        _line(variant, scores[(scores["variant"] == variant) & (scores["rule"] == CHOSEN)], today)
-        for variant in scores["variant"].unique()
-    ]
-    by_rule = [
-        _line(rule, scores[(scores["variant"] == "today") & (scores["rule"] == rule)], today)
-        for rule in RULES
-    ]
+    by = dict(list(scores.groupby(["variant", "rule"])))
+    variants = [name for name in scores["variant"].unique() if name != "today"]
+    rules = [rule for rule in RULES if rule != CHOSEN and ("today", rule) in by]
     columns = [*(f"{images} per class" for images in _IMAGES), "all cells", "test loss"]
+    by_variant = [_line(name, by[name, FINAL], by["today", FINAL]) for name in variants]
+    by_rule = [_line(rule, by["today", rule], by["today", CHOSEN]) for rule in rules]
     tables = [
-        table(["what is varied: test accuracy, points", *columns], by_variant),
-        table(["what is chosen at the end", *columns], by_rule),
+        table(["varied, beside the defaults: test accuracy, points", *columns], by_variant),
+        table([f"chosen at the end, beside {CHOSEN}", *columns], by_rule),
     ]
     return "\n\n".join([*tables, _conditions(results)])
+
+
+def all_recipe_markdown(results: dict[str, dict]) -> str:
+    """The defaults in every kind of cell: mean test accuracies over draws, and the longest run."""
+    scores = recipe_scores(results)
+    scores = scores[(scores["variant"] == "today") & (scores["arch"] == "efficientnet")]
+    cells = scores.pivot_table(
+        index=["data_set", "images", "epochs"], columns="rule", values="accuracy", sort=False
+    )
+    draws = scores[scores["rule"] == CHOSEN].groupby(["data_set", "images", "epochs"]).size()
+    rules = ["always the head", CHOSEN, FINAL]
+    rows = [
+        [*map(str, cell), str(draws[cell]), *(f"{one:.1f}" for one in means[rules])]
+        for cell, means in cells.sort_index().iterrows()
+    ]
+    return table(["data set", "images per class", "epochs", "draws", *rules], rows)
 
 
 def _line(name: str, ours: pd.DataFrame, today: pd.DataFrame) -> list[str]:
@@ -177,8 +184,9 @@ def _conditions(results: dict[str, dict]) -> str:
     rows = [row for name, row in results.items() if name != MACHINE]
     about = {"versions": {}, **results.get(MACHINE, {"machine": "unknown"})}
     return (
-        "*Paired differences to the recipe of today, their standard errors over data sets and "
-        "draws, and the number of pairs; bold: more than two standard errors. EfficientNet-Lite0 "
+        "*Paired differences, their standard errors over data sets and draws, and the number of "
+        "pairs; bold: more than two standard errors. Variants: both by the choice of `fine_tune`, "
+        f"{FINAL}. Losses are plain cross-entropy. EfficientNet-Lite0 "
         "with ImageNet weights, images of 128 pixels, batches of 32, 300 test images (500 for "
         f"all). {circumstances([{**about, 'date': row['date']} for row in rows])}.*"
     )

@@ -14,6 +14,7 @@ from accuracy_table import (
     all_accuracies_markdown,
 )
 from gpu_table import all_gpu_markdown, gpu_markdown
+from recipe_table import RECIPE, all_recipe_markdown, recipe_markdown
 from runner import BENCHMARKS, read_results
 from scale_table import all_scale_markdown, scale_markdown
 from speed_table import all_speeds_markdown, speed_markdown
@@ -50,6 +51,7 @@ _SECTIONS = (
     _Section("A million files", "bench-scale", SPEED, scale_markdown, all_scale_markdown),
     _Section("On a GPU", "bench-gpu", GPU, gpu_markdown, all_gpu_markdown),
     _Section("Accuracy", "bench-accuracy", ACCURACY, accuracy_markdown, all_accuracies_markdown),
+    _Section("The recipe", "bench-recipe", RECIPE, recipe_markdown, all_recipe_markdown),
 )
 
 

@@ -132,10 +132,13 @@ def test_rules_of_choice_look_at_validation_alone(module):
     results = recipe("today", [0.5, 0.6, 0.7, 0.8])
     (row,) = results.values()
     row["test"] = {name: [1.0, 0.1] for name in row["test"]} | {"0.5 end": [0.4, 0.3]}
-    scores = module("recipe_table").recipe_scores(results).set_index("rule")
-    assert scores["chosen"]["lowest loss of head, between, end"] == "0.5 end"
-    assert scores["accuracy"]["lowest loss of head, between, end"] == pytest.approx(30)
-    assert scores["chosen"]["today's choice"] == "epoch 2"
+    recipe_table = module("recipe_table")
+    scores = recipe_table.recipe_scores(results).set_index("rule")
+    assert scores["chosen"][recipe_table.FINAL] == "0.5 end"
+    assert scores["accuracy"][recipe_table.FINAL] == pytest.approx(30)
+    assert scores["chosen"][recipe_table.CHOSEN] == "epoch 2"
+    details = recipe_table.all_recipe_markdown(results | recipe("light", [0.5, 0.6, 0.7, 0.8]))
+    assert cells(details, "waste6") == ["waste6", "10", "2", "1", "10.0", "10.0", "30.0"]
 
 
 def test_a_gpu_is_beside_the_slower_of_its_limits(module):
