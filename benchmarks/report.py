@@ -15,6 +15,7 @@ from accuracy_table import (
 )
 from gpu_table import all_gpu_markdown, gpu_markdown
 from predicting_table import all_predicting_markdown, predicting_markdown
+from recipe_table import RECIPE, all_recipe_markdown, recipe_markdown
 from runner import BENCHMARKS, read_results
 from scale_table import all_scale_markdown, scale_markdown
 from solver_table import all_solver_markdown, solver_markdown
@@ -60,6 +61,7 @@ _SECTIONS = (
     _Section("On a GPU", "bench-gpu", GPU, gpu_markdown, all_gpu_markdown),
     _Section("A large head", "bench-solver", SPEED, solver_markdown, all_solver_markdown),
     _Section("Accuracy", "bench-accuracy", ACCURACY, accuracy_markdown, all_accuracies_markdown),
+    _Section("The recipe", "bench-recipe", RECIPE, recipe_markdown, all_recipe_markdown),
 )
 
 

@@ -34,7 +34,7 @@ _PUBLIC = {
     "evaluation.predictions": "Predictions evaluate load_predictions",
     "evaluation.scores": (
         "find_label_errors accuracy_interval accuracy_summary class_scores confusion_matrix "
-        "largest_class_share suspect_labels verdict"
+        "largest_class_share scored_weights suspect_labels verdict"
     ),
     "visualize.images": (
         "imshow show_images show_mistakes visualize_model plot_class_means show_class "

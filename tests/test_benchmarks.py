@@ -127,6 +127,54 @@ def test_prediction_is_beside_the_fastest_configuration_of_the_others(module):
     assert module("predicting_table").predicting_markdown({}) == ""
 
 
+def recipe(variant, accuracies, data_set="waste6", draw=0, images=10):
+    """A run of two epochs on a hundred test images; the validation loss is 1 less the accuracy."""
+    names = ("head", "epoch 2", "average 2", "0.5 end")
+    scores = {name: [1 - one, one] for name, one in zip(names, accuracies, strict=True)}
+    row = {"date": "2026-01-01", "epochs": [[0.5, 0.5, 0.5, 0.5]] * 2, "seconds": 1.0}
+    row |= {"chosen": "epoch 2", "lowest_loss": "head", "val": scores, "test": scores}
+    name = f"{data_set} / {images} images / draw {draw} / 2 epochs / {variant}"
+    return {name: row}
+
+
+def test_variants_of_a_recipe_are_compared_in_the_cells_that_both_have(module):
+    results = {
+        "machine": MEASURED,
+        **recipe("today", [0.5, 0.60, 0.6, 0.6], draw=0),
+        **recipe("today", [0.5, 0.60, 0.6, 0.6], draw=1),
+        **recipe("today", [0.5, 0.90, 0.6, 0.6], draw=2),  # without its other half
+        **recipe("smoothing", [0.5, 0.62, 0.6, 0.6], draw=0),
+        **recipe("smoothing", [0.5, 0.64, 0.6, 0.6], draw=1),
+    }
+    markdown = module("recipe_table").recipe_markdown(results)
+    # Differences of 2 and 4 points: a standard deviation of 1.41, over the root of 2.
+    assert cells(markdown, "smoothing")[2] == "**+3.0 ± 1.0** (2)"
+    assert cells(markdown, "smoothing")[1] == ""  # of 5 images per class there is no run
+
+
+def test_draws_of_one_data_set_count_once_in_the_error_of_a_recipe(module):
+    results = {}
+    for images in (5, 10, 20):
+        for data_set, gain in (("waste6", 0.06), ("flowers12", 0.0)):
+            results |= recipe("today", [0.5, 0.60, 0.6, 0.6], data_set, images=images)
+            results |= recipe("light", [0.5, 0.60 + gain, 0.6, 0.6], data_set, images=images)
+    markdown = module("recipe_table").recipe_markdown(results)
+    assert cells(markdown, "light")[5] == "+3.0 ± 3.0 (6)"  # six pairs, two independent ones
+
+
+def test_rules_of_choice_look_at_validation_alone(module):
+    results = recipe("today", [0.5, 0.6, 0.7, 0.8])
+    (row,) = results.values()
+    row["test"] = {name: [1.0, 0.1] for name in row["test"]} | {"0.5 end": [0.4, 0.3]}
+    recipe_table = module("recipe_table")
+    scores = recipe_table.recipe_scores(results).set_index("rule")
+    assert scores["chosen"][recipe_table.FINAL] == "0.5 end"
+    assert scores["accuracy"][recipe_table.FINAL] == pytest.approx(30)
+    assert scores["chosen"][recipe_table.CHOSEN] == "epoch 2"
+    details = recipe_table.all_recipe_markdown(results | recipe("light", [0.5, 0.6, 0.7, 0.8]))
+    assert cells(details, "waste6") == ["waste6", "10", "2", "1", "10.0", "10.0", "30.0"]
+
+
 def test_a_gpu_is_beside_the_slower_of_its_limits(module):
     rows = {"everything": {"resnet_ft": 480.0, "bare": 500.0, "step_ms": 66.0, "waiting_ms": 1.0}}
     rows["prediction"] = {"resnet_ft": 900.0, "from files": 400.0, "bare": 1000.0}

@@ -1,6 +1,7 @@
 """From predictions to scores, with their uncertainty, and to labels that are probably wrong."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -137,3 +138,42 @@ def suspect_labels(predictions: Predictions) -> pd.DataFrame:
         return errors.head(0)
     print(f"{len(errors) or 'No'} labels to check" if len(errors) != 1 else "1 label to check")
     return errors
+
+
+def scored_weights(history: pd.DataFrame) -> pd.DataFrame:
+    """All weights that a run scored on its validation images, in their order.
+
+    A row for the head alone, for each epoch, for the average beside it and, at the end of a run,
+    for the weights between head and average: `weights` (their name), `epoch`, `val_accuracy`,
+    `val_loss`, and `kept`, which is True for those that the run kept. That is the highest accuracy,
+    in a tie the lowest loss; at the end the lowest loss of these, the head and those between.
+    """
+    scored: list[dict[str, Any]] = []
+    kept: dict[str, Any] | None = None
+    for row in history.to_dict("records"):
+        for prefix, name in _SCORED.items():
+            scores = {one: row.get(prefix + one, np.nan) for one in ("val_accuracy", "val_loss")}
+            if np.isnan(list(scores.values())).all():
+                continue
+            weights = name.format(**row) if row["epoch"] else "the head alone"
+            scored.append({"weights": weights, "epoch": row["epoch"], **scores})
+            by_loss = prefix == "between_"
+            for rival in (scored[0], scored[-1]) if by_loss else scored[-1:]:
+                if not np.isnan(rival["val_accuracy"]) and _is_better(rival, kept, by_loss):
+                    kept = rival
+    table = pd.DataFrame(scored, columns=["weights", "epoch", "val_accuracy", "val_loss"])
+    return table.assign(kept=[one is kept for one in scored])
+
+
+_SCORED = {  # the beginning of a history's columns, and the weights that they are about
+    "": "after epoch {epoch}",
+    "ema_": "average after epoch {epoch}",
+    "between_": "{between_share:.0%} of the way from head to average",
+}
+
+
+def _is_better(one: dict[str, Any], other: dict[str, Any] | None, by_loss: bool) -> bool:
+    def rank(scores: dict[str, Any]) -> tuple[float, float]:
+        return 0 if by_loss else scores["val_accuracy"], -scores["val_loss"]
+
+    return other is None or rank(one) > rank(other)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from resnet_ft import distributed, engine
 from resnet_ft.errors import ParameterError
 from resnet_ft.models.freezing import train_mode
+from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.loop import run_step
 from resnet_ft.training.rng import without_trace
@@ -82,10 +83,12 @@ class TimeBudget(Callback):
         return time.perf_counter() + needed > self._deadline
 
     def _next_validation(self, state: TrainingState) -> float:
+        averages = (one for one in state.callbacks if isinstance(one, WeightAverage))
+        times = next((one.last_validation for one in averages), 1.0)
         if self._validation_seconds is not None:
-            return self._validation_seconds
+            return times * self._validation_seconds
         steps = (state.steps_per_epoch or {}).get("val", 0)  # a stream does not know
-        return steps * self._step_seconds / 2  # it computes no gradients
+        return times * steps * self._step_seconds / 2  # it computes no gradients
 
     def state_dict(self) -> dict[str, Any]:
         now, started = time.perf_counter(), self._deadline - self._seconds

@@ -63,8 +63,10 @@ def fine_tune(
        is epoch 0 of the history, with cross-validated training columns; `run_dir` also gets
        head_predictions.csv. Models with random weights begin with 2.
     2. What is not frozen trains with AdamW: the first layers at a tenth of `learning_rate`, with
-       warm-up, cosine decay and frozen BatchNorm. An average of the weights is scored as well.
-    3. Of head, epochs and averages the model gets the best by validation (see `train_model`).
+       warm-up, cosine decay and frozen BatchNorm. An average of the weights is scored as well, and
+       at the end three points on the way from the head to that average (see `WeightAverage`).
+    3. Of head, epochs and averages the highest validation accuracy counts (see `train_model`); of
+       that, the head and the points between, the model gets the lowest validation loss.
 
     `epochs`: by default 5, from random weights 25; 0 stops after the head. `minutes`, in their
     place, limits the time for everything. `optimizer`: "adamw", "adam" or "sgd". `schedule`:
@@ -116,10 +118,10 @@ def fine_tune(
         chosen = make_optimizer(options.optimizer, groups)
         num_epochs = plan_epochs(model, varied, epochs=options.epochs, budget=budget, run=run)
         scheduler = make_scheduler(chosen, options.schedule, budget or num_epochs * len(loader))
-        watchers: list[Callback] = [WeightAverage()] if options.average_weights else []
-        watchers += callbacks
-        watchers += [] if options.patience is None else [EarlyStop(options.patience)]
+        watchers: list[Callback] = [] if options.patience is None else [EarlyStop(options.patience)]
         watchers += [budget] if budget else []
+        watchers += [WeightAverage()] if options.average_weights else []
+        watchers += callbacks
         return train_model(
             *(model, varied, criterion, chosen, scheduler, num_epochs),
             metrics=metrics,

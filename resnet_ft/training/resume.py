@@ -37,7 +37,7 @@ class Autosave(Callback):
     saved; a second Ctrl-C ends it at once. After an exception the last complete step is saved,
     unless something has changed since.
 
-    A finished run keeps what more epochs need, four times the size of best.pt with AdamW; with
+    A finished run keeps what more epochs need, five times the size of best.pt with AdamW; with
     `keep_resume_state=False` it keeps only the note that it is finished. Raises ParameterError for
     callbacks and schedulers whose state is more than plain data.
     """

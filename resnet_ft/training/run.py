@@ -344,15 +344,16 @@ def space_of_run(
     """The GiB that a run's folder takes "while training" (with AdamW) and "afterwards".
 
     best.pt holds the weights. Each of the two resume states holds them as well, the best ones,
-    their average and two numbers per weight of the optimizer; of a finished run only one is left,
-    without the best ones, or none (see `Autosave`). Raises ParameterError for an unknown `arch`.
+    their average, those of the start (of a model with a solved head) and two numbers per weight of
+    the optimizer; of a finished run only one is left, without the best ones, or none (see
+    `Autosave`). Raises ParameterError for an unknown `arch`.
     """
     with torch.device("meta"):  # no memory is taken
         tensors = build_model(arch, num_classes, weights=None).state_dict().values()
     weights = sum(one.numel() * one.element_size() for one in tensors) / 2**30
     return {
-        "while training": 11 * weights,
-        "afterwards": (5 if keep_resume_state else 1) * weights,
+        "while training": 13 * weights,
+        "afterwards": (6 if keep_resume_state else 1) * weights,
     }
 
 

@@ -318,11 +318,21 @@ class BestModel:
         """
         if self._scores and _rank(row) <= _rank(self._scores):
             return False
+        self._keep(row, model)
+        return True
+
+    def update_by_loss(self, row: Row, model: nn.Module) -> bool:
+        """Keep the weights of `model` if their validation loss is below that of the best so far."""
+        if not row["val_loss"] < self._scores["val_loss"]:
+            return False
+        self._keep(row, model)
+        return True
+
+    def _keep(self, row: Row, model: nn.Module | None) -> None:
         self._scores = {name: float(value) for name, value in row.items()}
         model = self._model if model is None else model
         self._weights = self._copy(model)
         self._save(whole_model(model).state_dict())
-        return True
 
     def _copy(self, model: nn.Module) -> dict[str, Tensor]:
         return {name: one.detach().cpu().clone() for name, one in model.state_dict().items()}

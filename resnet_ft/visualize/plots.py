@@ -7,7 +7,12 @@ import pandas as pd
 
 from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.predictions import Predictions
-from resnet_ft.evaluation.scores import class_scores, confusion_matrix, wilson_interval
+from resnet_ft.evaluation.scores import (
+    class_scores,
+    confusion_matrix,
+    scored_weights,
+    wilson_interval,
+)
 from resnet_ft.notebook import percent
 from resnet_ft.visualize.images import AnyImage, imshow
 from resnet_ft.visualize.style import BLUE, GREEN, GREY, ORANGE, RED, style
@@ -81,7 +86,8 @@ def plot_history(
     """Loss and accuracy per epoch, for training and validation, with the best epoch marked.
 
     Epoch 0, the head alone, is a diamond with a dashed line at its height; the average of the
-    weights, where there is one (`ema_` columns), is a thin line. `baseline` is the share of the
+    weights, where there is one (`ema_` columns), is a thin line, and what lies halfway between it
+    and the head (`between_` columns) a star. `baseline` is the share of the
     largest class (`largest_class_share`), which a model has to beat: a grey line; the title says
     where it does not, or, for `num_val` validation images, not clearly. A value that is
     not a number is a gap. Raises ParameterError for a history without epochs.
@@ -90,18 +96,11 @@ def plot_history(
 
     if history.empty:
         raise ParameterError("The history has no epochs to show. Train for one at least.")
-    averages = history.filter(like="ema_").rename(columns=lambda name: name.removeprefix("ema_"))
-    averages = averages.assign(epoch=history["epoch"], averaged=True)
-    scored = pd.concat([history.assign(averaged=False), averages]).sort_index(kind="stable")
-    # The row whose weights are kept comes first.
-    by = ["val_accuracy", "val_loss"]
-    ranked = scored.sort_values(by, ascending=[False, True], kind="stable")
-    best = next(ranked.dropna(subset="val_accuracy").itertuples(), None)
+    scored = scored_weights(history)
+    best = next(scored[scored["kept"]].itertuples(), None)
     found = "no accuracy is a number"
     if best:
-        which = "average after " if best.averaged else "after " if best.epoch else ""
-        when = f"epoch {best.epoch:.0f}" if best.epoch else "the head alone"
-        found = f"{best.val_accuracy:.1%}, {which}{when}"
+        found = f"{best.val_accuracy:.1%}, {best.weights}"
         if baseline is not None and best.val_accuracy <= baseline:
             found += ",\nno better than guessing"
         elif baseline and num_val and wilson_interval(best.val_accuracy, num_val)[0] <= baseline:
@@ -118,6 +117,9 @@ def plot_history(
             if (column := f"ema_val_{measure}") in history:
                 label = "val, averaged weights"
                 ax.plot("epoch", column, ".-", data=epochs, lw=1, color=RED, label=label)
+            if (column := f"between_val_{measure}") in history:
+                label = "val, between head and average"
+                ax.plot("epoch", column, "*", data=epochs, ms=9, color=RED, label=label)
             for height in head[f"val_{measure}"]:
                 ax.axhline(height, color=ORANGE, ls="--", lw=1, label="val, head alone")
             if best:

@@ -12,6 +12,7 @@ from resnet_ft import (
     confusion_matrix,
     find_label_errors,
     largest_class_share,
+    scored_weights,
     suspect_labels,
     verdict,
 )
@@ -152,3 +153,32 @@ def test_a_model_that_guesses_suggests_no_labels(capsys):
     assert capsys.readouterr().out == "11 labels to check\n"
     assert suspect_labels(scored(153, 0)).empty
     assert capsys.readouterr().out == "No labels to check\n"
+
+
+def test_all_weights_that_a_run_scored_are_listed_and_the_kept_ones_marked():
+    history = pd.DataFrame(
+        {
+            "epoch": [0, 1, 2],
+            "val_accuracy": [0.7, 0.6, 0.8],
+            "val_loss": [0.9, 0.8, 0.7],
+            "ema_val_accuracy": [np.nan, 0.8, 0.8],
+            "ema_val_loss": [np.nan, 0.75, 0.6],
+            "between_val_accuracy": [np.nan, np.nan, 0.75],
+            "between_val_loss": [np.nan, np.nan, 0.5],
+            "between_share": [np.nan, np.nan, 0.25],
+        }
+    )
+    scored = scored_weights(history)
+    assert scored["weights"].tolist() == [
+        "the head alone",
+        *("after epoch 1", "average after epoch 1"),
+        *("after epoch 2", "average after epoch 2", "25% of the way from head to average"),
+    ]
+    assert scored["kept"].tolist() == [False] * 5 + [True]  # the lowest loss
+    history.loc[2, "between_val_loss"] = 0.65
+    assert scored_weights(history)["kept"].tolist() == [False] * 4 + [True, False]  # a tie, by loss
+    history.loc[0, "val_loss"] = 0.55
+    assert scored_weights(history)["kept"].tolist() == [True] + [False] * 5
+    assert scored_weights(history[["epoch", "val_accuracy", "val_loss"]])["epoch"].tolist() == [
+        *(0, 1, 2)
+    ]

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.predictions import predict_logits
+from resnet_ft.evaluation.scores import scored_weights
 from resnet_ft.models.checkpoint import load_checkpoint
 from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.callbacks import Callback
@@ -138,18 +139,18 @@ class Scripted(nn.Module):
 
 
 class SetWeight(Callback):
-    """Gives w its value after each training step; the learning rate is 0."""
+    """Gives w its value after the training step of each epoch; the learning rate is 0."""
 
     def __init__(self, values):
-        self.values = iter(values)
+        self.values = values
 
     def on_step_end(self, state):
         if state.phase == "train":
             with torch.no_grad():
-                state.model.weight.fill_(next(self.values))
+                state.model.weight.fill_(self.values[state.epoch - 1])
 
 
-def scripted_run(model, values, *callbacks, run_dir=None):
+def scripted_run(model, values, *callbacks, run_dir=None, first_row=None):
     """One step per epoch, with the average at decay 0.5.
 
     Three of four labels are 0: a positive w is right in three of four, and the loss is lowest where
@@ -165,6 +166,7 @@ def scripted_run(model, values, *callbacks, run_dir=None):
         optimizer=optimizer,
         num_epochs=len(values),
         run_dir=run_dir,
+        first_row=first_row,
         callbacks=callbacks,
     )
 
@@ -216,6 +218,101 @@ def test_the_average_resumes_from_its_saved_state():
     record = Record(second)
     scripted_run(Scripted(), [2.0], second, Resume(), record)
     assert record.averages[0]["weight"].item() == ((8 + 4) / 2 + 2) / 2
+
+
+HEAD = {"epoch": 0, "train_loss": 9.0, "train_accuracy": 0.0, "seconds": 1.0}
+HEAD |= {"val_loss": 9.0, "val_accuracy": 0.0, "learning_rate": math.nan}
+
+
+def started_at(weight):
+    model = Scripted()
+    with torch.no_grad():
+        model.weight.fill_(weight)
+    return model
+
+
+def plain_loss(weight):
+    logits = torch.tensor([[weight, 0.0]] * 4)
+    return nn.functional.cross_entropy(logits, torch.tensor([0, 0, 0, 1])).item()
+
+
+def test_the_lowest_loss_between_a_scored_start_and_the_average_is_kept(tmp_path):
+    model = started_at(4.0)
+    _, history = scripted_run(
+        model, [8.0, -12.0], WeightAverage(0.5), run_dir=tmp_path, first_row=HEAD
+    )
+    # The averages are 8 and -2. On the way from 4 to -2 lie 2.5, 1 and -0.5: 1 has the lowest loss.
+    between = history.filter(like="between_")
+    assert between.head(2).isna().all(axis=None)
+    assert between["between_val_loss"][2] == pytest.approx(plain_loss(1.0))
+    assert between["between_val_accuracy"][2] == 0.75 and between["between_share"][2] == 0.5
+    assert model.weight.item() == 1
+    saved = load_checkpoint(tmp_path / "best.pt")
+    assert saved.state_dict["weight"].item() == 1
+    assert saved.scores["val_loss"] == pytest.approx(plain_loss(1.0))
+    kept = scored_weights(history).query("kept").iloc[0]
+    assert kept["weights"] == "50% of the way from head to average"
+
+
+def test_a_scored_start_of_a_lower_loss_is_kept_though_others_are_more_accurate():
+    model = started_at(0.9)
+    head = {**HEAD, "val_loss": plain_loss(0.9)}  # of an accuracy of 0, as if measured elsewhere
+    _, history = scripted_run(model, [5.0], WeightAverage(0.5), first_row=head)
+    # Between lie 1.925, 2.95 and 3.975: losses rise from 1.1 on.
+    assert model.weight.item() == pytest.approx(0.9)
+    assert scored_weights(history)["kept"].tolist() == [True, False, False, False]
+
+
+def test_a_start_without_a_score_is_no_end_of_a_way(loaders, small_network):
+    _, history = train_model(small_network, loaders, num_epochs=1, callbacks=[WeightAverage()])
+    assert not any(name.startswith("between") for name in history)
+
+
+class Stop(Callback):
+    """Ends the run in its first step, as a limit of time does."""
+
+    def on_step_end(self, state):
+        state.should_stop = True
+
+
+def test_a_run_that_is_cut_short_looks_between_too():
+    model = started_at(4.0)
+    _, history = scripted_run(model, [-2.0, 9.0, 9.0], WeightAverage(0.5), Stop(), first_row=HEAD)
+    assert len(history) == 2 and model.weight.item() == 1
+
+
+class Disconnect(Callback):
+    def on_epoch_begin(self, state):
+        if state.epoch == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_run_knows_where_it_began(tmp_path):
+    whole, resumed = started_at(4.0), started_at(4.0)
+    scripted_run(whole, [8.0, -12.0], WeightAverage(0.5), first_row=HEAD)
+    assert whole.weight.item() == 1  # halfway from 4 to the average of 8 and -12, -2
+    with pytest.raises(KeyboardInterrupt):
+        scripted_run(
+            *(resumed, [8.0, -12.0], WeightAverage(0.5), Disconnect()),
+            run_dir=tmp_path,
+            first_row=HEAD,
+        )
+    again = started_at(8.0)  # as it was when the run ended
+    scripted_run(again, [8.0, -12.0], WeightAverage(0.5), run_dir=tmp_path)
+    assert again.weight.item() == 1
+
+
+def test_an_average_that_was_saved_without_a_start_resumes_without_one(tmp_path):
+    saved, resumed = WeightAverage(0.5), WeightAverage(0.5)
+    scripted_run(started_at(4.0), [8.0], saved)
+    assert not any(name.startswith("start.") for name in saved.state_dict())
+
+    class Resume(Callback):
+        def on_fit_begin(self, state):
+            resumed.load_state_dict(saved.state_dict())
+
+    _, history = scripted_run(started_at(4.0), [-2.0], resumed, Resume(), first_row=HEAD)
+    assert "between_val_loss" not in history
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 from resnet_ft import engine
 from resnet_ft.errors import ParameterError
 from resnet_ft.training import budget
+from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.budget import TimeBudget, expected_duration, plan_epochs
 from resnet_ft.training.callbacks import Callback
 from resnet_ft.training.loop import train_model
@@ -110,6 +111,22 @@ def test_a_validation_is_expected_to_take_as_long_as_the_last_one(quick_model):
     )
     assert 0.9 * 2 < watch.ended - started < 1.1 * 2
     assert len(history) == 2 and 25 < len(watch.progress) < 50
+
+
+def test_the_points_between_start_and_end_are_scored_within_the_budget(quick_model):
+    watch = Watch(budget := TimeBudget(1.5 / 60))
+    head = {"epoch": 0, "val_loss": 9.0, "val_accuracy": 0.0}
+    started = time.perf_counter()
+    _, history = train_model(
+        quick_model,
+        loaders_of(train_steps=5, val_steps=4, seconds=STEP),
+        num_epochs=100,
+        first_row=head,
+        callbacks=[budget, WeightAverage(), watch],
+    )
+    # Five passes over the validation batches, 0.6 s, instead of two.
+    assert "between_val_loss" in history
+    assert watch.ended - started == pytest.approx(1.5, abs=0.2)
 
 
 def test_no_epoch_begins_without_time_for_a_step(quick_model):

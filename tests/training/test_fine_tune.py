@@ -26,6 +26,7 @@ from resnet_ft import (
     load_checkpoint,
     load_run,
     make_dataloaders,
+    scored_weights,
     train_run,
 )
 from resnet_ft.evaluation.predictions import Predictions
@@ -66,9 +67,11 @@ def test_the_head_comes_first_and_the_best_of_all_is_kept(loaders, tmp_path):
     model, history = fine_tune(network(), loaders, epochs=3, run_dir=tmp_path / "run")
     assert history["epoch"].tolist() == [0, 1, 2, 3]
     assert history["val_accuracy"][0] >= 0.8  # red and blue can be told from random features
-    averages = history["ema_val_accuracy"].max()
+    assert history["between_val_loss"].notna().tolist() == [False, False, False, True]
     best = evaluate(model, loaders["val"]).accuracy
-    assert best == pytest.approx(max(history["val_accuracy"].max(), averages))
+    scored = scored_weights(history).set_index("kept")
+    assert best == pytest.approx(scored["val_accuracy"][True])
+    assert scored["val_loss"][True] <= history["val_loss"][0]
     saved = load_checkpoint(tmp_path / "run" / "best.pt")
     assert evaluate(saved.load_into(), loaders["val"]).accuracy == best
     assert saved.scores["val_accuracy"] == pytest.approx(best)

@@ -10,6 +10,7 @@ from resnet_ft import (
     RunError,
     WeightAverage,
     build_model,
+    fit_head,
     load_checkpoint,
     load_run,
     make_dataloaders,
@@ -213,7 +214,9 @@ def test_the_space_that_a_run_takes_is_known_before(photos, tmp_path):
     def run(**options):
         loaders = make_dataloaders(photos, image_size=32, batch_size=8, num_workers=0)
         model = build_model("resnet18", 2, weights=None)
-        train_model(model, loaders, num_epochs=4, run_dir=tmp_path / "run", **options)
+        head = fit_head(model, loaders, cache_dir=tmp_path / "features")
+        options |= {"run_dir": tmp_path / "run", "first_row": head.row}
+        train_model(model, loaders, num_epochs=4, **options)
 
     expected = space_of_run("resnet18", num_classes=2)
     with pytest.raises(ZeroDivisionError):

@@ -75,6 +75,15 @@ def test_the_best_may_be_an_average_or_the_head_alone(fine_tuned):
     assert figure.axes[1].lines[-1].get_xdata()[0] == 0
 
 
+def test_what_lies_between_head_and_average_is_drawn_and_named_where_it_is_the_best(fine_tuned):
+    fine_tuned["between_val_loss"] = [np.nan, np.nan, np.nan, 0.4]
+    fine_tuned["between_val_accuracy"] = [np.nan, np.nan, np.nan, 0.9]
+    fine_tuned["between_share"] = 0.5
+    figure = plot_history(fine_tuned)
+    assert title(figure) == "Best: 90.0%, 50% of the way from head to average"
+    assert lines(figure.axes[0])["val, between head and average"][-1] == 0.4
+
+
 def test_an_average_that_is_as_good_as_its_epoch_is_not_named(fine_tuned):
     fine_tuned["ema_val_loss"] = fine_tuned["val_loss"]
     fine_tuned["ema_val_accuracy"] = fine_tuned["val_accuracy"]
