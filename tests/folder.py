@@ -1,4 +1,4 @@
-"""Predicts a folder for tests that kill it: `folder.py folder csv [seconds for each batch]`.
+"""Predicts a folder for tests that kill it: `folder.py folder csv [seconds for each file]`.
 
 It opens files with a function of its own, and prints how many it has opened.
 """
@@ -15,32 +15,32 @@ from resnet_ft import Predictor, distributed, eval_transform
 
 BATCH_SIZE = 25
 OPENED = []
+SECONDS = 0.0  # that a file takes
 
 
-class Slow(nn.Module):
-    """As many classes as there are colours; a batch takes its time."""
-
-    seconds = 0.0
+class Colour(nn.Module):
+    """As many classes as there are colours."""
 
     def forward(self, images):
-        time.sleep(Slow.seconds)
         return 5 * images.mean(dim=(2, 3))
 
 
 def counted(path):
     """Opens a file; the last process dies at one with this name, without a word."""
     OPENED.append(path)
+    time.sleep(SECONDS)
     if "die" in os.path.basename(path) and distributed.rank() == 1 and os.environ.get("DIE"):
         os._exit(9)
     return Image.open(path)
 
 
 def predictor():
-    return Predictor(Slow(), ["red", "green", "blue"], eval_transform(8), open_image=counted)
+    return Predictor(Colour(), ["red", "green", "blue"], eval_transform(8), open_image=counted)
 
 
 def main(folder, csv, seconds="0"):
-    Slow.seconds = float(seconds)
+    global SECONDS  # noqa: PLW0603
+    SECONDS = float(seconds)
     torch.set_num_threads(1)
     options = {"batch_size": BATCH_SIZE, "num_workers": 0}
     predictor().predict_folder(folder, csv, top_k=2, **options)

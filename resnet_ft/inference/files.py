@@ -7,13 +7,17 @@ import copy
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.utils.data import DataLoader
 
 from resnet_ft import engine
@@ -23,6 +27,7 @@ from resnet_ft.data.dataset import SampleKey, SeededDataset
 from resnet_ft.errors import CheckpointError, ImageError, ParameterError
 from resnet_ft.models.cutting import fold_batchnorm
 
+_AT_ONCE = 4  # batches, each of which takes memory
 _CLOSE = 1e-5  # by how much a probability of the quicker copy may differ
 
 
@@ -51,7 +56,10 @@ class Answers:
 
     rows: range
     reasons: list[str | None]
-    probabilities: Tensor  # (readable files, classes)
+    probabilities: Tensor  # (readable files, classes), on the CPU
+
+
+_Waiting = tuple[range, list[str | None], "Tensor | Future[Tensor]"]
 
 
 def predict_files(
@@ -81,18 +89,41 @@ def predict_files(
             "and classes at the top of a module (no lambda), or give num_workers=0."
         ) from error
     # A GPU computes the next batch while this process writes the rows of the one before.
-    ahead, waiting = int(engine.device().type == "cuda"), deque[Answers]()
-    chosen = None
-    for start, (unfinished, reasons) in zip(starts, batches, strict=True):
-        found = torch.empty(0, 0)
-        if unfinished:
-            batch = _finished(files, *unfinished)
-            network, memory = chosen = chosen or _quick(model, batch)
-            found = _softmax(network, batch.contiguous(memory_format=memory))
-        waiting.append(Answers(range(start, start + len(reasons)), reasons, found))
-        if len(waiting) > ahead:
-            yield _received(waiting.popleft())
-    yield from map(_received, waiting)
+    ahead, waiting = int(engine.device().type == "cuda"), deque[_Waiting]()
+    threads, chosen, pool = torch.get_num_threads(), None, None
+    with ExitStack() as stack:
+        for start, (unfinished, reasons) in zip(starts, batches, strict=True):
+            found: Tensor | Future[Tensor] = torch.empty(0, 0)
+            if unfinished:
+                batch = _finished(files, *unfinished)
+                network, memory = chosen = chosen or _quick(model, batch)
+                batch = batch.contiguous(memory_format=memory)
+                if pool is None and threads > 1 and _is_pure(network, batch):
+                    pool = stack.enter_context(_batches_at_once(threads))
+                    ahead = threads
+                found = pool.submit(_softmax, network, batch) if pool else _softmax(network, batch)
+            waiting.append((range(start, start + len(reasons)), reasons, found))
+            if len(waiting) > ahead:
+                yield _received(*waiting.popleft())
+        yield from starmap(_received, waiting)
+
+
+def _is_pure(network: nn.Module, images: Tensor) -> bool:
+    """Whether several threads may use a network: traced, it keeps nothing from layer to layer."""
+    return images.device.type == "cpu" and isinstance(network, GraphModule)
+
+
+@contextmanager
+def _batches_at_once(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that compute a batch each: cores together at one batch wait for one another."""
+    at_once = min(threads, _AT_ONCE)
+    try:
+        with ThreadPoolExecutor(
+            at_once, initializer=torch.set_num_threads, initargs=(threads // at_once,)
+        ) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def probabilities(model: nn.Module, images: Tensor) -> Tensor:
@@ -120,8 +151,9 @@ def _checked(found: Tensor) -> Tensor:
     return found
 
 
-def _received(answers: Answers) -> Answers:
-    return replace(answers, probabilities=_checked(answers.probabilities))
+def _received(rows: range, reasons: list[str | None], found: "Tensor | Future[Tensor]") -> Answers:
+    found = found.result() if isinstance(found, Future) else found
+    return Answers(rows, reasons, _checked(found))
 
 
 def _collate(

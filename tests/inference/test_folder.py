@@ -147,6 +147,20 @@ def test_a_network_is_quicker_as_a_copy_and_stays_as_it_is(images):
         assert row.confidence == pytest.approx(best["probability"], abs=1e-5)
 
 
+@pytest.mark.parametrize("threads", [2, 5])
+def test_batches_that_are_computed_at_once_stay_in_order(threads, tmp_path):
+    torch.manual_seed(0)
+    model = build_model("resnet18", 3, weights=None)
+    predictor = Predictor(model, CLASSES, eval_transform(32))
+    folder = many(tmp_path / "images", 23)
+    options = {"num_workers": 0, "batch_size": 2, "top_k": 3}
+    one = predictor.predict_folder(folder, **options)
+    torch.set_num_threads(threads)
+    several = predictor.predict_folder(folder, **options)
+    assert torch.get_num_threads() == threads
+    pd.testing.assert_frame_equal(several, one, atol=1e-5)
+
+
 class OnlyContiguous(nn.Module):
     def __init__(self):
         super().__init__()
@@ -205,7 +219,7 @@ def test_a_killed_call_is_continued_where_it_was(tmp_path):
     opened = run_script(folder, tmp_path / "whole.csv")
     assert opened == 600
     csv = tmp_path / "killed.csv"
-    process = subprocess.Popen([sys.executable, script.__file__, folder, csv, "0.05"])
+    process = subprocess.Popen([sys.executable, script.__file__, folder, csv, "0.004"])
     while not csv.exists() or csv.read_bytes().count(b"\n") < 1 + 300:
         time.sleep(0.01)
     process.kill()
@@ -389,7 +403,7 @@ def test_the_part_of_a_lost_process_is_redone(tmp_path):
     (folder / "0250.png").rename(folder / "0250_die.png")
     whole, csv = tmp_path / "whole.csv", tmp_path / "t.csv"
     run_script(folder, whole)
-    lost = torchrun(script.__file__, folder, csv, "0.05", check=False, DIE="1")
+    lost = torchrun(script.__file__, folder, csv, "0.004", check=False, DIE="1")
     assert lost.returncode != 0 and not csv.exists()
     rows = (tmp_path / "t.csv.part-1-of-2").read_bytes().count(b"\n") - 1
     assert 0 < rows <= 100
