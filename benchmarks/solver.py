@@ -110,7 +110,7 @@ def measure_pass(folder: Path, count: int, classes: int) -> dict[str, float]:
         done = time.perf_counter()
         found = head.empty_predictions(count, classes)
         solver.predict(solver.start(), torch.arange(count), *found)
-        solver.fit(torch.arange(_FEW), _PENALTY, start=None)
+        solver.fit(torch.arange(_FEW), _PENALTY)
     return {
         "preparation_s": prepared - start,
         "seconds": done - prepared,
