@@ -13,6 +13,7 @@ from accuracy_table import (
     accuracy_summary_markdown,
     all_accuracies_markdown,
 )
+from gpu_table import all_gpu_markdown, gpu_markdown
 from runner import BENCHMARKS, read_results
 from scale_table import all_scale_markdown, scale_markdown
 from solver_table import all_solver_markdown, solver_markdown
@@ -22,6 +23,7 @@ from training_table import all_training_markdown, training_markdown
 
 SPEED = BENCHMARKS / "results" / "speed.json"
 ACCURACY = BENCHMARKS / "results" / "accuracy.json"
+GPU = BENCHMARKS / "results" / "gpu.json"
 README = BENCHMARKS.parent / "README.md"
 PAGE = BENCHMARKS.parent / "docs" / "benchmarks.md"
 REPORT = BENCHMARKS / "results.md"
@@ -48,6 +50,7 @@ _SECTIONS = (
     _Section("Training", "bench-training", SPEED, training_markdown, all_training_markdown),
     _Section("A million files", "bench-scale", SPEED, scale_markdown, all_scale_markdown),
     _Section("A large head", "bench-solver", SPEED, solver_markdown, all_solver_markdown),
+    _Section("On a GPU", "bench-gpu", GPU, gpu_markdown, all_gpu_markdown),
     _Section("Accuracy", "bench-accuracy", ACCURACY, accuracy_markdown, all_accuracies_markdown),
 )
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parent
 
-# Nothing is downloaded, no GPU helps one of them, and progress bars do not take part.
-_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+# Nothing is downloaded, and no GPU helps one of them, where it is not about GPUs.
+_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Row:
     packages: tuple[str, ...]
 
 
-def run_missing(rows: Iterable[Row], results_file: Path) -> list[str]:
+def run_missing(rows: Iterable[Row], results_file: Path, *, on_gpu: bool = False) -> list[str]:
     """Measure the rows that the results file lacks; the names of those that failed."""
     results = read_results(results_file)
     failed = []
@@ -39,7 +39,7 @@ def run_missing(rows: Iterable[Row], results_file: Path) -> list[str]:
             continue
         print(f"{row.name} ...", end=" ", flush=True)
         load = round(os.getloadavg()[0], 1)
-        measured = _run(row)
+        measured = _run(row, on_gpu)
         if measured is None:
             failed.append(row.name)
             continue
@@ -83,12 +83,13 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _run(row: Row) -> dict | None:
+def _run(row: Row, on_gpu: bool) -> dict | None:
     """What the program measured; None, and the end of what it said, where it failed."""
+    hidden = {} if on_gpu else {"CUDA_VISIBLE_DEVICES": ""}
     finished = subprocess.run(
         [sys.executable, *row.arguments],
         cwd=BENCHMARKS,
-        env=os.environ | _ENVIRONMENT,
+        env=os.environ | _ENVIRONMENT | hidden,
         capture_output=True,
         text=True,
         check=False,

@@ -63,7 +63,8 @@ def _arguments() -> argparse.Namespace:
 
 def _loading_rows(photos: Path) -> list[Row]:
     folders = [make_photographs(kind, photos, SCRATCH) for kind in (SMALL, LARGE)]
-    return [
+    defaults = ("-m", "loading.defaults", str(folders[0]))
+    return [Row("default augmentation", defaults, (*_PACKAGES, "resnet_ft"))] + [
         Row(
             f"loading / {folder.name} / {library} / {configuration}",
             ("-m", "loading.measure", str(folder), library, configuration),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -172,17 +172,45 @@ def describe_device() -> str:
 def prepared(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Iterator[tuple[nn.Module, torch.optim.Optimizer]]:
-    """Model and optimizer on the device and wrapped for training; unwrapped again at the end."""
+    """Model and optimizer on the device and wrapped for training; unwrapped again at the end.
+
+    In mixed precision, what stays in float32 is multiplied in TF32 meanwhile, where the GPU can.
+    """
     engine = accelerator()
-    own = set(model.__dict__)
+    own, products = set(model.__dict__), torch.get_float32_matmul_precision()
+    if engine.mixed_precision != "no":
+        torch.set_float32_matmul_precision("high")
     try:
         yield engine.prepare(model, optimizer)
     finally:
+        torch.set_float32_matmul_precision(products)
         engine.unwrap_model(model, keep_fp32_wrapper=False)
         # These would tell the next run that the model is prepared already.
         for name in {"forward", "_is_accelerate_prepared"} - own:
             model.__dict__.pop(name, None)
         engine.free_memory()  # else it keeps the model and optimizer alive
+
+
+@contextmanager
+def compiled(net: nn.Module) -> Iterator[nn.Module]:
+    """A prepared model that torch.compile makes faster; as it is, with a warning, where it cannot.
+
+    A small layer is compiled first, to see whether there is a compiler at all. Parts of the model
+    for which it fails later run as they are.
+    """
+    try:
+        torch.compile(nn.Linear(2, 2).to(device()))(torch.ones(2, 2, device=device()))
+    except Exception as error:  # a compiler may lack anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        warnings.warn(
+            f"compile_model=True does nothing here, since torch.compile fails: {reason}",
+            stacklevel=2,
+        )
+        yield net
+        return
+    with torch._dynamo.config.patch(suppress_errors=True):
+        fast: Any = torch.compile(net)
+        yield fast
 
 
 def backward(loss: Tensor) -> None:
@@ -271,4 +299,5 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def alone(net: nn.Module) -> nn.Module:
     """The prepared model without the wrapper that waits for other processes."""
-    return net.module if isinstance(net, nn.parallel.DistributedDataParallel) else net
+    inner = getattr(net, "_orig_mod", net)
+    return inner.module if isinstance(inner, nn.parallel.DistributedDataParallel) else net

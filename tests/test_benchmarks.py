@@ -104,3 +104,27 @@ def test_the_summary_is_the_mean_over_the_data_sets(module):
     markdown = module("accuracy_table").accuracy_summary_markdown(results)
     assert cells(markdown, "EfficientNet-Lite0, 128 pixels")  # the network and the size
     assert cells(markdown, "PyTorch tutorial, full")[1:] == ["0.800", "70 s"]
+
+
+def test_a_gpu_is_beside_the_slower_of_its_limits(module):
+    rows = {"everything": {"resnet_ft": 480.0, "bare": 500.0, "step_ms": 66.0, "waiting_ms": 1.0}}
+    rows["prediction"] = {"resnet_ft": 900.0, "from files": 400.0, "bare": 1000.0}
+    measured = MEASURED | {"arch": "resnet18", "batch_size": 32, "cores": 2, "gpu": "cuda (T4)"}
+    bound = measured | {"loader": 800.0, "rows": rows}
+    starved = measured | {"loader": 490.0, "rows": rows}
+    markdown = module("gpu_table").gpu_markdown({"one": bound})
+    row = "cuda (T4): resnet18, batches of 32, 2 cores"
+    assert cells(markdown, f"{row}, everything")[1:] == ["480", "500", "800", "0.96", "GPU"]
+    assert cells(markdown, f"{row}, prediction")[4] == "0.90"
+    markdown = module("gpu_table").gpu_markdown({"one": starved})
+    assert cells(markdown, f"{row}, everything")[-2:] == ["0.98", "loader"]
+    assert module("gpu_table").gpu_markdown({}) == ""
+
+
+def test_the_loops_of_a_gpu_run_on_a_processor_too(module, photos, monkeypatch):
+    measure = module("on_gpu.measure")
+    monkeypatch.setattr(measure, "_SECONDS", 0.1)
+    monkeypatch.setattr(measure, "_FIRST_STEPS", 1)
+    found = measure.measure(photos, "resnet18", 4, 0, image_size=32)
+    assert set(found["rows"]) == {"everything", "layer4 and head", "head", "prediction"}
+    assert all(row["resnet_ft"] > 0 and row["bare"] > 0 for row in found["rows"].values())

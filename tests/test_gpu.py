@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from resnet_ft import (
+    MixedLoader,
     Predictor,
     Run,
     TrainingError,
@@ -27,7 +28,9 @@ from resnet_ft import (
     make_dataloaders,
     precompute,
     train_model,
+    train_transform,
 )
+from resnet_ft.data.batches import device_batches
 from resnet_ft.training.head import solve_head
 
 pytestmark = [
@@ -192,6 +195,48 @@ def test_the_learning_rate_finder_and_a_folder_of_predictions(model, loaders, ph
     )
     table = predictor.predict_folder(photos / "Val", tmp_path / "p.csv", num_workers=0)
     assert len(table) == 6 and table["error"].isna().all()
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_no_step_waits_for_the_gpu_and_every_batch_is_copied_from_pinned_memory(photos, precision):
+    said = json.loads(run("steps_that_wait_for_nothing", precision, photos=photos).splitlines()[-1])
+    assert said["steps"] == 3 * (9 + 3) and said["copies"] >= said["steps"] and said["pinned"]
+
+
+def test_a_step_that_float16_skips_leaves_weights_and_average_alone():
+    said = json.loads(run("overflow", "fp16", num_epochs=4).splitlines()[-1])
+    assert sum(said["skipped"]) == sum(skipped for skipped, _ in said["found"]) > 0
+    assert all(skipped != changed for skipped, changed in said["found"])
+
+
+@pytest.mark.parametrize("strength", ["light", "medium", "strong"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_that_are_finished_on_the_gpu_are_those_of_the_processor(photos, strength, workers):
+    loader = make_dataloaders(
+        photos,
+        image_size=32,
+        batch_size=2,
+        train=train_transform(32, strength=strength),
+        num_workers=workers,
+    )["train"]
+    expected = list(loader)
+    loader.batch_sampler.set_epoch(0)
+    found = list(device_batches(loader))  # all are kept: none may be overwritten
+    assert len(found) == len(expected)
+    tolerance = 1e-5 if engine.compute_dtype() == torch.float32 else 0.02
+    for (images, labels), (right, true) in zip(found, expected, strict=True):
+        assert images.is_cuda and images.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(images.float().cpu(), right, rtol=tolerance, atol=tolerance)
+        assert torch.equal(labels, true) and labels.is_pinned()
+
+
+def test_images_are_mixed_on_the_gpu_as_on_the_processor(loaders):
+    mixed = MixedLoader(loaders["train"], 2, "both")
+    expected = list(mixed)
+    loaders["train"].batch_sampler.set_epoch(0)
+    for (images, labels), (right, true) in zip(device_batches(mixed), expected, strict=True):
+        torch.testing.assert_close(images.float().cpu(), right, rtol=0.02, atol=0.03)
+        torch.testing.assert_close(labels.cpu(), true)
 
 
 def test_a_step_that_is_not_finite_names_itself(model, loaders):

@@ -51,6 +51,7 @@ def fine_tune(
     clip_grad_norm: float | None = None,
     seed: int = 0,
     metrics: Mapping[str, Metric] | None = None,
+    compile_model: bool = False,
     run_dir: str | PathLike[str] | Run | None = None,
     resume: str | bool = "auto",
     cache_dir: str | Path | None = None,
@@ -70,7 +71,8 @@ def fine_tune(
     "cosine", "linear", "constant" or a function (see `make_scheduler`). `mix`: "mixup", "cutmix" or
     "both". `balance`: "loss" or "sampler", for classes of unequal size. `patience`: stop after so
     many epochs without a lower validation loss. How strongly images are augmented is up to
-    `make_dataloaders(train=...)`. `metrics` and `clip_grad_norm` are those of `train_model`.
+    `make_dataloaders(train=...)`. `metrics`, `clip_grad_norm` and `compile_model` are those of
+    `train_model`.
     `FineTuneOptions` checks them all.
 
     Called again with the same options and `run_dir`, an interrupted run resumes where it was, and a
@@ -122,6 +124,7 @@ def fine_tune(
             *(model, varied, criterion, chosen, scheduler, num_epochs),
             metrics=metrics,
             clip_grad_norm=options.clip_grad_norm,
+            compile_model=compile_model,
             run_dir=run_dir,
             first_row=head.row if head else None,
             callbacks=watchers,

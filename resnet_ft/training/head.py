@@ -321,6 +321,7 @@ class Solver:
         logits = inputs @ layer.weight.T + layer.bias
         return cross_entropy(logits, labels, self._weights, reduction="sum")
 
+    @torch.no_grad()
     def predict(self, layer: _Layer, rows: Tensor, probabilities: Tensor, losses: Tensor) -> None:
         """Write what the layer says of these rows into (N, C) and (N,)."""
         parts, labels, _ = self._split(rows)

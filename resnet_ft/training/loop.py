@@ -54,6 +54,7 @@ def train_model(
     *,
     metrics: Mapping[str, Metric] | None = None,
     clip_grad_norm: float | None = None,
+    compile_model: bool = False,
     run_dir: str | PathLike[str] | Run | None = None,
     resume: str | bool = "auto",
     first_row: Row | None = None,
@@ -65,7 +66,8 @@ def train_model(
     or, mixed, (N, C). By default the loss is cross-entropy and Adam trains what is not frozen, at
     1e-4. `scheduler` is stepped once per epoch (ReduceLROnPlateau gets the validation loss), or
     after every training step as `PerStep(scheduler)`. `clip_grad_norm` limits the norm of all
-    gradients together.
+    gradients together. `compile_model` lets torch.compile make the model faster, which takes a
+    minute or more at first; where it cannot, a warning says so.
 
     `metrics` are functions of (logits (N, C), labels) that give one value per sample, (N,), or
     metrics of torchmetrics; each adds a column per phase to the history: `{"top5": ...}` gives
@@ -124,7 +126,7 @@ def train_model(
     rates = initial_rates(state.optimizer)
     try:
         with state.run.storage.locked() if state.run else nullcontext():
-            _train(state, first_row)
+            _train(state, first_row, compile_model=compile_model)
     finally:
         remember_rates(state.optimizer, rates)
     return network, state.history
@@ -151,7 +153,7 @@ def _by_phase(dataloaders: Mapping[str, DataLoader]) -> dict[str, DataLoader]:
     return loaders
 
 
-def _train(state: TrainingState, first_row: Row | None) -> None:
+def _train(state: TrainingState, first_row: Row | None, *, compile_model: bool) -> None:
     """Train what is left; the model has its best weights afterwards, also after an exception."""
     saved = load_resume_state(state)
     if saved is None and first_row is not None:
@@ -168,9 +170,13 @@ def _train(state: TrainingState, first_row: Row | None) -> None:
         network = engine.unwrapped(state.model)
         prepared = engine.prepared(state.model, state.optimizer)
         if not state.is_finished:
-            with synchronised_batchnorm(network), prepared as (net, optimizer):
+            with (
+                synchronised_batchnorm(network),
+                prepared as (net, optimizer),
+                engine.compiled(net) if compile_model else nullcontext(net) as fast,
+            ):
                 while not state.is_finished:
-                    _run_epoch(state, net, optimizer)
+                    _run_epoch(state, fast, optimizer)
 
 
 @contextmanager

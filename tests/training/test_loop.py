@@ -408,3 +408,25 @@ def test_the_code_of_pytorchs_tutorial_runs_with_two_edits(photos):
     for history in (names["history"], names["frozen_history"]):
         assert history["epoch"].tolist() == [1, 2]
     assert names["model_ft"].classes == ["blue", "red"]
+
+
+@pytest.mark.slow  # the compiler takes half a minute
+def test_a_model_that_is_compiled_learns_the_same(small_network):
+    small_network[5] = nn.Identity()  # dropout draws other numbers when it is compiled
+    other = copy.deepcopy(small_network)
+    loaders = {"train": DataLoader(tensors(20, 0), batch_size=5)}
+    loaders["val"] = DataLoader(tensors(10, 1), batch_size=5)
+    expected, history = train_model(small_network, loaders, num_epochs=2)
+    found, again = train_model(other, loaders, num_epochs=2, compile_model=True)
+    assert found is other and not hasattr(found, "_orig_mod")
+    assert again["train_loss"].tolist() == pytest.approx(history["train_loss"].tolist(), rel=1e-4)
+    torch.testing.assert_close(found[6].weight, expected[6].weight, rtol=1e-3, atol=1e-4)
+
+
+def test_where_nothing_can_be_compiled_a_warning_says_so(loaders, small_network, monkeypatch):
+    def fails(module):
+        raise RuntimeError("no compiler was found\nbecause")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.warns(UserWarning, match="does nothing here.*no compiler was found$"):
+        train_model(small_network, loaders, num_epochs=1, compile_model=True)
