@@ -58,8 +58,8 @@ _SECTIONS = (
         all_predicting_markdown,
     ),
     _Section("A million files", "bench-scale", SPEED, scale_markdown, all_scale_markdown),
-    _Section("On a GPU", "bench-gpu", GPU, gpu_markdown, all_gpu_markdown),
     _Section("A large head", "bench-solver", SPEED, solver_markdown, all_solver_markdown),
+    _Section("On a GPU", "bench-gpu", GPU, gpu_markdown, all_gpu_markdown),
     _Section("Accuracy", "bench-accuracy", ACCURACY, accuracy_markdown, all_accuracies_markdown),
     _Section("The recipe", "bench-recipe", RECIPE, recipe_markdown, all_recipe_markdown),
 )

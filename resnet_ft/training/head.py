@@ -175,29 +175,28 @@ def solve_head(
     # Penalties from the strongest on, until the out-of-sample loss rises.
     some = order[:_ENOUGH]
     fits: dict[int, _Layer] = {}  # by fold; there may be fewer images than folds
-    lowest, penalty, layers = math.inf, _PENALTIES[0], fits
-    for candidate in _PENALTIES:
-        loss, starts, fits = 0.0, fits, {}
+    losses: list[float] = []
+    for penalty in _PENALTIES:
+        losses.append(0.0)
         for fold in folds[some].unique().tolist():
             held_out = folds[some] == fold
-            fits[fold] = solver.fit(some[~held_out], candidate, start=starts.get(fold))
-            loss += solver.mean_loss(fits[fold], some[held_out]) * int(held_out.sum())
-        if not layers or loss < lowest:
-            lowest, penalty, layers = loss, candidate, fits
-        if loss > 1.02 * lowest:
+            fits[fold] = solver.fit(some[~held_out], penalty, start=fits.get(fold))
+            losses[-1] += solver.mean_loss(fits[fold], some[held_out]) * int(held_out.sum())
+        if losses[-1] > 1.02 * min(losses):
             break
+    penalty = _PENALTIES[losses.index(min(losses))]
 
-    if len(labels) > _ENOUGH:  # else the folds are solved already
-        folds = folds if len(labels) <= _PLENTY else _folds(labels, order, 2)
-        layers = {
-            fold: solver.fit((folds != fold).argwhere()[:, 0], penalty, start=None)
-            for fold in folds.unique().tolist()
-        }
+    if len(labels) > _PLENTY:
+        folds = _folds(labels, order, 2)
     found = empty_predictions(len(labels), num_classes)
-    for fold, layer in layers.items():
-        solver.predict(layer, (folds == fold).argwhere()[:, 0], *found)
-    mean = _Layer(*(torch.stack(one).mean(dim=0) for one in zip(*layers.values(), strict=True)))
-    weight, bias = solver.fit(torch.arange(len(labels)), penalty, start=mean)
+    layers = []
+    for fold in folds.unique().tolist():
+        held_out = folds == fold
+        layers.append(solver.fit((~held_out).argwhere()[:, 0], penalty))
+        solver.predict(layers[-1], held_out.argwhere()[:, 0], *found)
+    mean = _Layer(*(torch.stack(one).mean(dim=0) for one in zip(*layers, strict=True)))
+    start = mean if len(labels) > _ENOUGH else None  # that of all is near: half as many passes
+    weight, bias = solver.fit(torch.arange(len(labels)), penalty, start=start)
     if solver.ended:
         warnings.warn(
             f"{solver.ended} while the head was solved: it is the best that was found by then.",
@@ -273,7 +272,7 @@ class Solver:
         self._fitting = _room() // (4 * features.shape[1])  # rows
         self.ended = ""  # why L-BFGS ended before a minimum, if it did
 
-    def fit(self, rows: Tensor, penalty: float, *, start: _Layer | None) -> _Layer:
+    def fit(self, rows: Tensor, penalty: float, *, start: _Layer | None = None) -> _Layer:
         """The layer of the lowest loss on these rows, searched from zeros or from a `start`."""
         layer = self.start(start)
         with torch.enable_grad():
@@ -322,6 +321,7 @@ class Solver:
         logits = inputs @ layer.weight.T + layer.bias
         return cross_entropy(logits, labels, self._weights, reduction="sum")
 
+    @torch.no_grad()
     def predict(self, layer: _Layer, rows: Tensor, probabilities: Tensor, losses: Tensor) -> None:
         """Write what the layer says of these rows into (N, C) and (N,)."""
         parts, labels, _ = self._split(rows)
