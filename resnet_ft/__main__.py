@@ -19,11 +19,12 @@ def main(arguments: list[str] | None = None) -> None:
         "--drop_resume_state",
         dest="keep_resume_state",
         action="store_false",
-        help="of a finished run, keep only the model: it takes a fifth of the space",
+        help="of a finished run, keep only the model: it takes a sixth of the space",
     )
     options = vars(parser.parse_args(arguments))
     # These load torch, which --help does not need.
     from resnet_ft import distributed
+    from resnet_ft.evaluation.scores import scored_weights
     from resnet_ft.training.launch import train_run
 
     try:
@@ -31,8 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
     except ResnetFtError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if distributed.is_main():
-        best = history["val_accuracy"].max()
-        print(f"Best validation accuracy {best:.1%} after {history['epoch'].max()} epochs")
+        kept = scored_weights(history).query("kept").iloc[0]
+        found = f"{kept['val_accuracy']:.1%}, {kept['weights']}"
+        print(f"Best of {history['epoch'].max()} epochs: validation accuracy {found}")
 
 
 if __name__ == "__main__":
