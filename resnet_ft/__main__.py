@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--drop_resume_state",
         dest="keep_resume_state",
         action="store_false",
-        help="of a finished run, keep only the model: it takes a fifth of the space",
+        help="of a finished run, keep only the model: it takes a sixth of the space",
     )
     train.set_defaults(run=_train)
     predict = verbs.add_parser("predict", help="write what a model says of a folder into a table")
@@ -45,12 +45,14 @@ def main(arguments: list[str] | None = None) -> None:
 # The verbs load torch, which --help does not need.
 def _train(config: str, **options: Any) -> None:
     from resnet_ft import distributed
+    from resnet_ft.evaluation.scores import scored_weights
     from resnet_ft.training.launch import train_run
 
     _, history = train_run(config, **options)
     if distributed.is_main():
-        best = history["val_accuracy"].max()
-        print(f"Best validation accuracy {best:.1%} after {history['epoch'].max()} epochs")
+        kept = scored_weights(history).query("kept").iloc[0]
+        found = f"{kept['val_accuracy']:.1%}, {kept['weights']}"
+        print(f"Best of {history['epoch'].max()} epochs: validation accuracy {found}")
 
 
 def _predict(model: str, folder: str, **options: Any) -> None:

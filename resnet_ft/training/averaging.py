@@ -58,8 +58,8 @@ class WeightAverage(Callback):
     Those of the lowest loss get the columns `between_val_loss`, `between_val_accuracy` and
     `between_share`.
     Of the best so far, that first model and these, the run then keeps the lowest validation loss,
-    since few images tell losses apart better than accuracies. Callbacks that may end the run, such
-    as `EarlyStop`, come before this one.
+    so it never ends with a higher one than it began with. Callbacks that may end the run, such as
+    `EarlyStop`, come before this one.
     """
 
     def __init__(self, decay: float | None = None):
