@@ -305,7 +305,8 @@ def test_the_options_are_listed_once():
     others = set(parameters) - {option.name for option in dataclasses.fields(FineTuneOptions)}
     # What does not change a run's numbers, or cannot be recorded.
     assert others == {
-        *("model", "dataloaders", "run_dir", "resume", "cache_dir", "callbacks", "metrics")
+        *("model", "dataloaders", "run_dir", "resume", "cache_dir", "callbacks", "metrics"),
+        "compile_model",
     }
 
 
