@@ -82,16 +82,17 @@ def measure_all(folder: Path, count: int, classes: int) -> dict[str, float]:
         seconds, used = time.perf_counter() - start, time.process_time() - used
     right = solved.probabilities.argmax(dim=1) == labels
     print(dict(Counting.passes), f"penalty {solved.penalty:.1e}")
-    rows = {large: 0 for large in (False, True)}
-    for number, passes in Counting.passes.items():
-        rows[number > head._ENOUGH] += number * passes
+    few = {rows: passes for rows, passes in Counting.passes.items() if rows <= head._ENOUGH}
+    of_all = Counting.passes[count]
+    of_folds = Counting.passes.total() - sum(few.values()) - of_all
     return {
         "seconds": seconds,
         "processor_s": used,
         "peak_mb": peak[0],
         "accuracy": right.float().mean().item(),
-        "rows_for_penalty": rows[False],
-        "passes": rows[True] / count,
+        "rows_for_penalty": sum(rows * passes for rows, passes in few.items()),
+        "passes_of_a_fold": of_folds / 5,
+        "passes_of_all": of_all,
     }
 
 
