@@ -133,29 +133,30 @@ class ColorJitter(v2.ColorJitter):
 
     def forward(self, image: Tensor) -> Tensor:
         draws = torch.tensor([self.draw()], device=image.device)
-        matrix, offset = affine_colours(draws, image.mean((1, 2))[None])
-        changed = torch.addmm(offset[0, :, None], matrix[0], image.reshape(3, -1))
+        matrix, offset = colour_matrix(draws, image.mean((1, 2))[None])
+        changed = torch.addmm(offset, matrix[0], image.reshape(3, -1))
         return tv_tensors.wrap(changed.clamp_(0, 1).view_as(image), like=image)
 
 
-def affine_colours(draws: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrices (N, 3, 3) and offsets (N, 3) of colours that `ColorJitter.draw` drew, (N, 7).
+def colour_matrix(draws: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices (N, 3, 3) and what they add, (N,), for what `ColorJitter.draw` drew, (N, 7).
 
-    `means` (N, 3) are the mean colours of the images, on the same device.
+    `means` (N, 3) are the mean colours of the images, on the same device. A pixel becomes so much
+    of itself, so much of its grey value in every channel, and so much of white.
     """
-    count, order = len(draws), draws[:, :4].long()
-    factors = torch.cat([draws[:, 4:], draws.new_ones(count, 1)], dim=1).gather(1, order)
-    saturates, contrasts = order == _SATURATION, order == _CONTRAST
-    grey = constant(_GREY, draws.device)
-    matrix = torch.eye(3, device=draws.device).repeat(count, 1, 1)
-    offset = draws.new_zeros(count, 3)
-    for step in range(4):
-        factor = factors[:, step, None]
-        to_grey, to_mean = ((1 - factor) * one[:, step, None] for one in (saturates, contrasts))
-        mean = torch.einsum("c,ncd,nd->n", grey, matrix, means)[:, None] + offset @ grey[:, None]
-        matrix = factor[..., None] * matrix + (to_grey * (grey @ matrix))[:, None]
-        offset = factor * offset + to_grey * (offset @ grey[:, None]) + to_mean * mean
-    return matrix, offset
+    order = draws[:, :4].long()
+    factors = torch.cat([draws[:, 4:], draws.new_ones(len(draws), 1)], dim=1).gather(1, order)
+    to_grey, to_mean = ((1 - factors) * (order == one) for one in (_SATURATION, _CONTRAST))
+    weights = constant(_GREY, draws.device)
+    of_white, of_image = sum(_GREY), means @ weights  # grey values
+    itself, grey, white = draws.new_ones(len(draws)), 0 * of_image, 0 * of_image
+    for factor, greyer, flatter in zip(*(one.unbind(1) for one in (factors, to_grey, to_mean))):
+        share = itself + of_white * grey  # of a pixel's grey value in that of what it became
+        mean = share * of_image + of_white * white
+        white = (factor + of_white * greyer) * white + flatter * mean
+        itself, grey = factor * itself, factor * grey + greyer * share
+    own = torch.eye(3, device=draws.device) * itself[:, None, None]
+    return own + weights * grey[:, None, None], white
 
 
 def eval_transform(preprocessing: int | Preprocessing = 224) -> v2.Compose:
@@ -217,7 +218,7 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)
 
 
-_IN_CACHE = 4  # images whose floats stay in a processor's cache between two operations
+_IN_CACHE = 8  # images whose floats stay in a processor's cache between two operations
 
 
 @dataclass(frozen=True)
@@ -235,15 +236,18 @@ class Finish:
         """Fill `floats` (N, 3, H, W) from bytes (N, H, W, 3), on any device."""
         mean, std = (tuple(one) for one in (self.normalise.mean, self.normalise.std))
         means, stds = (constant(one, floats.device) for one in (mean, std))
-        floats.copy_(images.permute(0, 3, 1, 2))
+        pixels = images.permute(0, 3, 1, 2)
         if self.jitter is None:
-            return floats.mul_(1 / 255).sub_(means[:, None, None]).div_(stds[:, None, None])
-        matrix, offset = affine_colours(draws, floats.mean((2, 3)) / 255)
-        matrix, offset = matrix / (255 * stds[:, None]), (offset - means) / stds
+            floats.copy_(pixels).mul_(1 / 255)
+            return floats.sub_(means[:, None, None]).div_(stds[:, None, None])
         at_once = _IN_CACHE if floats.is_cpu else len(floats)
+        scratch = torch.empty_like(floats[:at_once])
         for some in (slice(at, at + at_once) for at in range(0, len(floats), at_once)):
             changed = floats[some]
-            _mix_channels(changed.clone(), matrix[some], offset[some], changed)
+            values = scratch[: len(changed)].copy_(pixels[some])
+            matrix, white = colour_matrix(draws[some], values.mean((2, 3)) / 255)
+            matrix, offset = matrix / (255 * stds[:, None]), (white[:, None] - means) / stds
+            _mix_channels(values, matrix, offset, changed)
             for channel, (middle, width) in enumerate(zip(mean, std, strict=True)):
                 changed[:, channel].clamp_((0 - middle) / width, (1 - middle) / width)
         return floats
