@@ -150,7 +150,7 @@ def colour_matrix(draws: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     weights = constant(_GREY, draws.device)
     of_white, of_image = sum(_GREY), means @ weights  # grey values
     itself, grey, white = draws.new_ones(len(draws)), 0 * of_image, 0 * of_image
-    for factor, greyer, flatter in zip(*(one.unbind(1) for one in (factors, to_grey, to_mean))):
+    for factor, greyer, flatter in torch.stack([factors, to_grey, to_mean]).permute(2, 0, 1):
         share = itself + of_white * grey  # of a pixel's grey value in that of what it became
         mean = share * of_image + of_white * white
         white = (factor + of_white * greyer) * white + flatter * mean
