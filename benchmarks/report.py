@@ -14,9 +14,11 @@ from accuracy_table import (
     all_accuracies_markdown,
 )
 from gpu_table import all_gpu_markdown, gpu_markdown
+from predicting_table import all_predicting_markdown, predicting_markdown
 from recipe_table import RECIPE, all_recipe_markdown, recipe_markdown
 from runner import BENCHMARKS, read_results
 from scale_table import all_scale_markdown, scale_markdown
+from solver_table import all_solver_markdown, solver_markdown
 from speed_table import all_speeds_markdown, speed_markdown
 from table import write_between_markers
 from training_table import all_training_markdown, training_markdown
@@ -48,7 +50,15 @@ class _Section:
 _SECTIONS = (
     _Section("Loading and staging", "bench-speed", SPEED, speed_markdown, all_speeds_markdown),
     _Section("Training", "bench-training", SPEED, training_markdown, all_training_markdown),
+    _Section(
+        "From a folder to a CSV",
+        "bench-predicting",
+        SPEED,
+        predicting_markdown,
+        all_predicting_markdown,
+    ),
     _Section("A million files", "bench-scale", SPEED, scale_markdown, all_scale_markdown),
+    _Section("A large head", "bench-solver", SPEED, solver_markdown, all_solver_markdown),
     _Section("On a GPU", "bench-gpu", GPU, gpu_markdown, all_gpu_markdown),
     _Section("Accuracy", "bench-accuracy", ACCURACY, accuracy_markdown, all_accuracies_markdown),
     _Section("The recipe", "bench-recipe", RECIPE, recipe_markdown, all_recipe_markdown),

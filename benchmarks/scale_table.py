@@ -1,4 +1,4 @@
-"""The table of a million files: seconds and memory of their index and loaders."""
+"""The table of a million files: seconds and memory of their index, loaders and predictions."""
 
 from table import circumstances, table
 
@@ -18,11 +18,17 @@ def scale_markdown(results: dict[str, dict]) -> str:
         ["MB at most, while it is built", f"{row['index_peak_mb']:.0f}", ""],
         ["MB that a worker grows by in an epoch", f"{growth:.1f}", f"less than {_GROWTH}"],
     ]
+    predicted = ""
+    if "predict_s" in row:
+        predicted = " The network that predicts them, three classes each, takes no time itself."
+        in_all = row["predict_peak_mb"] + row["predict_workers_mb"]
+        rows.append(["seconds to predict them into a CSV", f"{row['predict_s']:,.0f}", ""])
+        rows.append(["MB of that at most, with its workers", f"{in_all:.0f}", "less than 500"])
     conditions = (
         f"*{row['files']:,} links to tiny images in the folders of 100 classes, listed from "
         "memory. MB of resident memory, above that of the imports; of a worker, one of two, its "
         "share of the memory that is no file's, after 100 batches and after all "
-        f"{row['batches']:,}. {circumstances([row])}.*"
+        f"{row['batches']:,}.{predicted} {circumstances([row])}.*"
     )
     return "\n\n".join([table([f"{row['files']:,} files", "measured", "target"], rows), conditions])
 

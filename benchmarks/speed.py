@@ -1,4 +1,4 @@
-"""Images per second, staging and training beside other libraries, and what a million files take.
+"""Loading, staging, training and prediction beside other libraries, and a million files.
 
 `make bench-speed` runs this: only rows that benchmarks/results/speed.json lacks, or all of them
 with --fresh; `--only training` leaves the others alone. It ends with the tables of report.py.
@@ -84,6 +84,14 @@ def _scale_rows(_photos: Path) -> list[Row]:
     return [Row("scale", ("scale.py",), ("resnet_ft", "torch", "pandas", "pillow"))]
 
 
+def _solver_rows(_photos: Path) -> list[Row]:
+    packages = ("resnet_ft", "torch")
+    return [
+        Row("solver / solve", ("solver.py", "solve", "100000", "100"), packages),
+        Row("solver / pass", ("solver.py", "pass", "1000000", "1000"), packages),
+    ]
+
+
 def _training_rows(photos: Path) -> list[Row]:
     folder = str(copy_photographs(photos, SCRATCH))
     rows = [
@@ -99,11 +107,32 @@ def _training_rows(photos: Path) -> list[Row]:
     return [*rows, Row("training / resnet_ft / nothing frozen", bare, (*_PACKAGES, "resnet_ft"))]
 
 
+def _predicting_rows(photos: Path) -> list[Row]:
+    folders = [make_photographs(kind, photos, SCRATCH) for kind in (SMALL, LARGE)]
+    packages = (*_PACKAGES, "resnet_ft", "timm", "fastai", "transformers")
+    photograph = str(next((folders[0] / "Val").rglob("*.jpg")))
+    first = ("-m", "predicting.first", str(SCRATCH), photograph)
+    return [
+        Row("predicting / first answer", first, (*_PACKAGES, "resnet_ft")),
+        *(
+            Row(
+                f"predicting / {folder.name} / {arch}",
+                ("-m", "predicting.measure", str(folder), arch),
+                packages,
+            )
+            for arch in ("resnet18", "resnet101")
+            for folder in folders
+        ),
+    ]
+
+
 _ROWS = {
     "loading": _loading_rows,
     "staging": _staging_rows,
     "training": _training_rows,
+    "predicting": _predicting_rows,
     "scale": _scale_rows,
+    "solver": _solver_rows,
 }
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Any
 
 from resnet_ft.errors import ResnetFtError
 
@@ -21,20 +22,47 @@ def main(arguments: list[str] | None = None) -> None:
         action="store_false",
         help="of a finished run, keep only the model: it takes a sixth of the space",
     )
+    train.set_defaults(run=_train)
+    predict = verbs.add_parser("predict", help="write what a model says of a folder into a table")
+    predict.add_argument("model", help="the folder of a run, or a checkpoint file")
+    predict.add_argument("folder", help="all images below it are predicted")
+    predict.add_argument("--csv", default="predictions.csv", help="the table, .csv or .parquet")
+    predict.add_argument("--top_k", type=int, default=1, help="how many classes a row names")
+    predict.add_argument("--batch_size", type=int, default=32, help="images at a time")
+    predict.add_argument("--num_workers", type=int, help="processes that read images")
+    predict.add_argument("--cache_dir", help="where to keep the decoded images, if at all")
+    predict.add_argument(
+        "--overwrite", action="store_true", help="replace a table of something else"
+    )
+    predict.set_defaults(run=_predict)
     options = vars(parser.parse_args(arguments))
-    # These load torch, which --help does not need.
+    try:
+        options.pop("run")(**options)
+    except ResnetFtError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+# The verbs load torch, which --help does not need.
+def _train(config: str, **options: Any) -> None:
     from resnet_ft import distributed
     from resnet_ft.evaluation.scores import scored_weights
     from resnet_ft.training.launch import train_run
 
-    try:
-        _, history = train_run(options.pop("config"), **options)
-    except ResnetFtError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    _, history = train_run(config, **options)
     if distributed.is_main():
         kept = scored_weights(history).query("kept").iloc[0]
         found = f"{kept['val_accuracy']:.1%}, {kept['weights']}"
         print(f"Best of {history['epoch'].max()} epochs: validation accuracy {found}")
+
+
+def _predict(model: str, folder: str, **options: Any) -> None:
+    from resnet_ft import distributed
+    from resnet_ft.inference.predictor import Predictor
+
+    table = Predictor.load(model).predict_folder(folder, **options)
+    if distributed.is_main():
+        unread = int(table["error"].notna().sum())
+        print(f"{len(table):,} rows in {options['csv']}, {unread:,} of files that cannot be read")
 
 
 if __name__ == "__main__":

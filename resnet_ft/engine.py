@@ -4,7 +4,7 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from resnet_ft.errors import ParameterError
+from resnet_ft.errors import ParameterError, TrainingError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -237,6 +237,57 @@ def free_memory() -> None:
     """Give the device's memory that PyTorch's allocator caches back to the system."""
     if device().type != "cpu":
         torch.get_device_module(device().type).empty_cache()
+
+
+class InParts:
+    """A network for batches without gradients, which survives where a batch is too large.
+
+    Where memory runs out, this and later batches go through it in twice as many parts.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net, self._parts = net, 1
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Outputs for images (N, ...). Raises TrainingError if a single one is too much."""
+        parts = self._parts
+        while True:
+            try:
+                some = images.tensor_split(max(1, min(parts, len(images))))
+                outputs = torch.cat([self._net(one) for one in some])
+                break
+            except torch.OutOfMemoryError as error:
+                if parts >= len(images):
+                    raise TrainingError(
+                        "A single image does not fit into memory. Choose a smaller image_size or "
+                        "arch, or end what else uses the device."
+                    ) from error
+            free_memory()  # here, where the error no longer holds what filled it
+            parts *= 2
+        if parts > self._parts:
+            self._parts = parts
+            warnings.warn(
+                f"{len(images)} images at once do not fit into memory: from now on each batch "
+                f"goes through the network in {parts} parts, with the same results.",
+                stacklevel=3,
+            )
+        return outputs
+
+
+def to_cpu(*tensors: Tensor) -> Callable[[], list[Tensor]]:
+    """Begin to copy tensors from the device; what is returned waits for the copies and has them."""
+    if tensors[0].device.type != "cuda":
+        copied = [tensor.cpu() for tensor in tensors]
+        return lambda: copied
+    pinned = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+    event = torch.cuda.Event()
+    event.record()
+
+    def wait() -> list[Tensor]:
+        event.synchronize()
+        return pinned
+
+    return wait
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -93,14 +94,18 @@ def read_table(
         found = ", ".join(map(str, names))[:200]
         raise ValueError(f"it has no column {', '.join(missing)}, but {found}")
     numbers = [name for name in names if is_number(name)]
-    table = pd.read_csv(
+    read = partial(
+        pd.read_csv,
         path,
-        dtype={name: float if name in numbers else str for name in names},
         keep_default_na=False,  # "NA" may be a class
         na_values={name: ["", "nan", "NaN"] for name in numbers},
         index_col=False,
         **encoding,
     )
+    try:
+        table = read(dtype={name: float if name in numbers else str for name in names})
+    except UnicodeEncodeError:  # pyarrow, where pandas finds it, holds no names of other bytes
+        table = read(dtype={name: float if name in numbers else object for name in names})
     for name in [name for name in names if name not in numbers]:
         formulas = [bool(text and text[0] == "'" and _FORMULA.match(text)) for text in table[name]]
         table.loc[formulas, name] = table.loc[formulas, name].str[1:]

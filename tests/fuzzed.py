@@ -394,9 +394,13 @@ class RunFiles:
         resnet_ft.Run(self.run).record(data_source="photos")
         classes = ["a", "=b", "-c"]
         probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 9).astype(np.float32)
-        logits, labels = torch.tensor(probabilities).log(), torch.arange(9) % 3
+        labels = torch.arange(9) % 3
+        losses = torch.nn.functional.nll_loss(
+            torch.tensor(probabilities).log(), labels, reduction="none"
+        )
         paths = [f"Val/a/{i}.png" for i in range(9)]
-        tabulate(logits, labels, classes, paths).save(self.run / "evaluation.csv")
+        told = tabulate(torch.tensor(probabilities), losses, labels, classes, paths)
+        told.save(self.run / "evaluation.csv")
         rows = [{"path": path, "decision": "exclude", "reason": "@x"} for path in paths]
         resnet_ft.write_decisions(pd.DataFrame(rows), self.run / "decisions.csv")
         self.kept = {one: one.read_bytes() for one in self.run.iterdir()}
@@ -528,7 +532,7 @@ class Caches:
         self.images = [write_image(folder / f"{i}.png", (20, 16)) for i in range(4)]
         self._decode()
         self.features = FeatureFile(self.cache, "0123456789abcdef", 4)
-        self.features.append(np.ones((4, 6), np.float16))
+        self.features.append(torch.ones(4, 6, dtype=torch.float16))
         self.features.finish()
         self.kept = {one: one.read_bytes() for one in self.cache.rglob("*") if one.is_file()}
 
@@ -555,7 +559,7 @@ class Caches:
         path.write_bytes(damaged_bytes(rng, self.kept[path]))
         if path.suffix == ".f16":
             name = f"features-{self.features.key}-{rng.choice(['', '0', '6', 'x', '-1', '9' * 30])}"
-            path.rename(self.cache / f"{name}{rng.choice(['.f16', '.part'])}")
+            path.rename(self.cache / f"{name}{rng.choice(['.f16', '.bf16', '.f32.part'])}")
         return False
 
     def read(self) -> None:

@@ -62,6 +62,20 @@ def test_a_million_files_are_beside_their_targets(module):
     assert module("scale_table").scale_markdown({}) == ""
 
 
+def test_hours_of_a_large_head_are_the_passes_of_a_smaller_one(module):
+    solve = {"images": 100_000, "classes": 100, "features": 2048, "seconds": 300.0, "threads": 2}
+    solve |= {"peak_mb": 1800.0, "rows_for_penalty": 10_000_000}
+    solve |= {"passes_of_a_fold": 70.0, "passes_of_all": 20.0}
+    once = {"images": 1_000_000, "classes": 1000, "features": 2048, "threads": 2}
+    once |= {"preparation_s": 36.0, "seconds": 72.0, "peak_mb": 120.0}
+    results = {"solver / solve": MEASURED | solve, "solver / pass": MEASURED | once}
+    markdown = module("solver_table").solver_markdown(results)
+    assert cells(markdown, "100,000 x 100")[1:] == ["300", ""]
+    assert cells(markdown, "1,000,000 x 1,000")[1:] == ["72", ""]
+    assert cells(markdown, "hours")[:2] == ["hours of 100 passes, projected", "2.0"]  # 7,236 s
+    assert module("solver_table").solver_markdown({}) == ""
+
+
 def test_accuracy_is_the_mean_of_seeds_with_its_standard_error(module):
     results = {
         f"hymenoptera / tutorial / frozen / seed {seed}": MEASURED
@@ -91,6 +105,27 @@ def test_the_summary_is_the_mean_over_the_data_sets(module):
     markdown = module("accuracy_table").accuracy_summary_markdown(results)
     assert cells(markdown, "EfficientNet-Lite0, 128 pixels")  # the network and the size
     assert cells(markdown, "PyTorch tutorial, full")[1:] == ["0.800", "70 s"]
+
+
+def test_prediction_is_beside_the_fastest_configuration_of_the_others(module):
+    speeds = {
+        "resnet_ft / predict_folder": [60.0, 66.0, 72.0],
+        "torchvision / transforms": [30.0, 40.0, 20.0],
+        "torchvision / transforms.v2": [10.0, 10.0, 99.0],
+        "timm / inference.py": [43.0, 44.0, 45.0],
+    }
+    row = {"data_set": "500x375", "arch": "resnet18", "images_per_s": speeds}
+    first = {"bare_s": 2.0, "ours_s": 2.5, "seconds": {"bare": [2.0], "ours": [2.5]}}
+    results = {
+        "predicting / 500x375 / resnet18": MEASURED | row,
+        "predicting / first answer": MEASURED | first,
+    }
+    markdown = module("predicting_table").predicting_markdown(results)
+    assert cells(markdown, "a plain DataLoader loop")[1:] == ["30.0", "", "", ""]
+    assert cells(markdown, "ResNet18, 500x375")[1:] == ["1.50 times", "at least 1.2 times"]
+    assert cells(markdown, "a first answer")[1:] == ["1.25 times as long", "at most 1.5 times"]
+    assert "10.0, 10.0, 99.0" in module("predicting_table").all_predicting_markdown(results)
+    assert module("predicting_table").predicting_markdown({}) == ""
 
 
 def recipe(variant, accuracies, data_set="waste6", draw=0, images=10):

@@ -153,7 +153,9 @@ def test_a_batch_that_is_too_large_for_the_card_goes_in_parts(tmp_path):
     torch.cuda.set_per_process_memory_fraction(1.0 * 2**30 / whole)
     try:
         with pytest.warns(UserWarning, match="16 images at once do not fit into memory"):
-            _, history = train_model(Wide(), loaders, num_epochs=1)
+            model, history = train_model(Wide(), loaders, num_epochs=1)
+        with pytest.warns(UserWarning, match=r"16 images at once do not fit.*in \d parts"):
+            assert len(evaluate(model, loaders["val"]).table) == 16
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert np.isfinite(history["train_loss"]).all()
@@ -170,11 +172,14 @@ def test_frozen_batchnorm_stands_still_and_the_best_weights_come_back(model, loa
     assert scored.accuracy == pytest.approx(history["val_accuracy"].max())
 
 
-def test_the_head_is_solved_as_on_a_processor():
+def test_the_head_is_solved_as_on_a_processor(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(60, 12, generator=generator)
     labels = (features[:, 0] > 0).long()
-    here, there = (solve_head(features.to(d), labels.to(d), 2) for d in ("cpu", "cuda"))
+    there = solve_head(features.half(), labels, 2)
+    monkeypatch.setattr(engine, "device", lambda: torch.device("cpu"))
+    here = solve_head(features.half(), labels, 2)
+    assert there.weight.is_cuda and here.weight.device.type == "cpu"
     assert here.penalty == there.penalty
     torch.testing.assert_close(there.weight.cpu(), here.weight, rtol=0.01, atol=1e-3)
 

@@ -98,13 +98,17 @@ def test_the_headless_commands_work_as_written(checkout):
     for command in commands():
         if command[0] in RUN:
             done = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True)
-        if command[0] == ".venv/bin/torchrun":  # the same run in two processes
+        if (
+            command[0] == ".venv/bin/torchrun" and "train" in command
+        ):  # the same run in two processes
             assert "is finished: 2 of 2 epochs are done" in done.stdout
+    tables = (checkout / "predictions.csv", checkout / "two.csv")
+    assert len({len(table.read_bytes().splitlines()) for table in tables}) == 1
     made = {path.name for path in (checkout / "runs" / "first").iterdir()}
     assert made - {"head_predictions.csv"} == {  # which only pretrained weights have
         *("config.json", "images.csv.gz", "history.csv", "best.pt"),
         *("last.0.pt", "last.1.pt"),
-        *("evaluation.csv", "predictions.csv", "figures"),
+        *("evaluation.csv", "predictions.csv", "predictions.csv.json", "figures"),
     }
     assert (checkout / "data" / "sample").is_dir()
 

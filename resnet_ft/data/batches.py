@@ -193,6 +193,9 @@ def device_batches(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
     """
     device = engine.device()
     on_device = getattr(loader, "on_device", None)
+    if device.type == "cpu":
+        yield from loader
+        return
     if device.type == "cuda" and on_device is not None:
         yield from on_device()
         return

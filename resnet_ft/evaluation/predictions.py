@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import length_hint
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 
 from resnet_ft import distributed, engine
-from resnet_ft.data.batches import EpochBatchSampler
+from resnet_ft.data.batches import EpochBatchSampler, device_batches
 from resnet_ft.errors import DatasetError, ParameterError
 from resnet_ft.files import atomic_write, user_path
 from resnet_ft.models.check import check_model
@@ -19,6 +20,7 @@ from resnet_ft.models.freezing import evaluation_mode
 from resnet_ft.notebook import progress_bar
 from resnet_ft.reading import read_table, reading, write_table
 
+_ON_DEVICE = 2**26  # bytes of logits that stay on the device until they are copied together
 _COLUMNS = ("path", "label", "predicted", "confidence", "loss")
 
 
@@ -100,18 +102,28 @@ def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
         in_order = isinstance(getattr(sampler, "sampler", None), SequentialSampler)
     known = in_order and len(samples) == len(labels)
     paths = [str(path) for path, _ in samples] if known else [None] * len(labels)
-    return tabulate(logits, labels, classes, paths)
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+    return tabulate(logits.softmax(dim=1), losses, labels, classes, paths)
 
 
 def predict_logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Tensor]:
-    """Logits (N, C) in full precision and labels (N,), both on the CPU."""
-    device = engine.device()
-    model.to(device)
-    logits, labels = [], []
+    """Logits (N, C) in full precision and labels (N,), both on the CPU.
+
+    Where a batch does not fit into memory, it goes through the model in parts.
+    """
+    model.to(engine.device())
+    net, logits, labels = engine.InParts(model), list[Tensor](), list[Tensor]()
+    here, on_device = 0, 0  # of the logits: how many batches, how many bytes
+    batches, total = device_batches(dataloader), length_hint(dataloader) or None
     with evaluation_mode(model), torch.inference_mode(), engine.accelerator().autocast():
-        for images, batch_labels in progress_bar(dataloader, "Evaluating", unit="batch"):
-            logits.append(model(images.to(device)).float().cpu())
+        for images, batch_labels in progress_bar(batches, "Evaluating", total, unit="batch"):
+            logits.append(net(images).float())
             labels.append(batch_labels)
+            on_device += logits[-1].nbytes
+            if on_device > _ON_DEVICE:  # seldom, since it waits for the device
+                logits[here:] = [torch.cat(logits[here:]).cpu()]
+                here, on_device = len(logits), 0
+        logits[here:] = [torch.cat(logits[here:]).cpu()] if logits[here:] else []
     return _of_all(dataloader, torch.cat(logits)), _of_all(dataloader, torch.cat(labels))
 
 
@@ -127,18 +139,21 @@ def _of_all(dataloader: DataLoader, rows: Tensor) -> Tensor:
 
 
 def tabulate(
-    logits: Tensor, labels: Tensor, classes: list[str], paths: Sequence[str | None]
+    probabilities: Tensor,
+    losses: Tensor,
+    labels: Tensor,
+    classes: list[str],
+    paths: Sequence[str | None],
 ) -> Predictions:
-    """Predictions from logits (N, C), or logarithms of probabilities, and labels (N,)."""
-    probabilities = logits.softmax(dim=1)
+    """Predictions from probabilities (N, C), and losses and labels (N,)."""
     confidence, predicted = probabilities.max(dim=1)
     table = pd.DataFrame(
         {
             "path": paths,
-            "label": [classes[label] for label in labels],
-            "predicted": [classes[label] for label in predicted],
-            "confidence": confidence.numpy(),
-            "loss": nn.functional.cross_entropy(logits, labels, reduction="none").numpy(),
+            "label": [classes[label] for label in labels.tolist()],
+            "predicted": [classes[label] for label in predicted.tolist()],
+            "confidence": confidence.float().numpy(),
+            "loss": losses.numpy(),
         }
     )
     return Predictions(table, probabilities.numpy(), classes)

@@ -10,6 +10,8 @@ from sklearn import metrics
 
 from resnet_ft.evaluation.predictions import Predictions
 
+_ROWS = 10_000  # images that label errors are looked for in at once
+
 
 def accuracy_summary(predictions: dict[str, Predictions]) -> pd.DataFrame:
     """A row per split: how many images, the accuracy, and its interval at 95% confidence."""
@@ -103,20 +105,24 @@ def find_label_errors(predictions: Predictions) -> pd.DataFrame:
     probabilities = predictions.probabilities
     position = {name: label for label, name in enumerate(predictions.classes)}
     labels = predictions.table["label"].map(position).to_numpy()
-    rows = np.arange(len(labels))
+    of_label = probabilities[np.arange(len(labels)), labels]
+    counts = np.bincount(labels, minlength=len(position))
     thresholds = np.full(len(position), np.inf)  # a class without images is no candidate
-    for label in np.unique(labels):
-        thresholds[label] = probabilities[labels == label, label].mean()
-    confident = np.where(probabilities >= thresholds, probabilities, -1)
-    suggested = confident.argmax(axis=1)
-    suggested = np.where(confident[rows, labels] >= confident[rows, suggested], labels, suggested)
-    others = probabilities.copy()
-    others[rows, labels] = -1
+    np.divide(np.bincount(labels, of_label, len(position)), counts, thresholds, where=counts > 0)
+    thresholds = thresholds.astype(probabilities.dtype)
+    suggested, margin = labels.copy(), np.empty_like(of_label)
+    for start in range(0, len(labels), _ROWS):  # a copy of all would be as large as all
+        some = slice(start, start + _ROWS)
+        others, rows = probabilities[some].copy(), np.arange(len(labels[some]))
+        others[rows, labels[some]] = -1
+        margin[some] = of_label[some] - others.max(axis=1)
+        others[others < thresholds] = -1
+        likely = others.argmax(axis=1)
+        own = np.where(of_label[some] >= thresholds[labels[some]], of_label[some], -1)
+        suggested[some] = np.where(others[rows, likely] > own, likely, labels[some])
     names = np.array(predictions.classes, dtype=object)
-    table = predictions.table[["path", "label"]].assign(
-        suggested=names[suggested], margin=probabilities[rows, labels] - others.max(axis=1)
-    )
-    is_error = (confident[rows, suggested] >= 0) & (suggested != labels)
+    table = predictions.table[["path", "label"]].assign(suggested=names[suggested], margin=margin)
+    is_error = suggested != labels
     return table[is_error].sort_values("margin", kind="stable", ignore_index=True)
 
 

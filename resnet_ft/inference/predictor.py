@@ -1,10 +1,9 @@
 """A saved model predicts one image, several, or a folder of them."""
 
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,18 +11,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from resnet_ft import engine
+from resnet_ft import distributed, engine
 from resnet_ft.data.batches import worker_processes
 from resnet_ft.data.cache import DecodedImages, decode_once
-from resnet_ft.data.folders import find_images
+from resnet_ft.data.folders import PathArray
 from resnet_ft.data.images import Opener, resized, upright_rgb
 from resnet_ft.data.ranges import Ranges
 from resnet_ft.data.transforms import prepare, preprocessing_in
-from resnet_ft.errors import CheckpointError, DatasetError, DriveError, ImageError, ParameterError
-from resnet_ft.files import atomic_write, user_path
-from resnet_ft.models.checkpoint import load_checkpoint
-from resnet_ft.notebook import progress_bar
-from resnet_ft.reading import write_table
+from resnet_ft.errors import ParameterError
+from resnet_ft.files import user_path
+from resnet_ft.inference.files import PredictedFiles, probabilities
+from resnet_ft.inference.folder import FolderTable, Listing, write_parquet
+from resnet_ft.models.checkpoint import load_checkpoint, weights_digest
+from resnet_ft.training.describe import described
 from resnet_ft.training.options import checked
 
 AnyFile = str | Path | Image.Image
@@ -65,11 +65,13 @@ class Predictor:
     ) -> "Predictor":
         """Load a checkpoint file, which alone is enough for a model that `build_model` makes.
 
+        The folder of a run stands for its best.pt.
         Another model is handed in as `model`, an evaluation transform other than `eval_transform`
         as `transform`, and the `open_image` of `make_dataloaders` again. Raises CheckpointError
         where a model or a transform is needed.
         """
-        checkpoint = load_checkpoint(path)
+        path = user_path(path)
+        checkpoint = load_checkpoint(path / "best.pt" if path.is_dir() else path)
         transform = transform or checkpoint.transform()
         return cls(
             checkpoint.load_into(model),
@@ -109,82 +111,86 @@ class Predictor:
         folder: str | Path | Sequence[str | Path],
         csv: str | Path | None = None,
         *,
+        top_k: int = 1,
         batch_size: int = 32,
         num_workers: int | None = None,
         cache_dir: str | Path | None = None,
+        overwrite: bool = False,
     ) -> pd.DataFrame:
         """Every image below a folder: columns `path`, `predicted`, `confidence`, `error`.
 
-        A list of files may take the folder's place. A file that cannot be read has its reason in
-        `error` and no prediction. `csv` is a file to write the table to as well; an older one is
-        replaced. `num_workers` processes (one per core) decode the images, and `cache_dir` keeps
-        them as for `make_dataloaders`. Raises DatasetError for a folder without images, or without
-        one that can be read, and DriveError, before any image is read, where `csv` cannot be
-        written. Where that fails at the end, the table goes to a temporary folder, which a warning
-        names.
-        """
-        is_folder = isinstance(folder, str | Path)
-        files: Any = [folder] if is_folder else folder
-        if not isinstance(files, Sequence) or not all(isinstance(one, str | Path) for one in files):
-            raise ParameterError(
-                f"folder={folder!r} should be the path of a folder, or a list of files."
-            )
-        batch_size, num_workers = checked(
-            {"batch_size": batch_size, "num_workers": num_workers}
-        ).values()
-        paths = list(map(user_path, files))
-        paths = list(find_images(paths[0])) if is_folder else paths
-        named = str(folder) if is_folder else f"this list of {len(paths)} files"
-        if not paths:
-            raise DatasetError(f"There are no images in {named}. Check the path.")
-        if csv is not None:
-            _try_to_write(user_path(csv), size=sum(len(str(path)) + 80 for path in paths))
-        workers = worker_processes(num_workers)
-        images, errors = self._images(paths), dict[int, str]()
-        if self._resizing:
-            side, interpolation = self._resizing
-            images, errors = decode_once(
-                paths,
-                side,
-                interpolation=interpolation,
-                ranges=self.ranges,
-                opener=self.opener,
-                cache_dir=cache_dir,
-                num_workers=workers,
-            )
-        answers: dict[int, tuple[str, float]] = {}
-        starts = range(0, len(paths), batch_size)
-        for start in progress_bar(starts, "Predicting", unit="batch"):
-            tensors = {}
-            for row in range(start, min(start + batch_size, len(paths))):
-                try:
-                    if row not in errors:
-                        tensors[row] = self._tensor(images[row])
-                except ImageError as error:
-                    errors[row] = error.reason
-            names, probabilities = self._top(list(tensors.values()), top_k=1)
-            found = zip(names[:, 0], probabilities[:, 0].tolist(), strict=True)
-            answers |= zip(tensors, found, strict=True)
-        if not answers:
-            raise DatasetError(f"No image in {named} can be read: {errors[0]}.")
-        table = pd.DataFrame.from_dict(answers, "index", columns=["predicted", "confidence"])
-        table = table.reindex(range(len(paths))).assign(error=pd.Series(errors, dtype=object))
-        table.insert(0, "path", [str(path) for path in paths])
-        if csv is not None:
-            try:
-                with atomic_write(csv) as temporary:
-                    write_table(table, temporary)
-            except OSError as error:
-                instead = Path(tempfile.mkdtemp(prefix="resnet_ft-"), Path(csv).name)
-                write_table(table, instead)
-                warnings.warn(
-                    f"{csv} could not be written ({error}). The table is in {instead}, on this "
-                    "machine: move it from there.",
-                    stacklevel=2,
-                )
-        return table
+        Paths are relative to the folder; of a list of files, which may take its place, they are as
+        given. A file that cannot be read has its reason in `error` and no prediction. With `top_k`
+        above 1, `class_2`, `confidence_2` and so on are the next classes. `num_workers` processes
+        (one per core) decode the images; with `cache_dir`, a cache keeps them as for
+        `make_dataloaders`.
 
-    def _images(self, paths: Sequence[str | Path]) -> DecodedImages:
+        `csv` is a file to write the table to, row by row: the same call continues an interrupted
+        one, and reads the table of a finished one. A name that ends in ".parquet" gets that format
+        at the end (which needs pyarrow), and has its rows in a CSV file beside it before. What the
+        rows depend on is in a JSON file beside it. A file with predictions of another model,
+        transform or `top_k`, or of other files, is a ParameterError before any image is read, or,
+        with `overwrite`, replaced. Several processes that call this write parts, which become one
+        table at the end.
+
+        Raises DatasetError for a folder without images, or without one that can be read, and
+        DriveError, before any image is read, where `csv` cannot be written. Where that fails later,
+        the table goes to a temporary folder, which a warning names.
+        """
+        top_k, batch_size, num_workers = checked(
+            {"top_k": top_k, "batch_size": batch_size, "num_workers": num_workers}
+        ).values()
+        listing = Listing.of(folder)
+        table = FolderTable(listing, self.classes, min(top_k, len(self.classes)), batch_size)
+        with tempfile.TemporaryDirectory(prefix="resnet_ft-") as made:
+            place = user_path(csv or Path(distributed.from_main(made), "predictions.csv"))
+            is_parquet = place.suffix.lower() == ".parquet"
+            if is_parquet and find_spec("pyarrow") is None:
+                raise ParameterError(f"{place} needs pyarrow: pip install pyarrow")
+            journal_file = place.with_name(f"{place.name}.csv") if is_parquet else place
+            journal = table.journal(journal_file, self._about())
+            journal.check(overwrite=overwrite)
+            is_complete = table.is_complete(journal)
+            if not is_complete:
+                journal.try_to_write(listing.size())
+                images = self._decoded(listing.paths, cache_dir, num_workers)
+                files = PredictedFiles(images, self.transform)
+                journal = table.fill(journal, self.model, files, num_workers)
+            found = table.read(journal)
+            if is_parquet and distributed.is_main() and not (is_complete and place.exists()):
+                write_parquet(found, place)
+            distributed.wait()
+        return found
+
+    def _about(self) -> dict[str, object]:
+        """What answers depend on, beside the files: plain data."""
+        about = {
+            "model": weights_digest(self.model)[:16],
+            "classes": self.classes,
+            "transform": described(self.transform),
+        }
+        own = {"ranges": self.ranges, "open_image": self.opener and described(self.opener)}
+        return {**about, **{name: value for name, value in own.items() if value}}
+
+    def _decoded(
+        self, paths: PathArray, cache_dir: str | Path | None, num_workers: int | None
+    ) -> DecodedImages:
+        """The images of files, and their cache where there is to be one."""
+        images = self._images(paths)
+        if cache_dir is None or images.side is None:
+            return images
+        images, _ = decode_once(
+            paths,
+            images.side,
+            interpolation=images.interpolation,
+            ranges=self.ranges,
+            opener=self.opener,
+            cache_dir=cache_dir,
+            num_workers=worker_processes(num_workers),
+        )
+        return images
+
+    def _images(self, paths: PathArray | Sequence[str | Path]) -> DecodedImages:
         side, interpolation = self._resizing or (None, "bilinear")
         return DecodedImages(
             paths, side, interpolation=interpolation, ranges=self.ranges, opener=self.opener
@@ -204,28 +210,6 @@ class Predictor:
         """The most probable classes and their probabilities, each (N, k)."""
         if not images:
             return np.empty((0, 1), object), np.empty((0, 1))
-        batch = torch.stack(list(images)).to(engine.device())
-        with torch.inference_mode(), engine.accelerator().autocast():
-            probabilities = self.model(batch).float().softmax(dim=1).cpu()
-        if not probabilities.isfinite().all():
-            raise CheckpointError(
-                "The model's probabilities are not numbers: its weights are damaged, or too large "
-                "for the precision. Load another checkpoint, or compute in full precision: "
-                'configure_engine(mixed_precision="no").'
-            )
-        values, labels = probabilities.topk(min(top_k, len(self.classes)))
+        found = probabilities(self.model, torch.stack(list(images)).to(engine.device()))
+        values, labels = found.topk(min(top_k, len(self.classes)))
         return np.array(self.classes, dtype=object)[labels.numpy()], values.numpy()
-
-
-def _try_to_write(csv: Path, *, size: int) -> None:
-    """Raise DriveError where a file of about `size` bytes cannot be written."""
-    try:
-        if csv.is_dir():
-            raise IsADirectoryError("it is a folder")
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=csv.parent) as trial:
-            trial.write(bytes(size))
-    except OSError as error:
-        raise DriveError(
-            f"{csv} cannot be written ({error}). Choose another place for the table, or make room."
-        ) from error

@@ -4,6 +4,7 @@ A checkpoint is plain data (numbers, strings, lists, dicts, tensors) written by 
 read with `weights_only=True`, so that opening one runs no code and needs no class of this library.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -188,6 +189,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             )
         _check(checkpoint := Checkpoint(**content))
     return checkpoint
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A digest of a model's structure and weights."""
+    digest = hashlib.sha256(f"{type(model).__name__} {model}".encode())
+    for name, tensor in model.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _check(checkpoint: Checkpoint) -> None:

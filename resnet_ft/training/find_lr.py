@@ -15,6 +15,7 @@ from torch.optim import Adam, Optimizer
 from torch.utils.data import DataLoader
 
 from resnet_ft import engine
+from resnet_ft.data.batches import device_batches
 from resnet_ft.errors import ParameterError, TrainingError
 from resnet_ft.models.check import check_model
 from resnet_ft.models.freezing import train_mode
@@ -132,7 +133,7 @@ def find_lr(
     top = max(group["lr"] for group in optimizer.param_groups)
     ratios = [group["lr"] / top for group in optimizer.param_groups]
 
-    rows, running, lowest_mean = [], 0.0, math.inf
+    rows, running, lowest_mean, micro_batches = [], 0.0, math.inf, 1
     rates = np.geomspace(lowest, highest, num_steps).tolist()
     prepared = engine.prepared(model, optimizer)
     with (
@@ -145,7 +146,8 @@ def find_lr(
         for step, rate in enumerate(bar, start=1):
             for group, ratio in zip(stepper.param_groups, ratios, strict=True):
                 group["lr"] = rate * ratio
-            loss = run_step(net, next(batches), criterion, stepper).loss.item()
+            output = run_step(net, next(batches), criterion, stepper, micro_batches=micro_batches)
+            loss, micro_batches = output.loss.item(), output.micro_batches
             if step == 1 and not math.isfinite(loss):
                 raise TrainingError(
                     f"The loss of the first batch is {loss}. Look for broken images or labels with "
@@ -186,7 +188,7 @@ def _endless(loader: DataLoader) -> Generator[Batch, None, None]:
     """The batches of a loader, epoch after epoch."""
     while True:
         batch = None
-        for batch in loader:
+        for batch in device_batches(loader):
             yield batch
         if batch is None:
             raise TrainingError("The loader yields no batch. Has it less than one, with drop_last?")

@@ -6,7 +6,6 @@ Notebook 03 shows the same steps one by one.
 """
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -20,7 +19,6 @@ from resnet_ft import distributed, engine
 from resnet_ft.data.batches import reads_files
 from resnet_ft.data.mixing import MixedLoader, balanced_loader, class_weights
 from resnet_ft.errors import ParameterError
-from resnet_ft.features.precompute import HalfPrecisionError
 from resnet_ft.models.check import check_model
 from resnet_ft.models.freezing import freeze_batchnorm, kept_trainable
 from resnet_ft.training.averaging import WeightAverage
@@ -107,21 +105,13 @@ def fine_tune(
     with kept_trainable(model):
         head = None
         if pretrained and not resumes:
-            try:
-                head = fit_head(
-                    *(model, dataloaders, criterion),
-                    class_weights=weights,
-                    cache_dir=cache_dir,
-                    seed=options.seed,
-                    run=run,
-                )
-            except HalfPrecisionError as error:
-                if options.epochs == 0:
-                    raise
-                warnings.warn(
-                    f"The head is not solved first: all layers train from the start. {error}",
-                    stacklevel=2,
-                )
+            head = fit_head(
+                *(model, dataloaders, criterion),
+                class_weights=weights,
+                cache_dir=cache_dir,
+                seed=options.seed,
+                run=run,
+            )
         if pretrained and not options.train_batchnorm:
             freeze_batchnorm(model)
         groups = parameter_groups(model, options.learning_rate, weight_decay=options.weight_decay)

@@ -177,7 +177,7 @@ def test_a_model_sees_one_image_as_in_its_data_set(xrays, tmp_path, val):
     )
     seen = []
     predictor = Predictor.load(path, network(), transform=eval_transform(28))
-    predictor._tensor = lambda pixels: seen.append(pixels) or torch.zeros(3, 28, 28)
+    predictor.transform = lambda image: seen.append(np.array(image)) or torch.zeros(3, 28, 28)
     files = [dataset.images.paths[i] for i in range(len(dataset))]
     predictor.predict(files[-1])
     predictor.predict(Image.open(files[-1]))

@@ -5,7 +5,15 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from resnet_ft import DatasetError, ParameterError, evaluate, load_predictions, make_dataloaders
+from resnet_ft import (
+    DatasetError,
+    ParameterError,
+    TrainingError,
+    evaluate,
+    load_predictions,
+    make_dataloaders,
+)
+from resnet_ft.evaluation import predictions as predictions_module
 
 
 class Echo(nn.Module):
@@ -73,6 +81,47 @@ def test_the_model_is_left_in_the_mode_it_was_in(small_network):
     assert small_network.training and not small_network[1].training
     again = evaluate(small_network, DataLoader(data, batch_size=1))  # dropout and BatchNorm are off
     assert np.allclose(first.probabilities, again.probabilities, atol=1e-6)
+
+
+class Narrow(Echo):
+    """Has room for so many images at once, and notes how many it was given."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room, self.seen = room, []
+
+    def forward(self, images):
+        self.seen.append(len(images))
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(images)
+
+
+def eights(count=19):
+    logits = torch.randn(count, 2, generator=torch.Generator().manual_seed(0))
+    images = TensorDataset(logits[:, :, None, None], torch.arange(count) % 2)
+    return DataLoader(images, batch_size=8)
+
+
+@pytest.mark.parametrize(("room", "parts"), [(4, 2), (3, 4), (1, 8)])
+def test_a_batch_that_is_too_large_goes_through_the_model_in_parts_and_once_says_so(room, parts):
+    model = Narrow(room)
+    with pytest.warns(UserWarning, match=rf"8 images at once.*in {parts} parts") as said:
+        predictions = evaluate(model, eights())
+    pd.testing.assert_frame_equal(predictions.table, evaluate(Echo(), eights()).table)
+    assert len(said) == 1
+    assert sum(count > room for count in model.seen) == {2: 1, 4: 2, 8: 3}[parts]  # first batch
+
+
+def test_a_single_image_that_is_too_large_is_an_error_with_the_remedy():
+    with pytest.raises(TrainingError, match=r"single image does not fit.*image_size"):
+        evaluate(Narrow(0), eights())
+
+
+def test_logits_that_leave_the_device_in_between_stay_in_order(monkeypatch):
+    expected = evaluate(Echo(), eights())
+    monkeypatch.setattr(predictions_module, "_ON_DEVICE", 8 * 2 * 4)
+    pd.testing.assert_frame_equal(evaluate(Echo(), eights()).table, expected.table)
 
 
 def test_paths_are_known_where_the_order_is(photos, small_network):

@@ -24,6 +24,7 @@ from resnet_ft import (
     train_model,
     train_transform,
 )
+from resnet_ft.features.store import FeatureFile
 
 STAGES = ("layer1", "layer2", "layer3", "layer4", "fc")
 
@@ -124,7 +125,7 @@ def test_each_view_is_an_epoch_of_the_training_loader_and_they_come_in_turn(load
     assert len(dataset.views) == 2
     assert not np.array_equal(dataset.views[0], dataset.views[1])
     assert not torch.equal(first[0], second[0])
-    rows = {tuple(row) for row in np.array(dataset.views[0], dtype=np.float32).tolist()}
+    rows = {tuple(row) for row in dataset.views[0].float().tolist()}
     assert {tuple(row.tolist()) for batch in third for row in batch} == rows
 
 
@@ -376,13 +377,110 @@ def test_a_frozen_model_and_other_loaders_are_refused(loaders, tmp_path):
         precompute(model, loaders, cache_dir=tmp_path, views=0)
 
 
-def test_values_beyond_half_precision_are_an_error(loaders, tmp_path):
+def scale(model):
+    with torch.no_grad():  # weights of both signs, for values from 0 to some hundred thousand
+        model.hidden.weight *= 1e6
+
+
+def shift(model):
+    with torch.no_grad():  # bfloat16 has steps of 512 there: all images would be the same
+        model.hidden.bias += 1e5
+
+
+@pytest.mark.parametrize(("enlarge", "suffix"), [(scale, "bf16"), (shift, "f32")])
+def test_values_beyond_half_precision_are_stored_in_a_type_that_keeps_them_apart(
+    photos, tmp_path, capsys, enlarge, suffix
+):
+    rng = np.random.default_rng(0)
+    for path in photos.glob("*/*/*.png"):
+        write_image(path, colour=rng.integers(0, 256, 3))
+    loaders = make_dataloaders(photos, image_size=32, batch_size=5, num_workers=0)
+    cache = tmp_path / "features"
+    torch.manual_seed(0)
     model = OwnNetwork()
-    with torch.no_grad():
-        model.hidden.bias += 1e6
+    enlarge(model)
     freeze(model, until="classify")
-    with pytest.raises(TrainingError, match="half precision"):
-        precompute(model, loaders, cache_dir=tmp_path)
+    for _ in range(2):  # computed, and found again
+        _, features = precompute(model, loaders, cache_dir=cache)
+        assert [path.suffix for path in cache.glob("features-*-*")] == [f".{suffix}"] * 2
+        images = torch.cat([images.clone() for images, _ in loaders["val"]])
+        with torch.inference_mode():
+            model.eval()
+            expected = model.hidden(model.convolve(images).view(len(images), -1)).relu()
+        found = torch.cat([batch for batch, _ in features["val"]])
+        assert found.dtype == torch.float32 and found.max() > 65_504
+        variation = (expected - expected.mean(dim=0)).norm()
+        assert (found - expected).norm() < 0.05 * variation
+    said = "above 65,504, which half precision cannot hold, so they are stored in "
+    assert capsys.readouterr().out.count(said) == 1
+
+
+class Growing(nn.Module):
+    """Outputs that grow steeply with the brightness of an image."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.convolve, self.classify = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+        nn.init.constant_(self.convolve.weight, factor)
+
+    def forward(self, images):
+        return self.classify(self.convolve(images).mean(dim=(2, 3)).exp())
+
+
+def growing(factor=1.8):
+    torch.manual_seed(0)
+    model = Growing(factor)
+    freeze(model, until="classify")
+    return model
+
+
+@pytest.fixture
+def brightening(photos):
+    """Loaders of dark images, with one at the end of Train that is white."""
+    for grey, path in enumerate(sorted(photos.glob("*/*/*.png"))):
+        write_image(path, colour=(5 * grey,) * 3)
+    write_image(photos / "Train" / "red" / "9.png", colour=(250, 250, 250))
+    return make_dataloaders(photos, image_size=32, batch_size=5, num_workers=0)
+
+
+def test_a_file_starts_again_where_a_later_batch_does_not_fit(brightening, tmp_path):
+    head, features = precompute(growing(), brightening, cache_dir=tmp_path)
+    train = features["train"].dataset
+    assert (train.views[0].dtype, len(train)) == (torch.bfloat16, 18)
+    assert features["val"].dataset.views[0].dtype == torch.float16  # each file for itself
+    assert train.views[0][:15].max() < 1000 and train.views[0].max() > 65_504
+    of_model = evaluate(head.full_model, brightening["val"]).probabilities
+    np.testing.assert_allclose(evaluate(head, features["val"]).probabilities, of_model, atol=2e-3)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_limit_of_the_size_counts_the_type_that_is_stored(loaders, tmp_path):
+    model = OwnNetwork()
+    freeze(model, until="classify")
+    halves_gb = (17 + 6) * 8 * 2 / 2**30
+    precompute(model, loaders, cache_dir=tmp_path / "small", cache_size_gb=halves_gb)
+    shift(model)
+    with pytest.raises(TrainingError, match="The outputs of the frozen layers need"):
+        precompute(model, loaders, cache_dir=tmp_path / "large", cache_size_gb=halves_gb)
+
+
+def test_values_that_are_not_finite_are_an_error(brightening, tmp_path):
+    with pytest.raises(TrainingError, match=r"not finite.*notebook 02"):
+        precompute(growing(factor=20), brightening, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_rows_of_an_interrupted_process_keep_their_type(tmp_path, dtype):
+    rows = torch.arange(12).view(4, 3).to(dtype)
+    for part in rows.split(2):
+        file = FeatureFile(tmp_path, "0123456789abcdef", 4)
+        assert file.find() is None
+        file.append(part)
+        assert file.dtype == dtype
+    assert file.rows_done() == 4
+    file.finish()
+    found = file.find()
+    assert found.dtype == dtype and torch.equal(found, rows)
 
 
 def test_varied_views_depend_on_the_strength_of_the_augmentation(photos, tmp_path):
@@ -458,3 +556,26 @@ def test_where_the_cache_cannot_be_written_features_are_kept_elsewhere(loaders, 
     with pytest.warns(UserWarning, match=r"file/features cannot be written to .*cache_dir"):
         _, features = precompute(model, loaders, cache_dir=tmp_path / "file" / "features")
     assert next(iter(features["train"]))[0].shape == (5, 512)
+
+
+class Narrow(OwnNetwork):
+    """Has room for two images at once."""
+
+    def forward(self, images):
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(images)
+
+
+def test_a_batch_that_is_too_large_goes_through_the_frozen_layers_in_parts(loaders, tmp_path):
+    torch.manual_seed(0)
+    model, narrow = OwnNetwork(), Narrow()
+    narrow.load_state_dict(model.state_dict())
+    for one in (model, narrow):
+        freeze(one, until="classify")
+    _, expected = precompute(model, loaders, cache_dir=tmp_path / "whole")
+    with pytest.warns(UserWarning, match=r"5 images at once.*in 4 parts"):
+        _, found = precompute(narrow, loaders, cache_dir=tmp_path / "parts")
+    for split in ("train", "val"):
+        same, views = (one[split].dataset.views[0] for one in (expected, found))
+        torch.testing.assert_close(views, same, rtol=2e-3, atol=2e-3)

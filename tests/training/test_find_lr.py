@@ -392,3 +392,26 @@ def test_the_finder_is_left_out_on_a_processor_and_says_so(capsys, monkeypatch):
     assert capsys.readouterr().out == ""
     assert plan_lr_finder(None, 199) == 0
     assert "a tenth of the 199 training steps" in capsys.readouterr().out
+
+
+class Narrow(nn.Module):
+    """Has room for three images at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(243, 2))
+
+    def forward(self, images):
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.layers(images)
+
+
+def test_a_batch_that_is_too_large_is_split_as_in_training_and_said_once():
+    torch.manual_seed(0)
+    model = Narrow()
+    with pytest.warns(UserWarning, match="5 images at once.*in 2 micro-batches") as said:
+        found = find_lr(model, DataLoader(tensors(20), batch_size=5), **FEW)
+    assert len(said) == 1
+    expected = find_lr(model.layers, DataLoader(tensors(20), batch_size=5), **FEW)
+    np.testing.assert_allclose(found.history["loss"], expected.history["loss"], rtol=1e-4)

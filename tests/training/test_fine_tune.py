@@ -30,6 +30,7 @@ from resnet_ft import (
     train_run,
 )
 from resnet_ft.evaluation.predictions import Predictions
+from resnet_ft.training import head as head_module
 
 
 def network(pretrained=True):
@@ -123,6 +124,15 @@ def test_the_heads_out_of_sample_answers_are_kept_and_find_wrong_labels(photos, 
     assert history["train_loss"][0] == pytest.approx(table["loss"].mean(), rel=1e-4)
     predictions = Predictions(table, probabilities, classes)
     assert str(wrong) == find_label_errors(predictions)["path"][0]
+
+
+def test_gigabytes_of_out_of_sample_answers_are_not_written_and_this_is_said(
+    loaders, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(head_module, "_MOST_IN_TABLE", 33)  # 17 images, 2 classes
+    fine_tune(network(), loaders, epochs=0, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run" / "head_predictions.csv").exists()
+    assert "head_predictions.csv is left out" in capsys.readouterr().out
 
 
 def test_a_network_of_random_weights_trains_whole_from_the_start(loaders):
@@ -352,13 +362,19 @@ def test_the_optimizer_is_chosen_by_name(loaders, tmp_path, name, kind):
     assert load_run(tmp_path / "run").config["training"]["optimizer"] == kind
 
 
-def test_outputs_beyond_half_precision_train_without_precompute_and_say_so(loaders):
+def test_outputs_beyond_half_precision_have_a_head_that_is_solved_and_then_train(loaders, capsys):
     model = network()
     with torch.no_grad():
         model.layer4[1].bn2.weight.fill_(1e6)
-        model.fc.weight.div_(1e6)
-    with pytest.warns(UserWarning, match=r"head is not solved first.*above 65,504"):
-        _, history = fine_tune(model, loaders, epochs=1)
-    assert history["epoch"].tolist() == [1]
-    with pytest.raises(TrainingError, match="above 65,504"):  # nothing is left to do without a head
-        fine_tune(model, loaders, epochs=0)
+    _, history = fine_tune(model, loaders, epochs=1, learning_rate=1e-9)
+    assert history["epoch"].tolist() == [0, 1]
+    assert history["val_accuracy"][0] == 1.0
+    assert capsys.readouterr().out.count("above 65,504, which half precision cannot") == 1
+
+
+def test_outputs_that_are_not_finite_are_an_error_with_the_remedy(loaders):
+    model = network()
+    with torch.no_grad():
+        model.layer4[1].bn2.weight.fill_(float("inf"))
+    with pytest.raises(TrainingError, match=r"not finite.*notebook 02.*mixed_precision=.no"):
+        fine_tune(model, loaders, epochs=1)

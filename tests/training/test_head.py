@@ -4,6 +4,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from resnet_ft import TrainingError
+from resnet_ft.features.store import FeatureFile
 from resnet_ft.training import head as module
 from resnet_ft.training.head import solve_head
 
@@ -115,3 +117,136 @@ def test_it_works_where_gradients_are_switched_off():
         solved = solve_head(features, labels, 3)
     loss = nn.functional.cross_entropy(features @ solved.weight.T + solved.bias, labels)
     assert loss < 1.0
+
+
+def objective(features, labels, weight, bias, penalty):
+    loss = nn.functional.cross_entropy(scaled(features) @ weight.T + bias, labels)
+    return loss + penalty / 2 * weight.square().sum()
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 1.0, 2.0])])
+def test_in_small_chunks_a_pass_gives_the_loss_and_the_gradients_of_all_rows(monkeypatch, weights):
+    features, labels = clusters([90, 60, 50])
+    rows, penalty = torch.randperm(200)[:170], 1e-2
+    torch.manual_seed(0)
+    start = module._Layer(torch.randn(3, 20), torch.randn(3))
+    monkeypatch.setattr(module, "_CHUNK", 4 * 23 * 7)
+    monkeypatch.setattr(module, "_IN_MEMORY", 0)
+    solver = module.Solver(features, labels, 3, weights)
+    layer = solver.start(start)
+    value = solver.objective(layer, rows, penalty)()
+    same = solver.start(start)
+    logits = scaled(features)[rows] @ same.weight.T + same.bias
+    loss = nn.functional.cross_entropy(logits, labels[rows], weights)
+    expected = loss + penalty / 2 * same.weight.square().sum()
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(layer.weight.grad, same.weight.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer.bias.grad, same.bias.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_in_small_chunks_the_head_is_the_same(monkeypatch, tmp_path, dtype):
+    features, labels = clusters([90, 60, 50])
+    file = FeatureFile(tmp_path, "0123456789abcdef", 200)
+    file.append(features.to(dtype))
+    file.finish()
+    stored = file.find().float()
+    whole = solve_head(stored, labels, 3)
+    monkeypatch.setattr(module, "_CHUNK", 4 * 23 * 7)
+    monkeypatch.setattr(module, "_IN_MEMORY", 0)
+    chunked = solve_head(file.find(), labels, 3)
+    assert chunked.penalty == whole.penalty
+    one, other = (
+        objective(
+            *(stored, labels, solved.weight * length, solved.bias + solved.weight @ centre),
+            whole.penalty,
+        )
+        for solved in (whole, chunked)
+        for centre in [stored.mean(dim=0)]
+        for length in [(stored - centre).square().sum(dim=1).mean().sqrt()]
+    )
+    assert other == pytest.approx(one.item(), rel=1e-5)
+    torch.testing.assert_close(chunked.probabilities, whole.probabilities, rtol=1e-3, atol=1e-3)
+
+
+def test_more_images_than_the_penalty_is_chosen_from_are_solved_to_the_same_optimum(monkeypatch):
+    features, labels = clusters([90, 60, 50])
+    monkeypatch.setattr(module, "_ENOUGH", 60)
+    solved = solve_head(features, labels, 3)
+    regression = LogisticRegression(C=1 / (solved.penalty * 200), max_iter=10_000, tol=1e-8)
+    regression.fit(scaled(features).numpy(), labels.numpy())
+    expected = regression.predict_proba(scaled(features).numpy())
+    found = (features @ solved.weight.T + solved.bias).softmax(dim=1)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_probabilities_of_many_images_and_classes_are_in_half_precision(monkeypatch):
+    features, labels = clusters([30, 30, 30])
+    full = solve_head(features, labels, 3)
+    monkeypatch.setattr(module, "_MOST_IN_FULL", 100)
+    half = solve_head(features, labels, 3)
+    assert half.probabilities.dtype == torch.float16
+    assert torch.equal(half.losses, full.losses)
+    torch.testing.assert_close(half.probabilities.float(), full.probabilities, rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan"), 1e30])
+def test_features_that_are_not_finite_are_refused(wrong):
+    features, labels = clusters([10, 10, 10])
+    features[3, 5] = wrong
+    with pytest.raises(TrainingError, match=r"features are not finite, or above 1e18.*notebook 02"):
+        solve_head(features, labels, 3)
+
+
+def test_a_loss_that_turns_into_no_number_ends_in_the_best_point_so_far():
+    point, seen = torch.tensor([8.0, -3.0], requires_grad=True), []
+
+    def objective():
+        value = (point * torch.tensor([1.0, 10.0])).square().sum()
+        value.backward()
+        seen.append((value.item(), point.detach().clone()))
+        return value.item() if len(seen) < 5 else float("nan")
+
+    assert "not a number" in module.minimise(objective, [point])
+    assert len(seen) == 5
+    value, best = min(seen[:4], key=lambda one: one[0])
+    assert value < seen[0][0] and torch.equal(point.detach(), best)
+
+
+def test_a_line_search_that_finds_nothing_lower_ends_in_the_best_point_so_far():
+    point, seen = torch.tensor([8.0, -3.0], requires_grad=True), []
+
+    def objective():
+        value = (point * torch.tensor([1.0, 10.0])).square().sum()
+        (value if len(seen) < 3 else -value).backward()  # from then on, downhill leads up
+        seen.append((value.item(), point.detach().clone()))
+        return value.item()
+
+    assert "before a minimum" in module.minimise(objective, [point])
+    best = min(seen, key=lambda one: one[0])
+    assert best[0] < seen[0][0] and torch.equal(point.detach(), best[1])
+    assert len(seen) < 40  # a single line search in vain, of the 200 steps that it may take
+
+
+def test_a_head_that_is_not_the_optimum_is_said_once(monkeypatch):
+    features, labels = clusters([20, 20, 20])
+    whole = module.Solver.objective
+
+    def failing(self, layer, rows, penalty):
+        passes, pass_over = [], whole(self, layer, rows, penalty)
+
+        def fails_later():
+            passes.append(pass_over())
+            return passes[-1] if len(passes) < 4 else float("inf")
+
+        return fails_later
+
+    monkeypatch.setattr(module.Solver, "objective", failing)
+    with pytest.warns(
+        UserWarning, match="infinite or not a number while the head was solved"
+    ) as said:
+        solved = solve_head(features, labels, 3)
+    assert len(said) == 1
+    right = (features @ solved.weight.T + solved.bias).argmax(dim=1) == labels
+    assert right.float().mean() > 0.7

@@ -1,0 +1,191 @@
+"""Image files to probabilities: workers decode and crop, this process computes a batch at a time.
+
+An image goes through the same code as in training; one that cannot be read has a reason instead.
+"""
+
+import copy
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import starmap
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.utils.data import DataLoader
+
+from resnet_ft import engine
+from resnet_ft.data.batches import worker_processes
+from resnet_ft.data.cache import DecodedImages
+from resnet_ft.data.dataset import SampleKey, SeededDataset
+from resnet_ft.errors import CheckpointError, ImageError, ParameterError
+from resnet_ft.models.cutting import fold_batchnorm
+
+_AT_ONCE = 4  # batches, each of which takes memory
+_CLOSE = 1e-5  # by how much a probability of the quicker copy may differ
+
+
+class PredictedFiles(SeededDataset):
+    """Image files as bytes for a batch, or as the reason why a file cannot be read."""
+
+    def __init__(self, images: DecodedImages, transform: Callable):
+        super().__init__((), transform)
+        self.images = images
+
+    def read(self, _epoch: int, index: int) -> tuple[np.ndarray, int]:
+        """Image `index`; it has no label."""
+        return self.images[index], -1
+
+    def __getitem__(self, row: Any) -> Any:
+        try:
+            image, draws, *_ = super().__getitem__(SampleKey(0, row, slot=0))
+        except ImageError as error:
+            return error.reason
+        return torch.as_tensor(image), torch.tensor(draws)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers for some rows of the files; those with a reason have no probabilities."""
+
+    rows: range
+    reasons: list[str | None]
+    probabilities: Tensor  # (readable files, classes), on the CPU
+
+
+_Waiting = tuple[range, list[str | None], "Tensor | Future[Tensor]"]
+
+
+def predict_files(
+    model: nn.Module,
+    files: PredictedFiles,
+    rows: range,
+    *,
+    batch_size: int,
+    num_workers: int | None = None,
+) -> Iterator[Answers]:
+    """The answers for these rows, in order, a batch at a time."""
+    starts = range(rows.start, rows.stop, batch_size)
+    workers = worker_processes(num_workers)
+    loader = DataLoader(
+        files,
+        batch_sampler=(list(range(start, min(start + batch_size, rows.stop))) for start in starts),
+        collate_fn=_collate,
+        num_workers=min(workers, len(starts)) if len(starts) > 1 else 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else it would draw from the default one
+    )
+    try:
+        batches = iter(loader)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise ParameterError(
+            f"The transform cannot be sent to new worker processes ({error}). Define its functions "
+            "and classes at the top of a module (no lambda), or give num_workers=0."
+        ) from error
+    # A GPU computes the next batch while this process writes the rows of the one before.
+    ahead, waiting = int(engine.device().type == "cuda"), deque[_Waiting]()
+    threads, chosen, pool = torch.get_num_threads(), None, None
+    with ExitStack() as stack:
+        for start, (unfinished, reasons) in zip(starts, batches, strict=True):
+            found: Tensor | Future[Tensor] = torch.empty(0, 0)
+            if unfinished:
+                batch = _finished(files, *unfinished)
+                network, memory = chosen = chosen or _quick(model, batch)
+                batch = batch.contiguous(memory_format=memory)
+                if pool is None and threads > 1 and _is_pure(network, batch):
+                    pool = stack.enter_context(_batches_at_once(threads))
+                    ahead = threads
+                found = pool.submit(_softmax, network, batch) if pool else _softmax(network, batch)
+            waiting.append((range(start, start + len(reasons)), reasons, found))
+            if len(waiting) > ahead:
+                yield _received(*waiting.popleft())
+        yield from starmap(_received, waiting)
+
+
+def _is_pure(network: nn.Module, images: Tensor) -> bool:
+    """Whether several threads may use a network: traced, it keeps nothing from layer to layer."""
+    return images.device.type == "cpu" and isinstance(network, GraphModule)
+
+
+@contextmanager
+def _batches_at_once(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that compute a batch each: cores together at one batch wait for one another."""
+    at_once = min(threads, _AT_ONCE)
+    try:
+        with ThreadPoolExecutor(
+            at_once, initializer=torch.set_num_threads, initargs=(threads // at_once,)
+        ) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
+def probabilities(model: nn.Module, images: Tensor) -> Tensor:
+    """What the model says of a batch of images on its device: (N, classes), on the CPU.
+
+    Raises CheckpointError where that are no numbers.
+    """
+    return _checked(_softmax(model, images))
+
+
+@torch.inference_mode()
+def _softmax(model: nn.Module, images: Tensor) -> Tensor:
+    with engine.accelerator().autocast():
+        return model(images).float().softmax(dim=1)
+
+
+def _checked(found: Tensor) -> Tensor:
+    found = found.cpu()
+    if not found.isfinite().all():
+        raise CheckpointError(
+            "The model's probabilities are not numbers: its weights are damaged, or too large "
+            "for the precision. Load another checkpoint, or compute in full precision: "
+            'configure_engine(mixed_precision="no").'
+        )
+    return found
+
+
+def _received(rows: range, reasons: list[str | None], found: "Tensor | Future[Tensor]") -> Answers:
+    found = found.result() if isinstance(found, Future) else found
+    return Answers(rows, reasons, _checked(found))
+
+
+def _collate(
+    samples: Sequence[tuple[Tensor, Tensor] | str],
+) -> tuple[list[Tensor], list[str | None]]:
+    """The readable images, and the draws of each, in two tensors; why the others are not read."""
+    readable = [one for one in samples if not isinstance(one, str)]
+    reasons = [one if isinstance(one, str) else None for one in samples]
+    return [torch.stack(some) for some in zip(*readable, strict=True)], reasons
+
+
+def _finished(files: PredictedFiles, images: Tensor, draws: Tensor) -> Tensor:
+    """A batch on the device, as floats: bytes are what crosses to it."""
+    device, memory = engine.device(), torch.channels_last
+    images, draws = (one.to(device, non_blocking=True) for one in (images, draws))
+    empty = partial(torch.empty, device=device, memory_format=memory)
+    return files.finish(images, draws, empty)
+
+
+def _quick(model: nn.Module, images: Tensor) -> tuple[nn.Module, torch.memory_format]:
+    """A copy of the model that gives the same answers in less time, and how it wants its images.
+
+    The copy has its weights in channels_last memory and, on a processor, no BatchNorm. A network of
+    one's own may not work there, or do what tracing it does not see: two images tell.
+    """
+    on_cpu, plain, other = images.device.type == "cpu", torch.contiguous_format, torch.channels_last
+    expected = probabilities(model, images[:2].contiguous(memory_format=plain))
+    try:
+        quick = fold_batchnorm(model) if on_cpu else model
+        quick = (copy.deepcopy(model) if quick is model else quick).to(memory_format=other)
+        found = probabilities(quick, images[:2].contiguous(memory_format=other))
+        is_same = not on_cpu or torch.allclose(found, expected, rtol=0, atol=_CLOSE)
+    except Exception:  # the model's own code may fail in any way
+        is_same = False
+    return (quick, other) if is_same else (model, plain)
