@@ -6,9 +6,9 @@ afterwards: the test scores of everything that a rule might choose are in the ro
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
 import torch
 from finetuning import ARCH
 from finetuning.resnet_ft import PREPROCESSING
@@ -74,17 +74,14 @@ def measure(
         **variant.options,
     )
     seconds = time.perf_counter() - started - recorder.seconds
-    chosen = _chosen(history)
     candidates = recorder.candidates(epochs)
-    if chosen not in candidates:
-        candidates[chosen] = _copy(model)
     row = {
         "train": len(dataloaders["train"].dataset),
         "val": len(dataloaders["val"].dataset),
         "test": len(dataloaders["test"].dataset),
         "classes": num_classes,
         "seconds": round(seconds, 2),
-        "chosen": chosen,
+        "chosen": recorder.chosen,
         "lowest_loss": recorder.lowest,
         "epochs": recorder.rows,
     }
@@ -112,6 +109,7 @@ class _Recorder(Callback):
         self.has_head, self.rows, self.seconds = has_head, [], 0.0
         self._kept: dict[str, Weights] = {}
         self.lowest, self._lowest_loss, self._lowest = "", math.inf, {}
+        self.chosen, self._chosen_rank, self._chosen = "", (-1.0, 0.0), {}  # as train_model does
 
     def on_fit_begin(self, state: TrainingState) -> None:
         began = time.perf_counter()
@@ -119,6 +117,8 @@ class _Recorder(Callback):
             self._kept["head"] = _copy(state.model)
             loss = _scores(state.model, state.dataloaders["val"])[0]
             self.lowest, self._lowest_loss, self._lowest = "head", loss, self._kept["head"]
+            self.chosen, self._chosen = "head", self._kept["head"]
+            self._chosen_rank = _rank(state.rows[0])
         self._second_half = AveragedModel(state.model)
         self.seconds += time.perf_counter() - began
 
@@ -148,6 +148,12 @@ class _Recorder(Callback):
         ):
             if of_it < self._lowest_loss:
                 self.lowest, self._lowest_loss, self._lowest = name, of_it, _copy(one)
+        for name, one, rank in (
+            (f"epoch {state.epoch}", state.model, _rank(state.row)),
+            (f"average {state.epoch}", average, _rank(state.row, "ema_")),
+        ):
+            if rank > self._chosen_rank:
+                self.chosen, self._chosen_rank, self._chosen = name, rank, _copy(one)
         if state.epoch == state.num_epochs:
             self._kept |= {
                 f"epoch {state.epoch}": _copy(state.model),
@@ -164,7 +170,7 @@ class _Recorder(Callback):
             for share in _SHARES:
                 found[f"{share} end"] = _between(head, found[f"epoch {epochs}"], share)
             found["0.5 average"] = _between(head, found[f"average {epochs}"], 0.5)
-        return found | {self.lowest: self._lowest}
+        return found | {self.lowest: self._lowest, self.chosen: self._chosen}
 
 
 def _average_of(state: TrainingState) -> nn.Module:
@@ -193,13 +199,6 @@ def _scores(model: nn.Module, loader: DataLoader) -> Scores:
     return [round(scores["val_loss"], 4), round(scores["val_accuracy"], 4)]
 
 
-def _chosen(history: pd.DataFrame) -> str:
-    """What `fine_tune` took: the highest validation accuracy, ties by loss, the first of equals."""
-    scored: list[tuple[str, float, float]] = []
-    for row in history.to_dict("records"):
-        epoch = int(row["epoch"])
-        name = f"epoch {epoch}" if epoch else "head"
-        scored.append((name, row["val_accuracy"], row["val_loss"]))
-        if epoch:
-            scored.append((f"average {epoch}", row["ema_val_accuracy"], row["ema_val_loss"]))
-    return max(scored, key=lambda one: (one[1], -one[2]))[0]
+def _rank(row: Mapping[str, float], prefix: str = "") -> tuple[float, float]:
+    """What `train_model` ranks by: the highest validation accuracy, ties by loss."""
+    return row[f"{prefix}val_accuracy"], -row[f"{prefix}val_loss"]
