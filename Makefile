@@ -7,11 +7,8 @@
 # make docs       the documentation, into docs/_build/html/index.html
 # make bench-speed  this library beside others, in about 40 minutes; FRESH=1 measures all again
 # make bench-accuracy  whole recipes beside others, in about two hours; FRESH=1 measures all again
-<<<<<<< HEAD
 # make bench-recipe  what helps fine_tune where nothing was chosen, in many hours; it may be stopped
-=======
 # make bench-gpu  how busy a GPU is kept, in about ten minutes; QUICK=1 takes four
->>>>>>> main
 # make template   writes your repository, the remote "origin" or REPO=owner/name, into badges,
 #                 links and setup cells
 # Each installs what it needs into .venv, the benchmarks into .venv-bench, and test-browser
@@ -24,12 +21,9 @@ VALIDATE := $(BIN)/check-jsonschema --quiet --builtin-schema
 # Run a shell command and print how long the target took.
 timed = @began=$$(date +%s); { $(1); } && echo "make $@: $$(($$(date +%s) - began)) s"
 
-<<<<<<< HEAD
 .PHONY: demo lint test test-slow test-browser test-gpu docs bench-speed bench-accuracy \
 	bench-recipe template
-=======
 .PHONY: demo lint test test-slow test-browser test-gpu docs bench-speed bench-accuracy bench-gpu template
->>>>>>> main
 
 demo: .venv/notebooks.stamp
 	$(call timed,$(BIN)/python scripts/demo.py)
@@ -69,14 +63,11 @@ bench-accuracy: .venv-bench/bench.stamp
 	$(call timed,.venv-bench/bin/python benchmarks/accuracy.py \
 		$(if $(FRESH),--fresh) $(if $(DATA),--data "$(DATA)"))
 
-<<<<<<< HEAD
 bench-recipe: .venv-bench/bench.stamp
 	$(call timed,.venv-bench/bin/python benchmarks/recipe.py $(if $(DATA),--data "$(DATA)"))
-=======
 bench-gpu: .venv/test.stamp
 	$(call timed,$(BIN)/python benchmarks/gpu.py $(if $(FRESH),--fresh) $(if $(QUICK),--quick) \
 		$(if $(DATA),--data "$(DATA)"))
->>>>>>> main
 
 template:
 	$(PYTHON) scripts/template.py "$(REPO)" "$(SOURCE)"
