@@ -191,6 +191,7 @@ def test_a_gpu_is_beside_the_slower_of_its_limits(module):
     assert module("gpu_table").gpu_markdown({}) == ""
 
 
+@pytest.mark.slow
 def test_the_loops_of_a_gpu_run_on_a_processor_too(module, photos, monkeypatch):
     measure = module("on_gpu.measure")
     monkeypatch.setattr(measure, "_SECONDS", 0.1)

@@ -360,6 +360,7 @@ fine_tune(model, dataloaders, epochs=2, mix="mixup", balance="loss", patience=2,
 """
 
 
+@pytest.mark.slow
 def test_notebook_3_and_fine_tune_give_the_same_model_bit_for_bit(tmp_path, staged, photos):
     weights = some_weights(tmp_path / "weights.pth")
     script = [sys.executable, "-c", FINE_TUNE, photos, weights, tmp_path / "one-call"]

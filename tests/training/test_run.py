@@ -205,6 +205,7 @@ def test_a_name_that_is_not_utf_8_is_recorded(tmp_path):
     assert run.data_source == "/data/caf\udce9"
 
 
+@pytest.mark.slow
 def test_the_space_that_a_run_takes_is_known_before(photos, tmp_path):
     """ResNet18 at 32 px: what is not weights (statistics, generators) is less than a tenth."""
 
