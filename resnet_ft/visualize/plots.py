@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SPLIT_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 _MOST_NAMES = 100  # on an axis: more cannot be read, and take long to draw
+_IN_A_ROW = 3  # entries of a legend below two plots
 
 
 def plot_class_counts(counts: pd.DataFrame) -> "Axes":
@@ -100,7 +101,7 @@ def plot_history(
     best = next(scored[scored["kept"]].itertuples(), None)
     found = "no accuracy is a number"
     if best:
-        found = f"{best.val_accuracy:.1%}, {best.weights}"
+        found = f"{best.val_accuracy:.1%}, {best.weights}".replace(" from ", "\nfrom ")
         if baseline is not None and best.val_accuracy <= baseline:
             found += ",\nno better than guessing"
         elif baseline and num_val and wilson_interval(best.val_accuracy, num_val)[0] <= baseline:
@@ -135,7 +136,7 @@ def plot_history(
         left.set(ylabel="loss (cross-entropy)", ylim=0)
         left.set_title(f"Lowest validation loss: {scored['val_loss'].min():.3f}")
         names = left.get_legend_handles_labels()
-        figure.legend(*names, loc="outside lower center", ncols=len(names[0]))
+        figure.legend(*names, loc="outside lower center", ncols=min(len(names[0]), _IN_A_ROW))
         lowest = history.filter(like="accuracy").min(axis=None)
         lowest = np.nanmin([lowest, np.nan if baseline is None else baseline])
         right.set(ylabel="accuracy", ylim=(max(0, np.floor(10 * lowest - 0.5) / 10), 1.01))

@@ -80,7 +80,7 @@ def test_what_lies_between_head_and_average_is_drawn_and_named_where_it_is_the_b
     fine_tuned["between_val_accuracy"] = [np.nan, np.nan, np.nan, 0.9]
     fine_tuned["between_share"] = 0.5
     figure = plot_history(fine_tuned)
-    assert title(figure) == "Best: 90.0%, 50% of the way from head to average"
+    assert title(figure) == "Best: 90.0%, 50% of the way\nfrom head to average"
     assert lines(figure.axes[0])["val, between head and average"][-1] == 0.4
 
 
