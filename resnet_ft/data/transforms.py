@@ -113,7 +113,7 @@ class RandomResizedCrop(v2.RandomResizedCrop):
         return v2.functional.resize(crop, self.size, self.interpolation, antialias=True)
 
 
-_BRIGHTNESS, _CONTRAST, _SATURATION, _ = range(4)  # as torchvision numbers what it does
+_CONTRAST, _SATURATION = 1, 2  # as torchvision numbers what it does, after brightness
 _GREY = (0.2989, 0.587, 0.114)  # how torchvision weighs the channels
 
 

@@ -65,10 +65,9 @@ class Predictor:
     ) -> "Predictor":
         """Load a checkpoint file, which alone is enough for a model that `build_model` makes.
 
-        The folder of a run stands for its best.pt.
-        Another model is handed in as `model`, an evaluation transform other than `eval_transform`
-        as `transform`, and the `open_image` of `make_dataloaders` again. Raises CheckpointError
-        where a model or a transform is needed.
+        The folder of a run stands for its best.pt. Another model is handed in as `model`, an
+        evaluation transform other than `eval_transform` as `transform`, and the `open_image` of
+        `make_dataloaders` again. Raises CheckpointError where a model or a transform is needed.
         """
         path = user_path(path)
         checkpoint = load_checkpoint(path / "best.pt" if path.is_dir() else path)

@@ -56,10 +56,9 @@ class WeightAverage(Callback):
     end of the run also scores the weights a quarter, half and three quarters of the way from that
     model to the average (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
     Those of the lowest loss get the columns `between_val_loss`, `between_val_accuracy` and
-    `between_share`.
-    Of the best so far, that first model and these, the run then keeps the lowest validation loss,
-    so it never ends with a higher one than it began with. Callbacks that may end the run, such as
-    `EarlyStop`, come before this one.
+    `between_share`. Of the best so far, that first model and these, the run then keeps the lowest
+    validation loss, so it never ends with a higher one than it began with. Callbacks that may end
+    the run, such as `EarlyStop`, come before this one.
     """
 
     def __init__(self, decay: float | None = None):

@@ -74,8 +74,7 @@ def fine_tune(
     "both". `balance`: "loss" or "sampler", for classes of unequal size. `patience`: stop after so
     many epochs without a lower validation loss. How strongly images are augmented is up to
     `make_dataloaders(train=...)`. `metrics`, `clip_grad_norm` and `compile_model` are those of
-    `train_model`.
-    `FineTuneOptions` checks them all.
+    `train_model`. `FineTuneOptions` checks the options.
 
     Called again with the same options and `run_dir`, an interrupted run resumes where it was, and a
     finished one returns at once; `minutes` count over all of it. Returns the model and the history

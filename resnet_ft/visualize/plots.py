@@ -87,11 +87,11 @@ def plot_history(
     """Loss and accuracy per epoch, for training and validation, with the best epoch marked.
 
     Epoch 0, the head alone, is a diamond with a dashed line at its height; the average of the
-    weights, where there is one (`ema_` columns), is a thin line, and what lies halfway between it
-    and the head (`between_` columns) a star. `baseline` is the share of the
-    largest class (`largest_class_share`), which a model has to beat: a grey line; the title says
-    where it does not, or, for `num_val` validation images, not clearly. A value that is
-    not a number is a gap. Raises ParameterError for a history without epochs.
+    weights, where there is one (`ema_` columns), is a thin line, and the best point between it and
+    the head (`between_` columns) a star. `baseline` is the share of the largest class
+    (`largest_class_share`), which a model has to beat: a grey line; the title says where it does
+    not, or, for `num_val` validation images, not clearly. A value that is not a number is a gap.
+    Raises ParameterError for a history without epochs.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
