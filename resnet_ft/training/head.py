@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
 from resnet_ft import distributed, engine
 from resnet_ft.errors import TrainingError
+from resnet_ft.evaluation.learning_curve import FEATURES_FILE
 from resnet_ft.evaluation.predictions import Predictions, tabulate
 from resnet_ft.features.precompute import precompute
 from resnet_ft.features.solver import solve_head
@@ -27,6 +29,7 @@ from resnet_ft.training.run import Run
 from resnet_ft.training.state import Row
 
 _EPOCHS = 30  # of a head that has to be trained, on features
+_MOST_KEPT = 2**26  # bytes of features in a run: 16,000 images of a ResNet101
 _MOST_IN_TABLE = 10**8  # probabilities in head_predictions.csv: about a gigabyte
 
 
@@ -58,7 +61,9 @@ def fit_head(
     Linear layer is then solved by L-BFGS, its regularisation chosen by five-fold cross-validation;
     any other head is trained. `class_weights` (C,) are those of the solved head's loss, `criterion`
     scores the validation images. A `run` gets the predictions as head_predictions.csv, in which
-    `find_label_errors` looks for wrong labels. The same layers are frozen afterwards as before.
+    `find_label_errors` looks for wrong labels, and, up to 64 MiB, what the head was solved on as
+    head_features.safetensors, for `learning_curve`. The same layers are frozen afterwards as
+    before.
     Raises ParameterError where the head cannot be cut off, TrainingError for a wrong class count.
     """
     started = time.perf_counter()
@@ -103,6 +108,7 @@ def fit_head(
             f"  accuracy {row['val_accuracy']:.1%}  {row['seconds']:.0f} s"
         )
     if run is not None and predictions is not None:
+        _keep_features(run, features)
         if predictions.probabilities.size <= _MOST_IN_TABLE:
             run.write("head_predictions.csv", predictions.save)
         else:
@@ -111,6 +117,21 @@ def fit_head(
                 "gigabytes. fit_head(...).predictions holds what would be in it."
             )
     return Head(row, predictions)
+
+
+def _keep_features(run: Run, loaders: Mapping[str, DataLoader]) -> None:
+    """Write features and labels of each split into the run, unless they are large."""
+    tensors: dict[str, Tensor] = {}
+    for split, loader in loaders.items():
+        dataset: Any = loader.dataset
+        tensors[f"{split}_features"], tensors[f"{split}_labels"] = dataset.first_view()
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    if size <= _MOST_KEPT:
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        run.write(FEATURES_FILE, lambda path: save_file(whole, path))
+    else:
+        limit = f"{size >> 20} MiB, more than {_MOST_KEPT >> 20}"
+        print(f"{FEATURES_FILE} is left out: it would have {limit}. There is no learning curve.")
 
 
 def _solve_layer(
