@@ -22,7 +22,7 @@ from resnet_ft.reading import check_finite, reading
 
 FEATURES_FILE = "head_features.safetensors"  # of a run, by `fit_head`
 _SHARES = (0.12, 0.25, 0.5, 1.0)
-_RESAMPLED = 200
+_ANEW = 200
 _LEAST_SIZES = 3  # a power law has three numbers
 
 
@@ -82,71 +82,61 @@ def learning_curve(
     `features` are those of `pretrained_features`. The head is solved on 12, 25, 50 and 100% of each
     class's images, `draws` times for each part; its penalty is chosen once per part. The error
     follows a + b * images ** -c (Hestness et al., "Deep learning scaling is predictable,
-    empirically", 2017); the band comes from resampling the draws and the validation images.
+    empirically", 2017); few sizes do not tell the floor a, so the law is the mean of the best fit
+    and of the best with a = 0. The band is that of the basic bootstrap, over draws and validation
+    images, of both.
     """
     (inputs, labels), (val_inputs, val_labels) = features["train"], features["val"]
-    generator = torch.Generator().manual_seed(seed)
-    both, train = torch.cat([inputs, val_inputs]), torch.arange(len(labels))
-    held_out = torch.arange(len(labels), len(both))
-    num_classes = int(torch.cat([labels, val_labels]).max()) + 1
-    solver = Solver(both, torch.cat([labels, val_labels]), num_classes, None)
-    counts, right = [], []  # of each part: images per class, and hits (draws, validation images)
+    both, all_labels = torch.cat([inputs, val_inputs]), torch.cat([labels, val_labels])
+    classes, held_out = int(all_labels.max()) + 1, torch.arange(len(labels), len(both))
+    solver, rng = Solver(both, all_labels, classes, None), np.random.default_rng(seed)
+    found, losses = empty_predictions(len(both), classes)
+    by_class = pd.Series(labels.numpy()).groupby(labels.numpy())
+    right: dict[float, np.ndarray] = {}  # by images per class: hits (draws, validation images)
     for share in _SHARES:
-        hits: list[np.ndarray] = []
-        for _ in range(draws if share < 1 else 1):
-            rows = _drawn(labels, share, generator) if share < 1 else train
-            if not hits:
-                penalty = solve_head(inputs[rows], labels[rows], num_classes, seed=seed).penalty
-            found, losses = empty_predictions(len(both), num_classes)
-            solver.predict(solver.fit(rows, penalty), held_out, found, losses)
+        parts = [by_class.sample(frac=share, random_state=rng).index for _ in range(draws)]
+        rows = [torch.tensor(part.to_numpy()) for part in (parts if share < 1 else parts[:1])]
+        if len(rows[0]) < classes:
+            continue
+        penalty = solve_head(inputs[rows[0]], labels[rows[0]], classes, seed=seed).penalty
+        hits = []
+        for one in rows:
+            solver.predict(solver.fit(one, penalty), held_out, found, losses)
             hits.append((found[held_out].argmax(dim=1) == val_labels).numpy())
-        counts.append(len(rows) / len(labels.unique()))
-        right.append(np.array(hits))
-    points = pd.DataFrame(
-        [(size, one.mean()) for size, hits in zip(counts, right, strict=True) for one in hits],
-        columns=["images", "accuracy"],
-    )
-    sizes = np.array(counts)
-    if len(np.unique(sizes)) < _LEAST_SIZES:
+        right[len(rows[0]) / classes] = np.array(hits)
+    drawn = [(size, one.mean()) for size, hits in right.items() for one in hits]
+    points = pd.DataFrame(drawn, columns=["images", "accuracy"])
+    sizes = np.array([*right])
+    if len(sizes) < _LEAST_SIZES:
         return LearningCurve(points, pd.DataFrame(), (np.nan, np.nan, np.nan))
-    grid = np.geomspace(sizes[0], 2 * sizes[-1], 40)
-    grid = np.sort(np.append(grid, sizes[-1]))
-    law = _law(sizes, np.array([hits.mean() for hits in right]), grid)
-    rng = np.random.default_rng(seed)
-    laws = np.array([_law(sizes, _resampled(right, rng), grid) for _ in range(_RESAMPLED)])
-    low, high = np.minimum(np.quantile(laws, 0.025, 0), law), np.quantile(laws, 0.975, 0)
-    table = pd.DataFrame(
-        {"images": grid, "accuracy": law, "low": low, "high": np.maximum(high, law)}
-    )
-    here = int(np.searchsorted(grid, sizes[-1]))
-    gain, gains = law[-1] - law[here], laws[:, -1] - laws[:, here]
-    band = min(gain, np.quantile(gains, 0.025)), max(gain, np.quantile(gains, 0.975))
-    return LearningCurve(points, table, (float(gain), float(band[0]), float(band[1])))
+    grid = np.unique(np.append(np.geomspace(sizes[0], 2 * sizes[-1], 40), sizes[-1]))
+    law = _laws(sizes, right, grid).mean(axis=0)
+    others = np.concatenate([_laws(sizes, _drawn_anew(right, rng), grid) for _ in range(_ANEW)])
+    low, high = 2 * law - np.quantile(others, [0.975, 0.025], axis=0)
+    here = np.searchsorted(grid, sizes[-1])
+    gain, gains = law[-1] - law[here], others[:, -1] - others[:, here]
+    most, least = np.maximum(0, 2 * gain - np.quantile(gains, [0.025, 0.975]))
+    table = pd.DataFrame({"images": grid, "accuracy": law, "low": low, "high": high.clip(max=1)})
+    return LearningCurve(points, table, (float(gain), float(least), float(most)))
 
 
-def _drawn(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Rows of a part of each class's images, one at least."""
-    order = torch.randperm(len(labels), generator=generator)
-    of_class = [order[labels[order] == label] for label in labels.unique()]
-    return torch.cat([rows[: max(1, round(share * len(rows)))] for rows in of_class])
+def _drawn_anew(right: Mapping[float, np.ndarray], rng: np.random.Generator) -> dict:
+    """The hits of other draws on other validation images, the same ones for all parts."""
+    hits = {size: one[rng.integers(len(one), size=len(one))] for size, one in right.items()}
+    number = right[min(right)].shape[1]
+    images = rng.integers(number, size=number)
+    return {size: one[:, images] for size, one in hits.items()}
 
 
-def _resampled(right: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """The accuracy of each part on the same validation images, drawn anew, by draws drawn anew."""
-    images = rng.integers(right[0].shape[1], size=right[0].shape[1])
-    return np.array([h[rng.integers(len(h), size=len(h))][:, images].mean() for h in right])
-
-
-def _law(sizes: np.ndarray, accuracies: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The accuracy `at` other sizes, by the power law that fits the errors best."""
+def _laws(sizes: np.ndarray, right: Mapping[float, np.ndarray], at: np.ndarray) -> np.ndarray:
+    """The accuracy `at` other sizes, by the law that fits best with a floor and by that without."""
 
     def error(images: np.ndarray, floor: float, scale: float, exponent: float) -> np.ndarray:
         return floor + scale * images**-exponent
 
-    last = 1 - accuracies[-1]
-    bounds = (0, 0, 0), (1, 1, 2)
-    start = last / 2, last / 2, 0.5
-    fitted, _ = curve_fit(
-        error, sizes / sizes[-1], 1 - accuracies, start, bounds=bounds, max_nfev=10_000
-    )
-    return 1 - error(at / sizes[-1], *fitted)
+    errors, laws = np.array([1 - hits.mean() for hits in right.values()]), []
+    for highest in (1.0, 1e-9):
+        bounds, start = ((0, 0, 0), (highest, 1, 2)), (highest / 20, errors[-1] / 2, 0.5)
+        fitted = curve_fit(error, sizes / sizes[-1], errors, start, bounds=bounds, max_nfev=10_000)
+        laws.append(1 - error(at / sizes[-1], *fitted[0]))
+    return np.array(laws)

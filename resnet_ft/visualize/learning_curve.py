@@ -26,8 +26,8 @@ def plot_learning_curve(curve: LearningCurve, *, ax: "Axes | None" = None) -> "A
             end = ahead.iloc[-1]
             axes.plot(end["images"], end["accuracy"], "D", ms=8, color=ORANGE, label="expected")
             sizes.append(end["images"])
-        label, look = "solved on so many", {"ms": 5, "color": GREY, "alpha": 0.8}
-        axes.plot("images", "accuracy", "o", data=points, label=label, **look)
+        label = "solved on so many"
+        axes.plot("images", "accuracy", "o", data=points, ms=5, color=GREY, label=label)
         axes.set(xscale="log", xlabel="training images per class", ylabel="validation accuracy")
         axes.xaxis.set_major_locator(FixedLocator(sizes))
         axes.xaxis.set_minor_locator(NullLocator())

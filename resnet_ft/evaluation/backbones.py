@@ -1,0 +1,74 @@
+"""Which pretrained network suits these images best, by the head that can be solved on each?"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+
+from resnet_ft.data.batches import EpochBatchSampler, ImageLoader, reads_files
+from resnet_ft.data.dataset import ImageDataset
+from resnet_ft.data.transforms import eval_transform
+from resnet_ft.errors import ParameterError, ResnetFtError
+from resnet_ft.evaluation.predictions import evaluate
+from resnet_ft.evaluation.scores import wilson_interval
+from resnet_ft.features.solver import solve_head
+from resnet_ft.models.build import build_model
+from resnet_ft.models.preprocessing import preprocessing_of
+
+_COLUMNS = ("arch", "accuracy", "from", "to", "seconds", "megabytes", "note")
+
+
+def compare_backbones(
+    dataloaders: Mapping[str, DataLoader],
+    archs: Sequence[str],
+    *,
+    weights: Mapping[str, str | Path] | str = "DEFAULT",
+    image_size: int = 224,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How well a head does on the features of several pretrained networks, the best first.
+
+    Each network of `build_model` sees the training images once, at `image_size` and as its own
+    weights want them. A row has `arch`; `accuracy`, cross-validated, with its 95% interval `from`
+    and `to`; the `seconds` that it took; its size in `megabytes`; and a `note`: where a network or
+    its weights cannot be had, the reason. `weights` are files by `arch`; others are "DEFAULT".
+    Raises ParameterError for loaders that `make_dataloaders` has not made of image files.
+    """
+    loader = dataloaders["train"]
+    if not reads_files(loader):
+        raise ParameterError("compare_backbones takes loaders of make_dataloaders, of image files.")
+    rows: list[dict[str, object]] = []
+    for arch in archs:
+        source = weights if isinstance(weights, str) else weights.get(arch, "DEFAULT")
+        try:
+            rows.append({"arch": arch, **_measured(loader, arch, source, image_size, seed)})
+        except ResnetFtError as error:
+            rows.append({"arch": arch, "note": str(error)})
+    table = pd.DataFrame(rows, columns=_COLUMNS).fillna({"note": ""})
+    return table.sort_values("accuracy", ascending=False, kind="stable", ignore_index=True)
+
+
+def _measured(
+    loader: ImageLoader, arch: str, weights: str | Path, image_size: int, seed: int
+) -> dict[str, object]:
+    images: Any = loader.dataset
+    transform = eval_transform(preprocessing_of(arch, weights, image_size=image_size))
+    dataset = ImageDataset(images.images, images.labels, images.classes, transform)
+    batches = EpochBatchSampler(len(dataset), loader.batch_sampler.batch_size)
+    model = build_model(arch, len(images.classes), weights=weights)
+    started = time.perf_counter()
+    found: Any = evaluate(model, ImageLoader(dataset, batches, loader.num_workers), features=True)
+    labels, features = torch.from_numpy(dataset.labels), torch.from_numpy(found.features)
+    solved = solve_head(features, labels, len(dataset.classes), seed=seed)
+    accuracy = (solved.probabilities.argmax(dim=1) == labels).double().mean().item()
+    low, high = wilson_interval(accuracy, len(labels))
+    size = sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6
+    seconds = time.perf_counter() - started
+    return {
+        **{"accuracy": accuracy, "from": low, "to": high},
+        **{"seconds": seconds, "megabytes": size},
+    }
