@@ -37,6 +37,9 @@ _PUBLIC = {
         "find_label_errors accuracy_interval accuracy_summary class_scores confusion_matrix "
         "largest_class_share scored_weights suspect_labels verdict"
     ),
+    "evaluation.learning_curve": "LearningCurve learning_curve pretrained_features",
+    "evaluation.backbones": "compare_backbones",
+    "evaluation.advice": "advise",
     "visualize.images": (
         "imshow show_images show_mistakes visualize_model plot_class_means show_class "
         "show_classes show_label_errors show_pairs"
@@ -46,6 +49,7 @@ _PUBLIC = {
         "plot_class_counts plot_class_scores plot_confusion_matrix plot_history "
         "plot_image_sizes plot_prediction"
     ),
+    "visualize.learning_curve": "plot_learning_curve",
     "training.run": "Run load_run space_of_run",
     "training.state": "StepOutput TrainingState",
     "training.callbacks": "Callback EarlyStop LivePlot ProgressBar Tracker",
@@ -63,6 +67,7 @@ _PUBLIC = {
     "training.fine_tune": "fine_tune",
     "training.launch": "train_run launch_training",
     "inference.predictor": "Predictor",
+    "reporting.page": "report",
     "widgets.browse": "browse_dataset explore_augmentation",
     "widgets.review": "review_dataset review_label_errors",
     "widgets.download": "download_button",

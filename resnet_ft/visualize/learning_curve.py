@@ -16,13 +16,13 @@ def plot_learning_curve(curve: LearningCurve, *, ax: "Axes | None" = None) -> "A
     points, law = curve.points, curve.law
     sizes = sorted(set(points["images"]))
     with style() as plt:
-        axes: Axes = ax or plt.subplots(figsize=(6, 3.8))[1]
+        axes: Axes = ax or plt.subplots(figsize=(5, 4.2))[1]
         if not law.empty:
             axes.fill_between(law["images"], law["low"], law["high"], color=BLUE, alpha=0.15, lw=0)
             measured = law["images"] <= sizes[-1]
             axes.plot("images", "accuracy", data=law[measured], color=BLUE, label="power law")
             ahead = law[law["images"] >= sizes[-1]]
-            axes.plot("images", "accuracy", "--", data=ahead, color=BLUE)
+            axes.plot("images", "accuracy", "--", data=ahead, color=BLUE, label="_")
             end = ahead.iloc[-1]
             axes.plot(end["images"], end["accuracy"], "D", ms=8, color=ORANGE, label="expected")
             sizes.append(end["images"])
@@ -33,6 +33,8 @@ def plot_learning_curve(curve: LearningCurve, *, ax: "Axes | None" = None) -> "A
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.set_title(f"Of the head on pretrained features:\n{curve.sentence}")
+        axes.set_title(
+            "Of the head on pretrained features:\n" + curve.sentence.replace(": ", ":\n")
+        )
         axes.legend(loc="lower right")
     return axes
