@@ -35,7 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--overwrite", action="store_true", help="replace a table of something else"
     )
     predict.set_defaults(verb=_predict)
-    report = verbs.add_parser("report", help="write report.html, a page about a run, into its folder")
+    report = verbs.add_parser(
+        "report", help="write report.html, a page about a run, into its folder"
+    )
     report.add_argument("run", help="the folder of a run that notebook 4 has evaluated")
     report.add_argument("--data_dir", help="where its images are, to audit and to show them")
     report.set_defaults(verb=_report)

@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from resnet_ft.data.batches import EpochBatchSampler, ImageLoader, reads_files
+from resnet_ft.data.batches import EpochBatchSampler, ImageLoader
 from resnet_ft.data.dataset import ImageDataset
 from resnet_ft.data.transforms import eval_transform
-from resnet_ft.errors import ParameterError, ResnetFtError
+from resnet_ft.errors import ResnetFtError
 from resnet_ft.evaluation.predictions import evaluate
 from resnet_ft.evaluation.scores import wilson_interval
 from resnet_ft.features.solver import solve_head
@@ -26,49 +26,41 @@ def compare_backbones(
     dataloaders: Mapping[str, DataLoader],
     archs: Sequence[str],
     *,
-    weights: Mapping[str, str | Path] | str = "DEFAULT",
+    weights: Mapping[str, str | Path] | None = None,
     image_size: int = 224,
     seed: int = 0,
 ) -> pd.DataFrame:
     """How well a head does on the features of several pretrained networks, the best first.
 
-    Each network of `build_model` sees the training images once, at `image_size` and as its own
-    weights want them. A row has `arch`; `accuracy`, cross-validated, with its 95% interval `from`
-    and `to`; the `seconds` that it took; its size in `megabytes`; and a `note`: where a network or
-    its weights cannot be had, the reason. `weights` are files by `arch`; others are "DEFAULT".
-    Raises ParameterError for loaders that `make_dataloaders` has not made of image files.
+    Each network of `build_model` sees the training images of `make_dataloaders` once, at
+    `image_size` and as its weights want them. A row has `arch`; `accuracy`, cross-validated, with
+    its 95% interval `from` and `to`; the `seconds` that it took; its size in `megabytes`; and
+    `note`: where a network or its weights cannot be had, the reason. `weights` are files by `arch`.
     """
-    loader = dataloaders["train"]
-    if not reads_files(loader):
-        raise ParameterError("compare_backbones takes loaders of make_dataloaders, of image files.")
-    rows: list[dict[str, object]] = []
+    loader, rows = dataloaders["train"], []
     for arch in archs:
-        source = weights if isinstance(weights, str) else weights.get(arch, "DEFAULT")
+        source = (weights or {}).get(arch, "DEFAULT")
         try:
-            rows.append({"arch": arch, **_measured(loader, arch, source, image_size, seed)})
+            found = _measured(loader, arch, source, image_size, seed)
         except ResnetFtError as error:
-            rows.append({"arch": arch, "note": str(error)})
-    table = pd.DataFrame(rows, columns=_COLUMNS).fillna({"note": ""})
-    return table.sort_values("accuracy", ascending=False, kind="stable", ignore_index=True)
+            found = {"note": str(error)}
+        rows.append({"arch": arch, "note": "", **found})
+    return pd.DataFrame(rows, columns=_COLUMNS).sort_values("accuracy", ascending=False)
 
 
 def _measured(
-    loader: ImageLoader, arch: str, weights: str | Path, image_size: int, seed: int
+    loader: Any, arch: str, weights: str | Path, image_size: int, seed: int
 ) -> dict[str, object]:
-    images: Any = loader.dataset
+    images, started = loader.dataset, time.perf_counter()
     transform = eval_transform(preprocessing_of(arch, weights, image_size=image_size))
     dataset = ImageDataset(images.images, images.labels, images.classes, transform)
     batches = EpochBatchSampler(len(dataset), loader.batch_sampler.batch_size)
     model = build_model(arch, len(images.classes), weights=weights)
-    started = time.perf_counter()
     found: Any = evaluate(model, ImageLoader(dataset, batches, loader.num_workers), features=True)
-    labels, features = torch.from_numpy(dataset.labels), torch.from_numpy(found.features)
+    features, labels = torch.from_numpy(found.features), torch.from_numpy(dataset.labels)
     solved = solve_head(features, labels, len(dataset.classes), seed=seed)
     accuracy = (solved.probabilities.argmax(dim=1) == labels).double().mean().item()
     low, high = wilson_interval(accuracy, len(labels))
     size = sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6
-    seconds = time.perf_counter() - started
-    return {
-        **{"accuracy": accuracy, "from": low, "to": high},
-        **{"seconds": seconds, "megabytes": size},
-    }
+    row = (arch, accuracy, low, high, time.perf_counter() - started, size)
+    return dict(zip(_COLUMNS, row, strict=False))

@@ -1,7 +1,6 @@
 """Would more photographs help? The head is solved again on parts of the training images.
 
-On the features of the pretrained network: a fine-tuned one has seen all training images, so its
-curve would be flat and wrong.
+On features of the pretrained network: one that was fine-tuned has seen all of these images.
 """
 
 import os
@@ -21,19 +20,18 @@ from resnet_ft.files import user_path
 from resnet_ft.reading import check_finite, reading
 
 FEATURES_FILE = "head_features.safetensors"  # of a run, by `fit_head`
+Features = Mapping[str, tuple[Tensor, Tensor]]
 _SHARES = (0.12, 0.25, 0.5, 1.0)
-_ANEW = 200
-_LEAST_SIZES = 3  # a power law has three numbers
+_ANEW = 100
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Accuracy against training images per class.
+    """Accuracy against training images per class (the mean of all classes).
 
-    `points` has a row per draw: `images` (per class, the mean of classes) and `accuracy` on images
-    that the head has not seen. `law` is the power law through them, up to twice the images:
-    `images`, `accuracy`, and its 95% band `low` and `high`; empty where the sizes are too few.
-    `gain` is what doubling the images adds to the accuracy, with its band: (expected, low, high).
+    `points` has a row per draw: `images` and `accuracy`; `law` is the power law through them, up to
+    twice the images, with its 95% band: `images`, `accuracy`, `low` and `high`. `gain` is what
+    doubling adds to the accuracy: (expected, low, high), NaN where two sizes or fewer were left.
     """
 
     points: pd.DataFrame
@@ -42,15 +40,12 @@ class LearningCurve:
 
     @property
     def sentence(self) -> str:
-        """What doubling the number of images would bring, in words."""
-        images = self.points["images"].max()
-        if self.law.empty:
+        """What doubling the images would bring, in words."""
+        images, (gain, low, high) = self.points["images"].max(), np.multiply(100, self.gain)
+        if np.isnan(gain):
             return f"{images:.0f} images per class are too few to tell what more would bring."
-        gain, low, high = (100 * one for one in self.gain)
-        return (
-            f"Doubling to {2 * images:.0f} images per class: about {gain:+.1f} points "
-            f"({low:.1f} to {high:.1f})."
-        )
+        band = f"about {gain:+.1f} points ({low:.1f} to {high:.1f})"
+        return f"Doubling to {2 * images:.0f} images per class: {band}."
 
 
 def pretrained_features(run: str | os.PathLike[str]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -60,31 +55,26 @@ def pretrained_features(run: str | os.PathLike[str]) -> dict[str, tuple[Tensor, 
     """
     file = user_path(run) / FEATURES_FILE
     if not file.exists():
-        print(
-            f"There is no {FEATURES_FILE} in this run: the network began with random weights, or "
-            "the features were too large to keep. So there is no learning curve."
-        )
+        print(f"No learning curve: without pretrained weights a run keeps no {FEATURES_FILE}.")
         return {}
-    with reading(file, RunError, "Delete it, or train the run again in another run_dir."):
-        tensors = load_file(file)
-        check_finite(tensors)
-        found = {s: (tensors[f"{s}_features"], tensors[f"{s}_labels"]) for s in ("train", "val")}
-        if any(len(one) != len(labels) or one.ndim != 2 for one, labels in found.values()):
+    with reading(file, RunError, "Delete it, or train again in another run_dir."):
+        found = load_file(file)
+        check_finite(found)
+        splits = {s: (found[f"{s}_features"], found[f"{s}_labels"]) for s in ("train", "val")}
+        if any(one.ndim != 2 or len(one) != len(labels) for one, labels in splits.values()):
             raise ValueError("its features and labels do not fit together")
-    return found
+    return splits
 
 
-def learning_curve(
-    features: Mapping[str, tuple[Tensor, Tensor]], *, draws: int = 6, seed: int = 0
-) -> LearningCurve:
-    """How the accuracy of the head on `features["val"]` grows with the images of "train".
+def learning_curve(features: Features, *, draws: int = 6, seed: int = 0) -> LearningCurve:
+    """How the accuracy of the head on "val" grows with the images of "train".
 
     `features` are those of `pretrained_features`. The head is solved on 12, 25, 50 and 100% of each
     class's images, `draws` times for each part; its penalty is chosen once per part. The error
     follows a + b * images ** -c (Hestness et al., "Deep learning scaling is predictable,
-    empirically", 2017); few sizes do not tell the floor a, so the law is the mean of the best fit
-    and of the best with a = 0. The band is that of the basic bootstrap, over draws and validation
-    images, of both.
+    empirically", 2017). Few sizes do not tell the floor a, so the law is the mean of the best fit
+    and of the best with a = 0; the band is that of the basic bootstrap of both, over draws and
+    validation images.
     """
     (inputs, labels), (val_inputs, val_labels) = features["train"], features["val"]
     both, all_labels = torch.cat([inputs, val_inputs]), torch.cat([labels, val_labels])
@@ -98,45 +88,42 @@ def learning_curve(
         rows = [torch.tensor(part.to_numpy()) for part in (parts if share < 1 else parts[:1])]
         if len(rows[0]) < classes:
             continue
-        penalty = solve_head(inputs[rows[0]], labels[rows[0]], classes, seed=seed).penalty
-        hits = []
+        penalty, hits = solve_head(inputs[rows[0]], labels[rows[0]], classes, seed=seed).penalty, []
         for one in rows:
             solver.predict(solver.fit(one, penalty), held_out, found, losses)
             hits.append((found[held_out].argmax(dim=1) == val_labels).numpy())
         right[len(rows[0]) / classes] = np.array(hits)
     drawn = [(size, one.mean()) for size, hits in right.items() for one in hits]
-    points = pd.DataFrame(drawn, columns=["images", "accuracy"])
-    sizes = np.array([*right])
-    if len(sizes) < _LEAST_SIZES:
+    points, sizes = pd.DataFrame(drawn, columns=["images", "accuracy"]), np.array([*right])
+    if len(sizes) < 3:  # a power law has three numbers
         return LearningCurve(points, pd.DataFrame(), (np.nan, np.nan, np.nan))
     grid = np.unique(np.append(np.geomspace(sizes[0], 2 * sizes[-1], 40), sizes[-1]))
-    law = _laws(sizes, right, grid).mean(axis=0)
-    others = np.concatenate([_laws(sizes, _drawn_anew(right, rng), grid) for _ in range(_ANEW)])
+    law, now = _laws(right, grid).mean(axis=0), np.searchsorted(grid, sizes[-1])
+    others = np.concatenate([_laws(_drawn_anew(right, rng), grid) for _ in range(_ANEW)])
     low, high = 2 * law - np.quantile(others, [0.975, 0.025], axis=0)
-    here = np.searchsorted(grid, sizes[-1])
-    gain, gains = law[-1] - law[here], others[:, -1] - others[:, here]
-    most, least = np.maximum(0, 2 * gain - np.quantile(gains, [0.025, 0.975]))
+    gain, gains = law[-1] - law[now], others[:, -1] - others[:, now]
+    least, most = np.maximum(0, 2 * gain - np.quantile(gains, [0.975, 0.025])).tolist()
     table = pd.DataFrame({"images": grid, "accuracy": law, "low": low, "high": high.clip(max=1)})
-    return LearningCurve(points, table, (float(gain), float(least), float(most)))
+    return LearningCurve(points, table, (float(gain), least, most))
 
 
-def _drawn_anew(right: Mapping[float, np.ndarray], rng: np.random.Generator) -> dict:
+def _drawn_anew(right: dict[float, np.ndarray], rng: np.random.Generator) -> dict:
     """The hits of other draws on other validation images, the same ones for all parts."""
-    hits = {size: one[rng.integers(len(one), size=len(one))] for size, one in right.items()}
-    number = right[min(right)].shape[1]
+    number = next(iter(right.values())).shape[1]
     images = rng.integers(number, size=number)
-    return {size: one[:, images] for size, one in hits.items()}
+    return {n: one[rng.integers(len(one), size=len(one))][:, images] for n, one in right.items()}
 
 
-def _laws(sizes: np.ndarray, right: Mapping[float, np.ndarray], at: np.ndarray) -> np.ndarray:
-    """The accuracy `at` other sizes, by the law that fits best with a floor and by that without."""
+def _laws(right: dict[float, np.ndarray], at: np.ndarray) -> np.ndarray:
+    """The accuracy `at` some sizes: by the law that fits best, and by the best without a floor."""
+    sizes, errors = np.array([*right]), np.array([1 - hits.mean() for hits in right.values()])
 
-    def error(images: np.ndarray, floor: float, scale: float, exponent: float) -> np.ndarray:
-        return floor + scale * images**-exponent
+    def accuracy(images: np.ndarray, floor: float, scale: float, exponent: float) -> np.ndarray:
+        return 1 - floor - scale * (images / sizes[-1]) ** -exponent
 
-    errors, laws = np.array([1 - hits.mean() for hits in right.values()]), []
+    laws = []
     for highest in (1.0, 1e-9):
         bounds, start = ((0, 0, 0), (highest, 1, 2)), (highest / 20, errors[-1] / 2, 0.5)
-        fitted = curve_fit(error, sizes / sizes[-1], errors, start, bounds=bounds, max_nfev=10_000)
-        laws.append(1 - error(at / sizes[-1], *fitted[0]))
+        fitted, _ = curve_fit(accuracy, sizes, 1 - errors, start, bounds=bounds, max_nfev=10_000)
+        laws.append(accuracy(at, *fitted))
     return np.array(laws)

@@ -130,14 +130,19 @@ def _tall(figure: "Figure") -> "Figure":
         ax.set_subplotspec(grid[row])
     for legend in [*figure.legends]:
         legend.remove()
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower left", frameon=False)
+        figure.legend(
+            *figure.axes[0].get_legend_handles_labels(), loc="outside lower left", frameon=False
+        )
     figure.set_size_inches(4.6, 3.6 * len(figure.axes))
     return figure
 
 
 def _png(figure: "Figure | SubFigure") -> str:
+    import matplotlib.pyplot as plt
+
     file = BytesIO()
     figure.figure.savefig(file, dpi=140)
+    plt.close(figure.figure)  # a notebook would show it
     return _base64(file.getvalue())
 
 
