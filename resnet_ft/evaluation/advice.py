@@ -4,14 +4,15 @@ The weight is the share of images, or of accuracy, that is at stake.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pandas as pd
 from scipy.stats import binomtest
 
 from resnet_ft.audit.audit import Audit
+from resnet_ft.evaluation import scores
 from resnet_ft.evaluation.learning_curve import LearningCurve
 from resnet_ft.evaluation.predictions import Predictions
-from resnet_ft.evaluation.scores import accuracy_interval, beats_largest_class, verdict
 
 Rule = Iterator[tuple[float, str, str]]
 _FEW = 20  # training images of a class
@@ -20,26 +21,27 @@ _FEW = 20  # training images of a class
 def advise(
     predictions: Mapping[str, Predictions],
     *,
+    heads: Predictions | None = None,
     history: pd.DataFrame | None = None,
     audit: Audit | None = None,
-    label_errors: pd.DataFrame | None = None,
     curve: LearningCurve | None = None,
     most: int = 7,
 ) -> pd.DataFrame:
     """What to do next: `most` things at most, the weightiest first, each from the numbers alone.
 
-    `predictions` are those of "val" and, if known, "train"; `history` is the run's, `audit` that of
-    its images, `label_errors` what `find_label_errors` found, `curve` the `learning_curve`. Returns
-    `found` (the evidence), `do` (the parameter or cell that acts on it) and `points`: how many
-    percent of the images, or of accuracy, it is about.
+    `predictions` are those of "val" and, if known, "train"; `heads` the cross-validated ones that
+    `fit_head` left as head_predictions.csv; `history` is the run's, `audit` that of its images,
+    `curve` the `learning_curve`. Returns `found` (the evidence), `do` (the parameter or cell that
+    acts on it) and `points`: how many percent of the images, or of accuracy, it is about.
     """
     val, train = predictions["val"], predictions.get("train")
-    rules = [guessing(val), confusing(val), too_sure(val)]
-    rules += [generalising(train, val), small_classes(train, val)] if train else []
+    rules = [guessing(val), confusing(val), too_sure(val), wrong_labels(heads or val)]
+    rules += [generalising(train, val)] if train else []
     rules += [still_rising(history, val)] if history is not None else []
-    rules += [copies(audit, val)] if audit else []
-    rules += [wrong_labels(label_errors, train or val)] if label_errors is not None else []
     rules += [more_images(curve)] if curve else []
+    if learned := train or heads:
+        rules += [small_classes(learned, val)]
+        rules += [copies(audit, learned, val)] if audit else []
     found = sorted((one for rule in rules for one in rule), key=lambda one: -one[0])
     table = pd.DataFrame(found[:most], columns=["points", "found", "do"])
     return table.assign(points=100 * table["points"].astype(float))[["found", "do", "points"]]
@@ -47,9 +49,9 @@ def advise(
 
 def guessing(val: Predictions) -> Rule:
     """Hardly better than always answering the largest class."""
-    if not beats_largest_class(val.accuracy, val.table["label"]):
+    if not scores.beats_largest_class(val.accuracy, val.table["label"]):
         do = "Check the class folders in notebook 2; use pretrained `weights` or more `epochs`."
-        yield 1.0, verdict(val, "validation"), do
+        yield 1.0, scores.verdict(val, "validation"), do
 
 
 def confusing(val: Predictions) -> Rule:
@@ -79,7 +81,7 @@ def too_sure(val: Predictions) -> Rule:
 def generalising(train: Predictions, val: Predictions) -> Rule:
     """Training images known better than others, or not known either."""
     known, right = train.accuracy, val.accuracy
-    if accuracy_interval(train)[0] > accuracy_interval(val)[1]:
+    if scores.accuracy_interval(train)[0] > scores.accuracy_interval(val)[1]:
         do = 'Set `augmentation="strong"`, or add photographs.'
         yield known - right, f"Training {known:.1%}, validation {right:.1%}.", do
     elif known < 0.9:
@@ -96,22 +98,29 @@ def still_rising(history: pd.DataFrame, val: Predictions) -> Rule:
         yield rise, found, f"Train a new run for {2 * epochs} `epochs`."
 
 
-def copies(audit: Audit, val: Predictions) -> Rule:
-    """Validation images that the network has seen in training."""
-    split = audit.images.set_index("path")["split"]
-    both = pd.concat([audit.pairs, audit.pairs.rename(columns={"path": "other", "other": "path"})])
-    of_val = (both["path"].map(split) == "val") & (both["other"].map(split) == "train")
-    seen = val.table["path"].isin([str(audit.root / path) for path in both.loc[of_val, "path"]])
-    if 0 < seen.sum() < len(seen):
-        right = (val.table["label"] == val.table["predicted"])[~seen].mean()
-        found = f"{seen.sum()} of {len(seen)} validation images are copies of training images: "
+def copies(audit: Audit, learned: Predictions, val: Predictions) -> Rule:
+    """Validation images of which the network has seen a copy in training."""
+
+    def place(path: object) -> tuple[str, ...]:  # split, class and file, on any machine
+        return Path(str(path)).parts[-3:]
+
+    known = {*map(place, learned.table["path"])}
+    pairs = [
+        [place(audit.root / path) for path in pair]
+        for pair in audit.pairs[["path", "other"]].values
+    ]
+    seen = {one for pair in pairs for one, other in (pair, pair[::-1]) if other in known}
+    is_copy = val.table["path"].map(place).isin(seen)
+    if 0 < is_copy.sum() < len(is_copy):
+        right = (val.table["label"] == val.table["predicted"])[~is_copy].mean()
+        found = f"{is_copy.sum()} of {len(is_copy)} validation images are copies of training images"
         do = "Exclude them in notebook 2 (`review_dataset`), and train a new run."
-        yield seen.mean(), found + f"without them {right:.1%} are right.", do
+        yield is_copy.mean(), f"{found}: without them {right:.1%} are right.", do
 
 
-def small_classes(train: Predictions, val: Predictions) -> Rule:
+def small_classes(learned: Predictions, val: Predictions) -> Rule:
     """The smallest class, where it has few training images; the weight is what it costs."""
-    counts = train.table["label"].value_counts()
+    counts = learned.table["label"].value_counts()
     name, count = counts.index[-1], counts.iloc[-1]
     wrong = (val.table["label"] == name) & (val.table["predicted"] != name)
     if count < max(_FEW, counts.max() / 5) and len(counts) > 1:
@@ -119,9 +128,10 @@ def small_classes(train: Predictions, val: Predictions) -> Rule:
         yield wrong.mean(), found, "Add photographs of it, or set `balance`."
 
 
-def wrong_labels(errors: pd.DataFrame, of: Predictions) -> Rule:
-    """Labels that are probably wrong."""
-    if len(errors):
+def wrong_labels(of: Predictions) -> Rule:
+    """Labels that are probably wrong, where the opinion about them is worth something."""
+    errors = scores.find_label_errors(of)
+    if len(errors) and scores.beats_largest_class(of.accuracy, of.table["label"]):
         do = "Correct them with `review_label_errors`, in notebook 3 or 4."
         yield len(errors) / len(of.table), f"Labels to look at: {len(errors)}.", do
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader
@@ -37,30 +38,25 @@ def compare_backbones(
     its 95% interval `from` and `to`; the `seconds` that it took; its size in `megabytes`; and
     `note`: where a network or its weights cannot be had, the reason. `weights` are files by `arch`.
     """
-    loader, rows = dataloaders["train"], []
+    loader: Any = dataloaders["train"]
+    images, rows = loader.dataset, list[dict[str, object]]()
     for arch in archs:
-        source = (weights or {}).get(arch, "DEFAULT")
+        source, started = (weights or {}).get(arch, "DEFAULT"), time.perf_counter()
         try:
-            found = _measured(loader, arch, source, image_size, seed)
+            model = build_model(arch, len(images.classes), weights=source)
+            transform = eval_transform(preprocessing_of(arch, source, image_size=image_size))
         except ResnetFtError as error:
-            found = {"note": str(error)}
-        rows.append({"arch": arch, "note": "", **found})
+            rows.append({"arch": arch, "note": str(error)})
+            continue
+        dataset = ImageDataset(images.images, images.labels, images.classes, transform)
+        batches = EpochBatchSampler(len(dataset), loader.batch_sampler.batch_size)
+        once = ImageLoader(dataset, batches, loader.num_workers)
+        features = torch.from_numpy(np.asarray(evaluate(model, once, features=True).features))
+        labels = torch.from_numpy(dataset.labels)
+        solved = solve_head(features, labels, len(dataset.classes), seed=seed)
+        accuracy = (solved.probabilities.argmax(dim=1) == labels).double().mean().item()
+        interval = wilson_interval(accuracy, len(labels))
+        size = sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6
+        row = (arch, accuracy, *interval, time.perf_counter() - started, size, "")
+        rows.append(dict(zip(_COLUMNS, row, strict=True)))
     return pd.DataFrame(rows, columns=_COLUMNS).sort_values("accuracy", ascending=False)
-
-
-def _measured(
-    loader: Any, arch: str, weights: str | Path, image_size: int, seed: int
-) -> dict[str, object]:
-    images, started = loader.dataset, time.perf_counter()
-    transform = eval_transform(preprocessing_of(arch, weights, image_size=image_size))
-    dataset = ImageDataset(images.images, images.labels, images.classes, transform)
-    batches = EpochBatchSampler(len(dataset), loader.batch_sampler.batch_size)
-    model = build_model(arch, len(images.classes), weights=weights)
-    found: Any = evaluate(model, ImageLoader(dataset, batches, loader.num_workers), features=True)
-    features, labels = torch.from_numpy(found.features), torch.from_numpy(dataset.labels)
-    solved = solve_head(features, labels, len(dataset.classes), seed=seed)
-    accuracy = (solved.probabilities.argmax(dim=1) == labels).double().mean().item()
-    low, high = wilson_interval(accuracy, len(labels))
-    size = sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6
-    row = (arch, accuracy, low, high, time.perf_counter() - started, size)
-    return dict(zip(_COLUMNS, row, strict=False))

@@ -7,31 +7,32 @@ from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
 from resnet_ft.audit.audit import audit_dataset
-from resnet_ft.errors import ImageError
+from resnet_ft.errors import DatasetError, ImageError, RunError
 from resnet_ft.evaluation import learning_curve as curves
 from resnet_ft.evaluation import scores
 from resnet_ft.evaluation.advice import advise
 from resnet_ft.evaluation.predictions import Predictions, load_predictions
 from resnet_ft.notebook import as_unicode, percent
-from resnet_ft.reading import read_json
+from resnet_ft.reading import read_json, reading
 from resnet_ft.training.run import load_run
 from resnet_ft.visualize.images import jpeg_thumbnail
 from resnet_ft.visualize.learning_curve import plot_learning_curve
 from resnet_ft.visualize.plots import plot_confusion_matrix, plot_history
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure, SubFigure
-
 _SIDE = 300  # pixels of a photograph
 _PHOTOGRAPHS = 12
 _CONFUSED = 8  # pairs of classes
+_FILES = {  # predictions in the folder of a run
+    **{"val": "evaluation", "test": "evaluation_test", "train": "evaluation_train"},
+    "heads": "head_predictions",
+}
 
 
 def report(
@@ -50,18 +51,21 @@ def report(
     where the run or its predictions are missing.
     """
     run = load_run(run)
-    found = dict(predictions or _saved(run.folder))
+    files = {split: run.folder / f"{name}.csv" for split, name in _FILES.items()}
+    saved = {split: load_predictions(file) for split, file in files.items() if file.exists()}
+    heads = saved.pop("heads", None)
+    found = dict(predictions or saved)
+    if "val" not in found:
+        raise DatasetError(f"There is no {files['val']}. Evaluate the run with notebook 04.")
     audit = None if data_dir is None else audit_dataset(data_dir)
     if audit is not None:
         found = {split: _moved(one, audit.root) for split, one in found.items()}
     val, history, table = found["val"], run.history, found["val"].table
     if curve is None and (run.folder / curves.FEATURES_FILE).exists():
         curve = curves.learning_curve(curves.pretrained_features(run))
-    answers, beside = run.folder / "head_predictions.csv", run.folder / "calibration.json"
-    heads = load_predictions(answers) if answers.exists() else val
-    trusted = scores.beats_largest_class(heads.accuracy, heads.table["label"])
-    errors = scores.find_label_errors(heads) if trusted else None
-    share = scores.largest_class_share(table["label"])
+    share, beside = scores.largest_class_share(table["label"]), run.folder / "calibration.json"
+    with reading(beside, RunError, "Delete it, or calibrate the run again."):
+        calibration = read_json(beside) if beside.exists() else None
     learned = plot_history(history, baseline=share, num_val=len(table))
     charts = {"history": _png(learned), "history_on_phones": _png(_tall(learned))}
     charts |= {"curve": _png(plot_learning_curve(curve).figure)} if curve else {}
@@ -70,7 +74,7 @@ def report(
     wilson = [scores.wilson_interval(row.recall, row.images or 1) for row in classes.itertuples()]
     wrong = table[table["label"] != table["predicted"]].sort_values("confidence", ascending=False)
     some = np.unique(np.linspace(0, len(table) - 1, _PHOTOGRAPHS).astype(int))
-    advice = advise(found, history=history, audit=audit, label_errors=errors, curve=curve)
+    advice = advise(found, heads=heads, history=history, audit=audit, curve=curve)
     content: dict[str, object] = {
         "name": run.folder.absolute().name,
         "config": run.config,
@@ -78,7 +82,7 @@ def report(
         "share": share,
         "verdict": scores.verdict(val, "validation"),
         "confidence": table["confidence"].mean(),
-        "calibration": read_json(beside) if beside.exists() else None,
+        "calibration": calibration,
         "advice": advice.to_dict("records"),
         "classes": classes.assign(interval=wilson).to_dict("records"),
         "confused": wrong.value_counts(["label", "predicted"])[:_CONFUSED].to_dict(),
@@ -98,16 +102,9 @@ def report(
     return run.folder / "report.html"
 
 
-def _saved(folder: Path) -> dict[str, Predictions]:
-    """The predictions that notebook 4 saved in a run's folder."""
-    others = [split for split in ("test", "train") if (folder / f"evaluation_{split}.csv").exists()]
-    files = {"val": "evaluation.csv"} | {split: f"evaluation_{split}.csv" for split in others}
-    return {split: load_predictions(folder / name) for split, name in files.items()}
-
-
 def _moved(predictions: Predictions, root: Path) -> Predictions:
     """Predictions whose paths (split/class/file) lead to a data set that lies elsewhere now."""
-    paths = [str(root.joinpath(*Path(path).parts[-3:])) for path in predictions.table["path"]]
+    paths = [str(root.joinpath(*Path(str(path)).parts[-3:])) for path in predictions.table["path"]]
     return replace(predictions, table=predictions.table.assign(path=paths))
 
 
@@ -121,7 +118,7 @@ def _photographs(table: pd.DataFrame) -> list[dict]:
     return shown
 
 
-def _tall(figure: "Figure") -> "Figure":
+def _tall(figure: Any) -> Any:
     """A figure with its plots and the entries of its legend below each other, for phones."""
     from matplotlib.gridspec import GridSpec
 
@@ -137,12 +134,12 @@ def _tall(figure: "Figure") -> "Figure":
     return figure
 
 
-def _png(figure: "Figure | SubFigure") -> str:
+def _png(figure: Any) -> str:
     import matplotlib.pyplot as plt
 
     file = BytesIO()
-    figure.figure.savefig(file, dpi=140)
-    plt.close(figure.figure)  # a notebook would show it
+    figure.savefig(file, dpi=140)
+    plt.close(figure)  # a notebook would show it
     return _base64(file.getvalue())
 
 

@@ -1,5 +1,6 @@
 """Each rule, on tables of which its sentence can be read off; and none without a reason."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ def predictions(counts, confidence=None):
     table = pd.DataFrame(rows, columns=["label", "predicted"])
     right = (table["label"] == table["predicted"]).mean()
     table["confidence"] = right if confidence is None else confidence
-    table["path"] = [f"/photos/Val/{i}.jpg" for i in range(len(table))]
+    table["path"] = [f"/photos/Val/a/{i}.jpg" for i in range(len(table))]
     classes = sorted(table["label"].unique())
     return Predictions(table, np.zeros((len(table), len(classes))), classes)
 
@@ -29,12 +30,17 @@ def history(*val_accuracy, loss=None):
     return pd.DataFrame({"epoch": epochs, "val_accuracy": val_accuracy, "val_loss": losses})
 
 
-def audit(pairs):
-    """Of images Train/0.jpg, ... and Val/0.jpg, ..., these pairs are copies."""
-    paths = [f"{split}/{i}.jpg" for split in ("Train", "Val") for i in range(400)]
-    images = pd.DataFrame({"path": paths, "split": ["train"] * 400 + ["val"] * 400})
-    return Audit(
-        Path("/photos"), pd.DataFrame(), images, pd.DataFrame(pairs, columns=["path", "other"])
+def audit(*pairs):
+    """These files, below /photos, are copies of each other."""
+    table = pd.DataFrame(pairs, columns=["path", "other"])
+    return Audit(Path("/photos"), pd.DataFrame(), pd.DataFrame(), table)
+
+
+def learned_from(counts):
+    """The same for training images, on another machine."""
+    of = predictions(counts)
+    return replace(
+        of, table=of.table.assign(path=[f"/there/Train/a/{i}.jpg" for i in of.table.index])
     )
 
 
@@ -46,10 +52,10 @@ def only(advice):
 def test_nothing_is_advised_where_the_numbers_ask_for_nothing():
     gain = LearningCurve(pd.DataFrame({"images": [100]}), pd.DataFrame([1]), (0.001, 0.0, 0.004))
     advice = advise(
-        {"val": predictions(GOOD), "train": predictions(GOOD)},
+        {"val": predictions(GOOD), "train": learned_from(GOOD)},
         history=history(0.9, 0.99, 0.99),
-        audit=audit([("Train/1.jpg", "Train/2.jpg"), ("Val/1.jpg", "Val/2.jpg")]),
-        label_errors=pd.DataFrame(columns=["path"]),
+        audit=audit(("Train/a/1.jpg", "Train/a/2.jpg"), ("Val/a/1.jpg", "Val/a/2.jpg")),
+        heads=predictions(GOOD),
         curve=gain,
     )
     assert advice.empty and advice.columns.tolist() == ["found", "do", "points"]
@@ -129,28 +135,46 @@ def test_an_accuracy_that_stood_still_does_not(past):
 
 
 def test_copies_of_training_images_are_counted_and_the_rest_is_scored():
-    pairs = [(f"Train/{i}.jpg", f"Val/{i}.jpg") for i in range(20)]
-    pairs += [(f"Val/{i}.jpg", f"Train/{i}.jpg") for i in range(20, 24)] + [
-        ("Val/30.jpg", "Val/31.jpg")
-    ]
-    found = only(advise({"val": predictions(GOOD)}, audit=audit(pairs)))
+    pairs = [(f"Train/a/{i}.jpg", f"Val/a/{i}.jpg") for i in range(20)]
+    pairs += [(f"Val/a/{i}.jpg", f"Train/a/{i}.jpg") for i in range(20, 24)]
+    pairs += [("Val/a/30.jpg", "Val/a/31.jpg"), ("Train/a/40.jpg", "Train/a/41.jpg")]
+    found = only(advise({"val": predictions(GOOD)}, heads=learned_from(GOOD), audit=audit(*pairs)))
     assert found["found"] == (  # 372 of 376
         "24 of 400 validation images are copies of training images: without them 98.9% are right."
     )
     assert found["points"] == pytest.approx(6) and "notebook 2" in found["do"]
 
 
+def test_copies_of_images_that_were_left_out_of_the_training_do_not_count():
+    out = audit(("Train/a/500.jpg", "Val/a/1.jpg"))  # it learned from 0.jpg to 399.jpg
+    assert advise({"val": predictions(GOOD)}, heads=learned_from(GOOD), audit=out).empty
+    assert advise({"val": predictions(GOOD)}, audit=out).empty  # nobody knows what it learned from
+
+
 def test_a_class_of_few_images_is_named_with_what_it_costs():
-    train = predictions({("a", "a"): 300, ("b", "b"): 9})
+    train = learned_from({("a", "a"): 300, ("b", "b"): 9})
     found = only(advise({"val": predictions(GOOD), "train": train}))
     assert found["found"] == "Class 'b' has 9 training images, the largest 300."
     assert found["points"] == pytest.approx(100 * 2 / 400) and "`balance`" in found["do"]
 
 
-def test_labels_to_look_at_are_counted():
-    errors = pd.DataFrame({"path": list("abcde")})
-    found = only(advise({"val": predictions(GOOD)}, label_errors=errors))
+def labelled(wrong):
+    """Of a good model: so many images are labelled a, and it is sure that they are b."""
+    of = predictions({("a", "a"): 200, ("b", "b"): 200, ("a", "b"): wrong})
+    of_b = np.array([0.01] * 200 + [0.99] * 200 + [0.999] * wrong)
+    return replace(of, probabilities=np.column_stack([1 - of_b, of_b]))
+
+
+def test_labels_to_look_at_are_counted_among_images_that_the_heads_had_not_seen():
+    found = only(advise({"val": predictions(GOOD)}, heads=labelled(wrong=5)))
     assert found["found"] == "Labels to look at: 5." and "review_label_errors" in found["do"]
+    assert found["points"] == pytest.approx(100 * 5 / 405)
+
+
+def test_a_model_that_guesses_questions_no_labels():
+    guess = predictions({("a", "b"): 30, ("b", "b"): 30})
+    guess = replace(guess, probabilities=np.tile([0.4, 0.6], (60, 1)))
+    assert not advise({"val": guess})["found"].str.contains("Labels").any()
 
 
 def test_photographs_are_asked_for_where_the_curve_promises_something():
@@ -164,10 +188,9 @@ def test_photographs_are_asked_for_where_the_curve_promises_something():
 
 def test_the_weightiest_come_first_and_no_more_than_asked_for():
     val = predictions({("a", "a"): 170, ("b", "b"): 185, ("a", "b"): 35, ("b", "a"): 10}, 0.97)
-    train = predictions({("a", "a"): 300, ("b", "b"): 9})
-    errors = pd.DataFrame({"path": ["x"]})
-    everything = {"history": history(0.5, 0.6, 0.9), "label_errors": errors}
-    advice = advise({"val": val, "train": train}, **everything)
+    train = learned_from({("a", "a"): 300, ("b", "b"): 9})
+    more = {"history": history(0.5, 0.6, 0.9), "heads": labelled(wrong=5)}
+    advice = advise({"val": val, "train": train}, **more)
     assert len(advice) == 6 and advice["points"].is_monotonic_decreasing
-    first = advise({"val": val, "train": train}, **everything, most=2)
+    first = advise({"val": val, "train": train}, **more, most=2)
     pd.testing.assert_frame_equal(first, advice[:2])

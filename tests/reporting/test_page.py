@@ -51,6 +51,9 @@ def evaluated_run(folder, data, classes):
     probabilities = np.full((len(labels), len(classes)), 0.2 / (len(classes) - 1), np.float32)
     probabilities[np.arange(len(labels)), predicted] = 0.8
     Predictions(table, probabilities, list(classes)).save(folder / "evaluation.csv")
+    trained = table["path"].str.replace("/Val/", "/Train/").str.replace(f"{EVIL[:9]}.png", ".png")
+    learned = table.assign(path=trained)
+    Predictions(learned, probabilities, list(classes)).save(folder / "head_predictions.csv")
     return folder
 
 
