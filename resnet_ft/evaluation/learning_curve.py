@@ -66,7 +66,7 @@ def pretrained_features(run: str | os.PathLike[str]) -> dict[str, tuple[Tensor, 
     return splits
 
 
-def learning_curve(features: Features, *, draws: int = 6, seed: int = 0) -> LearningCurve:
+def learning_curve(features: Features, *, draws: int = 10, seed: int = 0) -> LearningCurve:
     """How the accuracy of the head on "val" grows with the images of "train".
 
     `features` are those of `pretrained_features`. The head is solved on 12, 25, 50 and 100% of each
