@@ -67,9 +67,8 @@ def report(
     with reading(beside, RunError, "Delete it, or calibrate the run again."):
         calibration = read_json(beside) if beside.exists() else None
     learned = plot_history(history, baseline=share, num_val=len(table))
-    charts = {"history": _png(learned), "history_on_phones": _png(_tall(learned))}
-    charts |= {"curve": _png(plot_learning_curve(curve).figure)} if curve else {}
-    charts["confusion"] = _png(plot_confusion_matrix(val).figure)
+    charts = {"history": learned, "confusion": plot_confusion_matrix(val).figure}
+    charts |= {"curve": plot_learning_curve(curve).figure} if curve else {}
     classes = scores.class_scores(val).iloc[:-1].sort_values("f1", kind="stable").reset_index()
     wilson = [scores.wilson_interval(row.recall, row.images or 1) for row in classes.itertuples()]
     wrong = table[table["label"] != table["predicted"]].sort_values("confidence", ascending=False)
@@ -85,14 +84,14 @@ def report(
         "calibration": calibration,
         "advice": advice.to_dict("records"),
         "classes": classes.assign(interval=wilson).to_dict("records"),
-        "confused": wrong.value_counts(["label", "predicted"])[:_CONFUSED].to_dict(),
+        "confused": scores.confused_pairs(val)[:_CONFUSED].to_dict("records"),
         "wrong": wrong.to_dict("records"),
         "photographs": _photographs(table.iloc[some]),
         "mistakes": _photographs(wrong[:_PHOTOGRAPHS]),
         "kept": scores.scored_weights(history).query("kept").to_dict("records"),
         "curve": curve,
         "audit": audit and audit.summary().to_dict("records"),
-        "charts": charts,
+        "charts": {name: _png(figure) for name, figure in charts.items()},
         "figures": {file.stem: _base64(file.read_bytes()) for file in run.figures.glob("*.png")},
     }
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
@@ -116,22 +115,6 @@ def _photographs(table: pd.DataFrame) -> list[dict]:
             image = _base64(jpeg_thumbnail(Path(row["path"]), (_SIDE, _SIDE)))
             shown.append({**row, "image": image})
     return shown
-
-
-def _tall(figure: Any) -> Any:
-    """A figure with its plots and the entries of its legend below each other, for phones."""
-    from matplotlib.gridspec import GridSpec
-
-    grid = GridSpec(len(figure.axes), 1, figure)
-    for row, ax in enumerate(figure.axes):
-        ax.set_subplotspec(grid[row])
-    for legend in [*figure.legends]:
-        legend.remove()
-        figure.legend(
-            *figure.axes[0].get_legend_handles_labels(), loc="outside lower left", frameon=False
-        )
-    figure.set_size_inches(4.6, 3.6 * len(figure.axes))
-    return figure
 
 
 def _png(figure: Any) -> str:
