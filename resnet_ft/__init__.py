@@ -22,6 +22,7 @@ _PUBLIC = {
     "data.transforms": "IMAGENET_MEAN IMAGENET_STD Preprocessing eval_transform train_transform",
     "data.dataset": "ImageDataset",
     "data.loaders": "describe_loaders make_dataloaders",
+    "data.batches": "unshuffled",
     "staging.pack": "pack_dataset",
     "staging.stage": "stage_dataset",
     "audit.audit": "Audit audit_dataset",

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -184,6 +184,17 @@ class ImageLoader(DataLoader):
                 release.atexit = False  # when CUDA may be gone already
 
 
+def unshuffled(loader: DataLoader) -> DataLoader:
+    """The images of a loader of `make_dataloaders` in the order of its `dataset.samples`.
+
+    Another loader comes back as it is.
+    """
+    if not reads_files(loader) or not loader.batch_sampler.shuffle:
+        return loader
+    whole = EpochBatchSampler(loader.batch_sampler.num_samples, loader.batch_sampler.batch_size)
+    return ImageLoader(loader.dataset, whole, loader.num_workers)
+
+
 def device_batches(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of a loader with their images on the device; labels stay on the processor.
 
@@ -272,7 +283,7 @@ class _Memory:
         return torch.from_numpy(array)
 
 
-def reads_files(loader: object) -> bool:
+def reads_files(loader: object) -> TypeGuard[ImageLoader]:
     """Whether a loader of `make_dataloaders` reads each image from its own file."""
     return isinstance(loader, ImageLoader) and isinstance(loader.dataset, ImageDataset)
 

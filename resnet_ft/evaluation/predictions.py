@@ -1,13 +1,16 @@
 """What a model predicts for every image of a data loader, as a table."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import length_hint
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 
@@ -16,11 +19,15 @@ from resnet_ft.data.batches import EpochBatchSampler, device_batches
 from resnet_ft.errors import DatasetError, ParameterError
 from resnet_ft.files import atomic_write, user_path
 from resnet_ft.models.check import check_model
+from resnet_ft.models.checkpoint import weights_digest
+from resnet_ft.models.cutting import WithFeatures
 from resnet_ft.models.freezing import evaluation_mode
 from resnet_ft.notebook import progress_bar
 from resnet_ft.reading import read_table, reading, write_table
 
 _ON_DEVICE = 2**26  # bytes of logits that stay on the device until they are copied together
+_ARRAYS = ".safetensors"
+_MOST_IN_FILE = 2**26  # bytes of logits and features
 _COLUMNS = ("path", "label", "predicted", "confidence", "loss")
 
 
@@ -30,12 +37,17 @@ class Predictions:
 
     `table` has a row per image: `path`, `label`, `predicted` (class names), `confidence` (the
     probability of the predicted class) and `loss` (cross-entropy in nats: 0.69 for a coin toss).
-    `probabilities` has shape (N, C), its columns in the order of `classes`.
+    `probabilities` has shape (N, C), its columns in the order of `classes`; so have `logits`, where
+    they are known. `features` (N, D), where they were asked for, is what the last layer saw, in
+    half precision. `weights` is a digest of the model's weights.
     """
 
     table: pd.DataFrame
     probabilities: np.ndarray
     classes: list[str]
+    logits: np.ndarray | None = None
+    features: np.ndarray | None = None
+    weights: str = ""
 
     @property
     def accuracy(self) -> float:
@@ -43,16 +55,35 @@ class Predictions:
         return float((self.table["predicted"] == self.table["label"]).mean())
 
     def save(self, path: str | Path) -> Path:
-        """Write the table, with a column of probabilities for each class, as CSV."""
+        """Write the table, with a column of probabilities for each class, as CSV.
+
+        Logits and features go into a .safetensors file beside it, if they take at most 64 MiB.
+        """
         columns = [f"p({name})" for name in self.classes]
         probabilities = pd.DataFrame(self.probabilities, columns=columns)
+        path = user_path(path)
+        beside, arrays = path.with_suffix(_ARRAYS), dict[str, np.ndarray]()
+        for name, array in (("logits", self.logits), ("features", self.features)):
+            if array is None:
+                continue
+            if sum(one.nbytes for one in arrays.values()) + array.nbytes <= _MOST_IN_FILE:
+                arrays[name] = array
+            else:
+                print(f"{beside.name} does without the {name}: they would take it above 64 MiB.")
         with atomic_write(path) as temporary:
             write_table(pd.concat([self.table, probabilities], axis=1), temporary)
-        return user_path(path)
+        if arrays or beside.exists():
+            about = {"rows": str(len(self.table)), "weights": self.weights}
+            with atomic_write(beside) as temporary:
+                save_file(arrays, temporary, {**about, "table": _digest(path)})
+        return path
 
 
 def load_predictions(path: str | Path) -> Predictions:
-    """Read what `Predictions.save` wrote. Raises DatasetError for anything else."""
+    """Read what `Predictions.save` wrote. Raises DatasetError for anything else.
+
+    Logits and features come from the file beside it, if that is there and was written with it.
+    """
     remedy = "Evaluate the model again (notebook 04); fit_head writes head_predictions.csv."
     with reading(path, DatasetError, remedy):
         table = read_table(path, _COLUMNS, is_number=_is_number)
@@ -64,23 +95,52 @@ def load_predictions(path: str | Path) -> Predictions:
             raise ValueError(f"it has no rows, or classes without a column: {sorted(unknown)[:3]}")
         if not ((probabilities >= 0) & (probabilities <= 1)).all() or table["loss"].isna().any():
             raise ValueError("it has probabilities that are empty, below 0 or above 1")
-    return Predictions(table.drop(columns=columns), probabilities, classes)
+        arrays, weights = _read_arrays(user_path(path))
+    return Predictions(
+        table.drop(columns=columns),
+        probabilities,
+        classes,
+        arrays.get("logits"),
+        arrays.get("features"),
+        weights,
+    )
+
+
+def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Logits and features of the images in a table, and the digest of the model's weights."""
+    beside = path.with_suffix(_ARRAYS)
+    if not beside.exists():
+        return {}, ""
+    with safe_open(beside, "np") as file:
+        about = file.metadata()
+        if about["table"] != _digest(path):
+            return {}, ""
+        return {name: file.get_tensor(name) for name in file.keys()}, about["weights"]  # noqa: SIM118
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _is_number(column: str) -> bool:
     return column.startswith("p(") or column in ("confidence", "loss")
 
 
-def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
+def evaluate(model: nn.Module, dataloader: DataLoader, *, features: bool = False) -> Predictions:
     """What `model` predicts for every image that `dataloader` delivers, in its order.
 
     Batches are (images (N, 3, H, W), integer labels (N,)). The model moves to the device and keeps
     its mode. Each of several processes has to call it and gets the complete table. `path` is known
-    where the dataset has `samples` in that order.
+    where the dataset has `samples` in that order (see `unshuffled`). With `features`, the same pass
+    keeps what the last layer saw.
     """
     check_model(model, dataloader)
-    logits, labels = predict_logits(model, dataloader)
-    num_logits, names = logits.shape[1], class_names(dataloader)
+    net = WithFeatures(model) if features else model
+    outputs, labels = predict_logits(net, dataloader)
+    num_logits = getattr(net, "num_logits", outputs.shape[1])
+    logits, seen = outputs[:, :num_logits], outputs[:, num_logits:]
+    names = class_names(dataloader)
     # What the outputs mean: the model's own classes, else those of the data set, else numbers.
     classes = getattr(model, "classes", None) or names or [str(i) for i in range(num_logits)]
     if len(classes) != num_logits:
@@ -103,11 +163,18 @@ def evaluate(model: nn.Module, dataloader: DataLoader) -> Predictions:
     known = in_order and len(samples) == len(labels)
     paths = [str(path) for path, _ in samples] if known else [None] * len(labels)
     losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-    return tabulate(logits.softmax(dim=1), losses, labels, classes, paths)
+    found = tabulate(logits.softmax(dim=1), losses, labels, classes, paths)
+    fits_half = features and seen.abs().max() <= torch.finfo(torch.half).max
+    return replace(
+        found,
+        logits=logits.numpy().copy(),
+        features=(seen.half() if fits_half else seen.clone()).numpy() if features else None,
+        weights=weights_digest(model)[:16],
+    )
 
 
 def predict_logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Tensor]:
-    """Logits (N, C) in full precision and labels (N,), both on the CPU.
+    """Outputs (N, C) in full precision and labels (N,), both on the CPU.
 
     Where a batch does not fit into memory, it goes through the model in parts.
     """

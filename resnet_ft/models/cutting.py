@@ -1,10 +1,11 @@
-"""A model cut in two: what is frozen, and what trains on what the frozen part puts out."""
+"""A model cut in two: what comes before a layer, and what that layer and those after make of it."""
 
 import copy
 import warnings
 from collections import OrderedDict
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torchvision.models import ResNet
 
@@ -69,3 +70,29 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
             return fuse(model)
         except Exception:  # tracing runs the model's own code, which may fail in any way
             return model
+
+
+class WithFeatures(nn.Module):
+    """A model that also puts out its features, what its last layer sees: both in one pass.
+
+    Outputs (N, C + D) for images (N, 3, H, W): `num_logits` logits, then the features.
+    """
+
+    num_logits = 0
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        head = head_of(model)[1]
+        linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
+        self._last = [linear[-1] if linear else head]  # in a list: no second child
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        hook = self._last[0].register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+        try:
+            logits = self.model(images)
+        finally:
+            hook.remove()
+        self.num_logits = logits.shape[1]
+        return torch.cat([logits.float(), seen[-1].flatten(1).float()], dim=1)

@@ -9,9 +9,11 @@ from resnet_ft import (
     DatasetError,
     ParameterError,
     TrainingError,
+    build_model,
     evaluate,
     load_predictions,
     make_dataloaders,
+    unshuffled,
 )
 from resnet_ft.evaluation import predictions as predictions_module
 
@@ -192,3 +194,62 @@ def test_class_names_are_no_formulas_in_a_spreadsheet(tmp_path):
     loaded = load_predictions(file)
     assert loaded.classes == ["=1+1", "-dog"]
     assert loaded.table["label"].tolist() == predictions.table["label"].tolist()
+
+
+def test_logits_and_the_features_that_they_come_from_are_of_one_pass(photos):
+    loaders = make_dataloaders(photos, image_size=32, batch_size=5, num_workers=0)
+    model = build_model("resnet18", len(loaders["train"].dataset.classes), weights=None).eval()
+    passes = []
+    model.conv1.register_forward_hook(lambda *_: passes.append(1))
+    predictions = evaluate(model, loaders["val"], features=True)
+    assert len(passes) == len(loaders["val"])
+    assert predictions.features.dtype == np.float16
+    with torch.no_grad():
+        logits = model.fc(torch.from_numpy(predictions.features).float()).numpy()
+    assert np.allclose(logits, predictions.logits, atol=2e-3)
+    exponentials = np.exp(predictions.logits)
+    shares = exponentials / exponentials.sum(axis=1, keepdims=True)
+    assert np.allclose(shares, predictions.probabilities, atol=1e-6)
+    assert not model.fc._forward_pre_hooks
+
+
+def test_features_beyond_half_precision_keep_their_values():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    model[1].weight.data = torch.eye(2) * 1e-5
+    predictions = evaluate(model, loader([[1e5, 0.0], [0.0, 1.0]], [0, 1]), features=True)
+    assert predictions.features.max() == 1e5
+
+
+def test_training_images_are_predicted_in_the_order_of_their_files(photos):
+    loaders = make_dataloaders(photos, image_size=32, batch_size=4, num_workers=0)
+    model = build_model("resnet18", len(loaders["train"].dataset.classes), weights=None)
+    assert evaluate(model, loaders["train"]).table["path"].isna().all()
+    in_order = unshuffled(loaders["train"])
+    paths = evaluate(model, in_order).table["path"].tolist()
+    assert paths == [str(path) for path, _ in loaders["train"].dataset.samples]
+    assert unshuffled(in_order) is in_order
+
+
+def test_logits_and_features_are_read_again_only_with_the_table_that_they_belong_to(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    predictions = evaluate(model, loader(LOGITS, [0, 1, 0], ["cat", "dog"]), features=True)
+    predictions.save(tmp_path / "evaluation.csv")
+    again = load_predictions(tmp_path / "evaluation.csv")
+    assert np.array_equal(again.logits, predictions.logits)
+    assert np.array_equal(again.features, predictions.features)
+    assert again.weights == predictions.weights != ""
+    other = evaluate(model, loader(LOGITS, [1, 1, 0], ["cat", "dog"]))
+    kept = (tmp_path / "evaluation.safetensors").read_bytes()
+    other.save(tmp_path / "evaluation.csv")
+    (tmp_path / "evaluation.safetensors").write_bytes(kept)
+    assert load_predictions(tmp_path / "evaluation.csv").logits is None
+
+
+def test_features_that_would_take_much_of_drive_are_left_out(tmp_path, monkeypatch, capsys):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    predictions = evaluate(model, loader(LOGITS, [0, 1, 0]), features=True)
+    monkeypatch.setattr(predictions_module, "_MOST_IN_FILE", predictions.logits.nbytes)
+    predictions.save(tmp_path / "evaluation.csv")
+    again = load_predictions(tmp_path / "evaluation.csv")
+    assert again.features is None and again.logits is not None
+    assert "without the features" in capsys.readouterr().out
