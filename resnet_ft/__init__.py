@@ -37,11 +37,15 @@ _PUBLIC = {
         "find_label_errors accuracy_interval accuracy_summary class_scores confusion_matrix "
         "largest_class_share scored_weights suspect_labels verdict"
     ),
+    "evaluation.attention": "grad_cam similar_images",
+    "evaluation.comparison": "compare_runs",
     "visualize.images": (
         "imshow show_images show_mistakes visualize_model plot_class_means show_class "
         "show_classes show_label_errors show_pairs"
     ),
     "visualize.issues": "show_issues",
+    "visualize.attention": "show_attention show_neighbours",
+    "visualize.map": "explore_map plot_map",
     "visualize.plots": (
         "plot_class_counts plot_class_scores plot_confusion_matrix plot_history "
         "plot_image_sizes plot_prediction"
