@@ -25,9 +25,10 @@ from resnet_ft.data.batches import worker_processes
 from resnet_ft.data.cache import DecodedImages
 from resnet_ft.data.dataset import SampleKey, SeededDataset
 from resnet_ft.errors import CheckpointError, ImageError, ParameterError
-from resnet_ft.models.cutting import fold_batchnorm
+from resnet_ft.models.cutting import fold_batchnorm, in_blocked_layout
 
 _AT_ONCE = 4  # batches, each of which takes memory
+_IN_CACHE = 8  # images: what a processor computes of more no longer fits into its caches
 _CLOSE = 1e-5  # by how much a probability of the quicker copy may differ
 
 
@@ -136,8 +137,9 @@ def probabilities(model: nn.Module, images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _softmax(model: nn.Module, images: Tensor) -> Tensor:
+    parts = images.split(_IN_CACHE if images.device.type == "cpu" else len(images))
     with engine.accelerator().autocast():
-        return model(images).float().softmax(dim=1)
+        return torch.cat([model(part).float().softmax(dim=1) for part in parts])
 
 
 def _checked(found: Tensor) -> Tensor:
@@ -176,16 +178,30 @@ def _finished(files: PredictedFiles, images: Tensor, draws: Tensor) -> Tensor:
 def _quick(model: nn.Module, images: Tensor) -> tuple[nn.Module, torch.memory_format]:
     """A copy of the model that gives the same answers in less time, and how it wants its images.
 
-    The copy has its weights in channels_last memory and, on a processor, no BatchNorm. A network of
-    one's own may not work there, or do what tracing it does not see: two images tell.
+    On a processor the copy has no BatchNorm, and computes in oneDNN's own layout where the whole
+    network can; any other has its weights in channels_last memory. A network of one's own may not
+    work there, or do what tracing it does not see: two images tell.
     """
-    on_cpu, plain, other = images.device.type == "cpu", torch.contiguous_format, torch.channels_last
+    plain, other = torch.contiguous_format, torch.channels_last
+    copies: list[tuple[Callable[[], nn.Module | None], torch.memory_format]]
+    if images.device.type != "cpu":
+        copies = [(lambda: copy.deepcopy(model).to(memory_format=other), other)]
+    else:
+        copies = [(lambda: in_blocked_layout(model), plain), (lambda: _folded(model), other)]
     expected = probabilities(model, images[:2].contiguous(memory_format=plain))
-    try:
-        quick = fold_batchnorm(model) if on_cpu else model
-        quick = (copy.deepcopy(model) if quick is model else quick).to(memory_format=other)
-        found = probabilities(quick, images[:2].contiguous(memory_format=other))
-        is_same = not on_cpu or torch.allclose(found, expected, rtol=0, atol=_CLOSE)
-    except Exception:  # the model's own code may fail in any way
-        is_same = False
-    return (quick, other) if is_same else (model, plain)
+    for made, memory in copies:
+        try:
+            quick = made()
+            if quick is None:
+                continue
+            found = probabilities(quick, images[:2].contiguous(memory_format=memory))
+        except Exception:  # the model's own code may fail in any way
+            continue
+        if images.device.type != "cpu" or torch.allclose(found, expected, rtol=0, atol=_CLOSE):
+            return quick, memory
+    return model, plain
+
+
+def _folded(model: nn.Module) -> nn.Module:
+    quick = fold_batchnorm(model)
+    return (copy.deepcopy(model) if quick is model else quick).to(memory_format=torch.channels_last)

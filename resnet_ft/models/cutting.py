@@ -3,10 +3,11 @@
 import copy
 import warnings
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
+from torch.fx.experimental.optimization import fuse, optimize_for_inference
 from torchvision.models import ResNet
 
 from resnet_ft.errors import ParameterError
@@ -70,6 +71,22 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
             return fuse(model)
         except Exception:  # tracing runs the model's own code, which may fail in any way
             return model
+
+
+def in_blocked_layout(model: nn.Module) -> nn.Module | None:
+    """A copy without BatchNorm whose layers compute in oneDNN's own memory layout, on a processor.
+
+    None where activations would be converted more than once, since the network has layers, such as
+    SiLU, that are not made for it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            copied: Any = optimize_for_inference(model)
+            conversions = [node for node in copied.graph.nodes if node.target == "to_mkldnn"]
+        except Exception:  # tracing runs the model's own code, which may fail in any way
+            return None
+    return copied if len(conversions) == 1 else None
 
 
 class WithFeatures(nn.Module):
