@@ -18,12 +18,9 @@ def grad_cam(model: nn.Module, image: Tensor, target: int | None = None) -> np.n
     """How much each place of an image speaks for a class, or below 0 against it: (H, W), float32.
 
     `image` (3, H, W) is as a data loader delivers it; `target` is the number of a class, by default
-    of the most probable one. Computed in the precision of the weights, also within autocast. The
-    layer is the last one that puts out a map: all that the convolutions found, before its pooling.
-    Raises ParameterError for a network without one (most transformers), or without Captum.
-
-    Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based
-    localization", ICCV 2017.
+    of the most probable one. The layer is the last one that puts out a map, before the pooling; it
+    is computed in the precision of the weights. Raises ParameterError for a network without such a
+    layer (most transformers), and without Captum. Grad-CAM: Selvaraju et al., ICCV 2017.
     """
     try:
         from captum.attr import LayerAttribution, LayerGradCam

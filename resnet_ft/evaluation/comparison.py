@@ -18,15 +18,13 @@ from resnet_ft.files import user_path
 def compare_runs(runs: Sequence[Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Runs (or their folders) on the images that notebook 4 scored, beside the first of them.
 
-    The first table has a row per run: `accuracy`, its interval `from` and `to`, how many images are
-    `better` and `worse` than in the first run, and `p`, the probability of such a difference
-    between runs that are equally good. The second has a row per class, the largest change on top:
-    `images`, and the share that each run predicts right. A sentence about each run is printed.
-    Raises ParameterError for fewer than two runs, or where their images or labels differ, and
-    DatasetError where predictions are missing.
-
-    The exact test of McNemar (Psychometrika 12, 1947); of several, `p` is multiplied by their
-    number (Bonferroni): the best of many is better by chance.
+    The first table has a row per run: `accuracy`, its interval `from` and `to`, the images that are
+    `better` and `worse` than in the first, and `p`, the probability of such a difference between
+    equally good runs: the exact test of McNemar (Psychometrika 12, 1947), times the number of runs
+    that are compared (Bonferroni), as the best of many is better by chance. The second has a row
+    per class, the largest change on top: `images` and the share that each run predicts right. A
+    sentence per run is printed. Raises ParameterError for a single run and where images or labels
+    differ, DatasetError where predictions are missing.
     """
     folders = [user_path(getattr(run, "folder", run)) for run in runs]
     names = [folder.name for folder in folders]

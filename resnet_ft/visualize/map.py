@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,17 +20,16 @@ from resnet_ft.visualize.style import BLUE, GREEN, GREY, ORANGE, RED, style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = (BLUE, ORANGE, GREEN, RED, "#56B4E9", "#CC79A7", "#F0E442", "black")
-_SHAPES = "os^DvPph"  # as many
+_LOOKS = dict(zip("os^DvP", (BLUE, ORANGE, GREEN, RED, "#56B4E9", "#CC79A7"), strict=True))
+_LOOKS |= {"p": "#F0E442", "h": "black"}  # of more classes, the others are grey
 
 
 def plot_map(predictions: Mapping[str, Predictions], *, ax: "Axes | None" = None) -> "Axes":
     """Every image as a point: the closer two are, the more alike they look to the network.
 
-    `predictions` are those of splits, {"train": ..., "val": ...}, by evaluate(..., features=True),
-    of whose features the plot shows the two directions of most variance (PCA). Shape and colour are
-    those of the label; of more than eight, those of most mistakes, the others are grey. Training
-    images are small, mistakes crossed. Raises ParameterError without features of one model.
+    `predictions` are {"train": ..., "val": ...}, or one of them, by evaluate(..., features=True).
+    The plot shows the two directions of most variance of the features (PCA). Of more than eight
+    classes, those with most mistakes are named. Raises ParameterError without features.
     """
     return _draw(_points(predictions), ax)
 
@@ -46,23 +45,22 @@ def _points(predictions: Mapping[str, Predictions]) -> pd.DataFrame:
     return points.assign(wrong=points["predicted"] != points["label"])
 
 
-def _draw(points: pd.DataFrame, ax: "Axes | None") -> "Axes":
+def _draw(points: pd.DataFrame, ax: "Axes | None" = None) -> "Axes":
     mistakes = points.groupby("label")["wrong"].sum()
-    shown = sorted(mistakes.nlargest(len(_COLOURS)).index)
-    looks = dict(zip(shown, zip(_COLOURS, _SHAPES, strict=True), strict=False))
+    shown = sorted(mistakes.nlargest(len(_LOOKS)).index)
+    looks = {"": (".", GREY), **dict(zip(shown, _LOOKS.items(), strict=False))}
     with style() as plt:
         axes: Axes = ax or plt.subplots(figsize=(6.5, 4.8))[1]
-        for name in [*sorted(mistakes.index.difference(shown)), *shown]:
-            some, (colour, shape) = points[points["label"] == name], looks.get(name, (GREY, "."))
+        for name, some in points.groupby(points["label"].where(points["label"].isin(shown), "")):
+            (marker, colour), label = looks[name], name or None
             sizes = np.where(some["split"] == "train", 12, 45)
-            label = name if name in looks else None
             axes.scatter(
-                "x", "y", sizes, colour, marker=shape, data=some, alpha=0.6, lw=0, label=label
+                "x", "y", sizes, colour, marker=marker, data=some, alpha=0.6, lw=0, label=label
             )
         wrong = points[points["wrong"]]
         axes.scatter("x", "y", 60, "black", marker="x", data=wrong, lw=1.5, label="wrong")
-        axes.set(xticks=[], yticks=[])
-        axes.set(**dict(zip(("xlabel", "ylabel"), points.attrs["axes"], strict=True)))
+        first, second = points.attrs["axes"]
+        axes.set(xlabel=first, ylabel=second, xticks=[], yticks=[])
         small = "\nThe small ones are training images" if {"train"} < {*points["split"]} else ""
         axes.set_title(f"{len(wrong)} of {len(points)} images are wrong (crossed){small}")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -82,11 +80,11 @@ def explore_map(predictions: Mapping[str, Predictions], *, num_images: int = 200
 
     `num_images` points do, mistakes first, for some 5 kB each. It needs neither kernel nor script.
     """
-    points = check_paths(_points(predictions))
-    with style() as plt:
-        figure, ax = plt.subplots(figsize=(6.5, 4.8))
-        _draw(points, ax)
-    file = BytesIO()
+    import matplotlib.pyplot as plt
+
+    points, file = check_paths(_points(predictions)), BytesIO()
+    ax = _draw(points)
+    figure: Any = ax.figure
     figure.savefig(file, format="png", bbox_inches=figure.bbox_inches)
     plt.close(figure)
     width, height = figure.canvas.get_width_height()
@@ -103,9 +101,8 @@ def explore_map(predictions: Mapping[str, Predictions], *, num_images: int = 200
             f"<circle cx='{row.left:.0f}' cy='{height - row.bottom:.0f}' r='7' fill='transparent'/>"
             f"<image x='{width}' y='10' width='190' height='190' href='{picture}'/>"
         )
-        for i, line in enumerate(lines):
-            spots += f"<text x='{width}' y='{225 + 24 * i}'>{line}</text>"
-        spots += "</g>"
+        texts = (f"<tspan x='{width}' dy='24'>{line}</tspan>" for line in lines)
+        spots += f"<text y='200'>{''.join(texts)}</text></g>"
     return Html(
         f"<style>{_CSS}</style><svg class='resnet-ft-map {NO_FORMULAS}' role='group' "
         f"viewBox='0 0 {width + 200} {height}' aria-label='Map of {len(points)} images'>"
