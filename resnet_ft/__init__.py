@@ -34,7 +34,8 @@ _PUBLIC = {
     "features.precompute": "precompute",
     "evaluation.predictions": "Predictions evaluate load_predictions",
     "evaluation.scores": (
-        "find_label_errors accuracy_interval accuracy_summary class_scores confusion_matrix "
+        "find_label_errors accuracy_interval accuracy_summary class_scores confused_pairs "
+        "confusion_matrix "
         "largest_class_share scored_weights suspect_labels verdict"
     ),
     "evaluation.attention": "grad_cam similar_images",
@@ -47,8 +48,8 @@ _PUBLIC = {
     "visualize.attention": "show_attention show_neighbours",
     "visualize.map": "explore_map plot_map",
     "visualize.plots": (
-        "plot_class_counts plot_class_scores plot_confusion_matrix plot_history "
-        "plot_image_sizes plot_prediction"
+        "plot_class_counts plot_class_scores plot_confused_pairs plot_confusion_matrix "
+        "plot_histories plot_history plot_image_sizes plot_prediction"
     ),
     "training.run": "Run load_run space_of_run",
     "training.state": "StepOutput TrainingState",
