@@ -25,10 +25,41 @@ from resnet_ft.data.batches import worker_processes
 from resnet_ft.data.cache import DecodedImages
 from resnet_ft.data.dataset import SampleKey, SeededDataset
 from resnet_ft.errors import CheckpointError, ImageError, ParameterError
+from resnet_ft.evaluation.calibration import Calibration
+from resnet_ft.evaluation.familiarity import strangeness
 from resnet_ft.models.cutting import fold_batchnorm
 
 _AT_ONCE = 4  # batches, each of which takes memory
 _CLOSE = 1e-5  # by how much a probability of the quicker copy may differ
+
+
+class Answering(nn.Module):
+    """What a model answers: its probabilities (N, C), calibrated, then a column for each flag.
+
+    These are 1 for answers that are "unsure" or images that are "unfamiliar", where the calibration
+    has a threshold for that, and else 0. `net` puts out logits, then features if it has to.
+    """
+
+    def __init__(self, net: nn.Module, num_classes: int, calibration: Calibration | None):
+        super().__init__()
+        self.net, self.num_classes, self.calibration = net, num_classes, calibration
+        self.temperature = calibration.temperature if calibration else 1.0
+        self.threshold = calibration.threshold if calibration else None
+        self.familiarity = calibration.familiarity if calibration else None
+        self.means: Tensor | None
+        self.register_buffer("means", self.familiarity.means if self.familiarity else None)
+        known = {"unsure": self.threshold, "unfamiliar": self.familiarity}
+        self.flags = [name for name, limit in known.items() if limit is not None]
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = self.net(images).float()
+        found = [(outputs[:, : self.num_classes] / self.temperature).softmax(dim=1)]
+        if self.threshold is not None:
+            found.append(found[0].amax(dim=1, keepdim=True) < self.threshold)
+        if self.familiarity is not None and self.means is not None:
+            strange = strangeness(outputs[:, self.num_classes :], self.means)
+            found.append(strange[:, None] > self.familiarity.threshold)
+        return torch.cat(found, dim=1)
 
 
 class PredictedFiles(SeededDataset):
@@ -56,14 +87,14 @@ class Answers:
 
     rows: range
     reasons: list[str | None]
-    probabilities: Tensor  # (readable files, classes), on the CPU
+    found: Tensor  # of readable files, on the CPU: see Answering
 
 
 _Waiting = tuple[range, list[str | None], "Tensor | Future[Tensor]"]
 
 
 def predict_files(
-    model: nn.Module,
+    model: Answering,
     files: PredictedFiles,
     rows: range,
     *,
@@ -101,16 +132,16 @@ def predict_files(
                 if pool is None and threads > 1 and _is_pure(network, batch):
                     pool = stack.enter_context(_batches_at_once(threads))
                     ahead = threads
-                found = pool.submit(_softmax, network, batch) if pool else _softmax(network, batch)
+                found = pool.submit(_answers, network, batch) if pool else _answers(network, batch)
             waiting.append((range(start, start + len(reasons)), reasons, found))
             if len(waiting) > ahead:
                 yield _received(*waiting.popleft())
         yield from starmap(_received, waiting)
 
 
-def _is_pure(network: nn.Module, images: Tensor) -> bool:
+def _is_pure(network: Answering, images: Tensor) -> bool:
     """Whether several threads may use a network: traced, it keeps nothing from layer to layer."""
-    return images.device.type == "cpu" and isinstance(network, GraphModule)
+    return images.device.type == "cpu" and isinstance(network.net, GraphModule)
 
 
 @contextmanager
@@ -126,18 +157,19 @@ def _batches_at_once(threads: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    """What the model says of a batch of images on its device: (N, classes), on the CPU.
+def answers(model: Answering, images: Tensor) -> Tensor:
+    """What the model says of a batch of images on its device, on the CPU.
 
     Raises CheckpointError where that are no numbers.
     """
-    return _checked(_softmax(model, images))
+    return _checked(_answers(model, images))
 
 
 @torch.inference_mode()
-def _softmax(model: nn.Module, images: Tensor) -> Tensor:
+def _answers(model: Answering, images: Tensor) -> Tensor:
     with engine.accelerator().autocast():
-        return model(images).float().softmax(dim=1)
+        found: Tensor = model(images).float()
+        return found
 
 
 def _checked(found: Tensor) -> Tensor:
@@ -173,18 +205,19 @@ def _finished(files: PredictedFiles, images: Tensor, draws: Tensor) -> Tensor:
     return files.finish(images, draws, empty)
 
 
-def _quick(model: nn.Module, images: Tensor) -> tuple[nn.Module, torch.memory_format]:
+def _quick(model: Answering, images: Tensor) -> tuple[Answering, torch.memory_format]:
     """A copy of the model that gives the same answers in less time, and how it wants its images.
 
     The copy has its weights in channels_last memory and, on a processor, no BatchNorm. A network of
     one's own may not work there, or do what tracing it does not see: two images tell.
     """
     on_cpu, plain, other = images.device.type == "cpu", torch.contiguous_format, torch.channels_last
-    expected = probabilities(model, images[:2].contiguous(memory_format=plain))
+    expected = answers(model, images[:2].contiguous(memory_format=plain))
     try:
-        quick = fold_batchnorm(model) if on_cpu else model
-        quick = (copy.deepcopy(model) if quick is model else quick).to(memory_format=other)
-        found = probabilities(quick, images[:2].contiguous(memory_format=other))
+        net = fold_batchnorm(model.net) if on_cpu else model.net
+        net = (copy.deepcopy(net) if net is model.net else net).to(memory_format=other)
+        quick = Answering(net, model.num_classes, model.calibration).to(images.device)
+        found = answers(quick, images[:2].contiguous(memory_format=other))
         is_same = not on_cpu or torch.allclose(found, expected, rtol=0, atol=_CLOSE)
     except Exception:  # the model's own code may fail in any way
         is_same = False

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return fuse(model)
+            return model.folded() if isinstance(model, WithFeatures) else fuse(model)
         except Exception:  # tracing runs the model's own code, which may fail in any way
             return model
 
@@ -83,9 +84,22 @@ class WithFeatures(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        head = head_of(model)[1]
-        linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
-        self._last = [linear[-1] if linear else head]  # in a list: no second child
+        name, head = head_of(model)
+        linear = [one for one, layer in head.named_modules() if isinstance(layer, nn.Linear)]
+        self._name = f"{name}.{linear[-1]}".removesuffix(".") if linear else name
+        self._last = [model.get_submodule(self._name)]  # in a list: no second child
+
+    def folded(self) -> nn.Module:
+        """`fold_batchnorm` of it, which a hook would escape: raises whatever tracing does."""
+        traced: Any = fuse(self.model)
+        nodes = traced.graph.nodes
+        (last,) = (node for node in nodes if node.target == self._name)
+        (output,) = (node for node in nodes if node.op == "output")
+        with traced.graph.inserting_before(output):
+            both = traced.graph.call_function(torch.cat, ((output.args[0], last.args[0]), 1))
+        output.args = (both,)
+        traced.recompile()
+        return traced
 
     def forward(self, images: Tensor) -> Tensor:
         seen: list[Tensor] = []
