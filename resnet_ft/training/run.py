@@ -225,7 +225,7 @@ class Run:
         self._free_spare()
 
     def _free_spare(self) -> None:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.truncate(self.folder / _SPARE, 0)  # what is deleted goes to Google Drive's Trash
             (self.folder / _SPARE).unlink()
 

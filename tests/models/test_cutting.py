@@ -1,9 +1,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from resnet_ft import ParameterError, build_model, freeze
-from resnet_ft.models.cutting import cut_frozen, fold_batchnorm
+from resnet_ft.models.cutting import WithFeatures, cut_frozen, fold_batchnorm
 
 
 @pytest.mark.parametrize("until", ["layer3", "layer4", "fc"])
@@ -54,3 +55,19 @@ class Branching(nn.Module):
 def test_a_model_that_cannot_be_traced_stays_as_it_is():
     model = Branching().eval()
     assert fold_batchnorm(model) is model
+
+
+def test_folded_it_puts_out_the_same_logits_and_features_and_needs_no_hook():
+    torch.manual_seed(0)
+    model = build_model("resnet18", 3, weights=None).eval()
+    model.bn1.running_mean.normal_()
+    images = torch.randn(2, 3, 32, 32)
+    folded = fold_batchnorm(WithFeatures(model))
+    assert isinstance(folded, GraphModule)
+    with torch.no_grad():
+        expected = WithFeatures(model)(images)
+        assert expected.shape == (2, 3 + 512)
+        assert torch.allclose(folded(images), expected, atol=1e-4)
+        assert torch.allclose(folded(images)[:, :3], model(images), atol=1e-4)
+    assert not [one for one in folded.modules() if isinstance(one, nn.BatchNorm2d)]
+    assert not model.fc._forward_pre_hooks
