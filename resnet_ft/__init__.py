@@ -36,7 +36,6 @@ _PUBLIC = {
     "evaluation.calibration": (
         "Calibration calibration_scores coverage_at coverage_curve fit_temperature reliability"
     ),
-    "evaluation.familiarity": "Familiarity fit_familiarity",
     "evaluation.scores": (
         "find_label_errors accuracy_interval accuracy_summary class_scores confusion_matrix "
         "largest_class_share scored_weights suspect_labels verdict"

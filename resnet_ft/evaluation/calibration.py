@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from sklearn.model_selection import KFold
+from torch import Tensor
 
 from resnet_ft.errors import CheckpointError
-from resnet_ft.evaluation.familiarity import Familiarity
 from resnet_ft.evaluation.predictions import Predictions
 from resnet_ft.evaluation.scores import wilson_interval
 from resnet_ft.reading import reading
@@ -28,9 +28,10 @@ _SIMULATED = 1000
 class Calibration:
     """What `calibrate` found out about a model, from `images` validation images.
 
-    Logits are divided by `temperature`. Answers with a confidence of `threshold` or more then reach
-    `accuracy`; others are "unsure". `before` and `after` are `calibration_scores`, the latter out
-    of sample. `weights` is a digest of the weights that all of this is about.
+    Logits are divided by `temperature`. Answers whose confidence is then below `threshold` are
+    unsure; the others reach `accuracy`. Images whose `strangeness` from the `means` of classes
+    (C, D) is above `strangest` are unfamiliar. `before` and `after` are `calibration_scores`, the
+    latter out of sample. `weights` is a digest of the weights that all of this is about.
     """
 
     temperature: float
@@ -40,16 +41,19 @@ class Calibration:
     after: dict[str, float]
     accuracy: float | None = None
     threshold: float | None = None
-    familiarity: Familiarity | None = None
+    means: Tensor | None = None
+    strangest: float | None = None
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Calibration":
         """The calibration that a checkpoint holds. Raises CheckpointError for anything else."""
         with reading("The calibration", CheckpointError, "Call calibrate(run) again."):
-            known = content["familiarity"] and Familiarity.of(content["familiarity"])
-            found = cls(**{**content, "familiarity": known})
-            if not 0 < found.temperature < np.inf or not 0 <= (found.threshold or 0) <= 1:
-                raise ValueError(f"temperature {found.temperature}, threshold {found.threshold}")
+            found = cls(**content)
+            limits, means = (found.threshold or 0.0, found.strangest or 0.0), found.means
+            if not 0 < found.temperature < np.inf or not 0 <= min(limits) <= max(limits) <= 1:
+                raise ValueError(f"its numbers are {found.temperature}, {limits}")
+            if means is not None and (means.ndim != 2 or not means.isfinite().all()):
+                raise ValueError("its means are no table of numbers")
             return found
 
     def __str__(self) -> str:
@@ -77,7 +81,7 @@ def cross_calibrated(predictions: Predictions) -> tuple[float, Predictions]:
 
     That is, the temperature of an image comes from four fifths of the others. Where the calibration
     error lies within the band (see `calibration_scores`), nothing speaks against the confidence as
-    it is, and the temperature is 1.
+    it is; then, and where a temperature does not lower the loss of such images, it is 1.
     """
     scores, logits = calibration_scores(predictions), predictions.logits
     if scores["ece"] <= scores["band"] or len(predictions.table) < _FOLDS or logits is None:
@@ -87,8 +91,10 @@ def cross_calibrated(predictions: Predictions) -> tuple[float, Predictions]:
         table, shares = predictions.table.iloc[others], predictions.probabilities[others]
         seen = replace(predictions, table=table, probabilities=shares, logits=logits[others])
         scaled[fold] = logits[fold] / fit_temperature(seen)
-    judged = replace(predictions, logits=scaled).calibrated(1)
-    return fit_temperature(predictions), replace(judged, logits=logits)
+    judged = replace(replace(predictions, logits=scaled).calibrated(1), logits=logits)
+    if judged.table["loss"].mean() >= scores["log_loss"]:
+        return 1.0, predictions
+    return fit_temperature(predictions), judged
 
 
 def calibration_scores(predictions: Predictions) -> dict[str, float]:

@@ -28,12 +28,11 @@ def accuracy_summary(predictions: dict[str, Predictions]) -> pd.DataFrame:
     if any(one.table["label"].value_counts().nunique() > 1 for one in predictions.values()):
         for split, scored in predictions.items():
             counts = confusion_matrix(scored).to_numpy()
+            present = counts.any(axis=1)
+            recall = counts.diagonal()[present] / counts.sum(axis=1)[present]
+            drawn = np.nanmean(_bootstrapped(counts)[0], axis=1)
             columns = ["balanced", "balanced_from", "balanced_to"]
-            recalls = _bootstrapped(counts)[0]
-            with np.errstate(invalid="ignore"):
-                balanced = np.nanmean(counts.diagonal() / counts.sum(axis=1))
-            interval = np.quantile(np.nanmean(recalls, axis=1), _INTERVAL)
-            table.loc[split, columns] = [balanced, *interval]
+            table.loc[split, columns] = [recall.mean(), *np.quantile(drawn, _INTERVAL)]
     return table
 
 
@@ -102,14 +101,15 @@ def class_scores(predictions: Predictions) -> pd.DataFrame:
     names = ["precision", "recall", "f1", "images"]
     scores = pd.DataFrame(dict(zip(names, columns, strict=True)), index=classes)
     mean = scores.mean().to_frame("mean of classes").T.assign(images=scores["images"].sum())
-    recalls, f1 = _bootstrapped(confusion_matrix(predictions).to_numpy())
-    low, high = wilson_interval(scores["recall"].to_numpy(), scores["images"].to_numpy())
-    of_mean = np.quantile(np.nan_to_num(recalls).mean(axis=1), _INTERVAL)
-    f1 = np.column_stack([f1, f1.mean(axis=1)])
-    intervals = np.vstack([*(np.append(*ends) for ends in zip((low, high), of_mean, strict=True))])
-    columns = ["recall_from", "recall_to", "f1_from", "f1_to"]
     table = pd.concat([scores, mean]).astype({"images": int})
-    table[columns] = np.vstack([intervals, np.quantile(f1, _INTERVAL, axis=0)]).T
+    recalls, f1 = _bootstrapped(confusion_matrix(predictions).to_numpy())
+    of_mean = np.quantile(np.nan_to_num(recalls).mean(axis=1), _INTERVAL)
+    of_each = wilson_interval(scores["recall"], scores["images"])
+    table["recall_from"], table["recall_to"] = (
+        np.append(*ends) for ends in zip(of_each, of_mean, strict=True)
+    )
+    with_mean = np.column_stack([f1, f1.mean(axis=1)])
+    table["f1_from"], table["f1_to"] = np.quantile(with_mean, _INTERVAL, axis=0)
     return table
 
 

@@ -40,25 +40,22 @@ class Answering(nn.Module):
     has a threshold for that, and else 0. `net` puts out logits, then features if it has to.
     """
 
-    def __init__(self, net: nn.Module, num_classes: int, calibration: Calibration | None):
+    def __init__(self, net: nn.Module, num_classes: int, calibration: Calibration):
         super().__init__()
         self.net, self.num_classes, self.calibration = net, num_classes, calibration
-        self.temperature = calibration.temperature if calibration else 1.0
-        self.threshold = calibration.threshold if calibration else None
-        self.familiarity = calibration.familiarity if calibration else None
-        self.means: Tensor | None
-        self.register_buffer("means", self.familiarity.means if self.familiarity else None)
-        known = {"unsure": self.threshold, "unfamiliar": self.familiarity}
-        self.flags = [name for name, limit in known.items() if limit is not None]
+        limits = {"unsure": calibration.threshold, "unfamiliar": calibration.strangest}
+        self.flags = [name for name, limit in limits.items() if limit is not None]
+        self.means: Tensor
+        self.register_buffer("means", calibration.means)
 
     def forward(self, images: Tensor) -> Tensor:
-        outputs = self.net(images).float()
-        found = [(outputs[:, : self.num_classes] / self.temperature).softmax(dim=1)]
-        if self.threshold is not None:
-            found.append(found[0].amax(dim=1, keepdim=True) < self.threshold)
-        if self.familiarity is not None and self.means is not None:
+        outputs, limits = self.net(images).float(), self.calibration
+        found = [(outputs[:, : self.num_classes] / limits.temperature).softmax(dim=1)]
+        if limits.threshold is not None:
+            found.append(found[0].amax(dim=1, keepdim=True) < limits.threshold)
+        if limits.strangest is not None:
             strange = strangeness(outputs[:, self.num_classes :], self.means)
-            found.append(strange[:, None] > self.familiarity.threshold)
+            found.append(strange[:, None] > limits.strangest)
         return torch.cat(found, dim=1)
 
 

@@ -60,10 +60,10 @@ class Predictor:
         self.opener = open_image
         self.model = model.to(engine.device()).eval()
         self.classes = list(classes)
-        self.calibration = calibration
-        needs_features = calibration is not None and calibration.familiarity is not None
-        net = WithFeatures(self.model) if needs_features else self.model
-        self._network = Answering(net, len(self.classes), calibration).to(engine.device()).eval()
+        self.calibration = calibration or Calibration(1.0, "", 0, {}, {})
+        net = self.model if self.calibration.strangest is None else WithFeatures(self.model)
+        self._network = Answering(net, len(self.classes), self.calibration)
+        self._network.to(engine.device()).eval()
         self.transform = transform
         wanted = preprocessing_in(transform)
         self._resizing = (wanted.side, wanted.interpolation) if wanted else None
@@ -196,11 +196,13 @@ class Predictor:
             "classes": self.classes,
             "transform": described(self.transform),
         }
-        if self.calibration is not None:
-            known = self.calibration.familiarity
-            limits = self.calibration.threshold, known and known.threshold
-            about["calibration"] = [self.calibration.temperature, *limits]
-        own = {"ranges": self.ranges, "open_image": self.opener and described(self.opener)}
+        known = self.calibration
+        limits = {"unsure below": known.threshold, "unfamiliar above": known.strangest}
+        own: dict[str, object] = {
+            **limits,
+            "temperature": known.temperature != 1 and known.temperature,
+        }
+        own |= {"ranges": self.ranges, "open_image": self.opener and described(self.opener)}
         return {**about, **{name: value for name, value in own.items() if value}}
 
     def _decoded(
@@ -239,14 +241,14 @@ class Predictor:
 
 
 def _calibration(path: Path, checkpoint: Checkpoint) -> Calibration | None:
-    """What the checkpoint says of these very weights; warns where it, or the file beside it, is
-    about others."""
-    beside = path.with_name("calibration.json")
+    """The checkpoint's, unless it is about other weights, as the file beside a new best.pt is."""
+    is_stale = path.name == "best.pt" and path.with_name("calibration.json").exists()
     if checkpoint.calibration is not None:
         found = Calibration.of(checkpoint.calibration)
         if found.weights == tensors_digest(checkpoint.state_dict)[:16]:
             return found
-    if checkpoint.calibration is not None or (path.name == "best.pt" and beside.exists()):
+        is_stale = True
+    if is_stale:
         warnings.warn(
             f"The calibration of {path} is of other weights, so confidence is as the model gives "
             "it. Evaluate the model again and call calibrate(run).",

@@ -32,7 +32,7 @@ _TYPES: dict[str, Any] = {
     **{"created": str, "versions": dict, "calibration": dict | None},
 }
 _FORMATS = tuple(f"resnet_ft checkpoint {number}" for number in (1, 2, 3))
-_ADDED = {"calibration": None}  # by the third format; the first had no num_classes
+# The first had no num_classes, the second no calibration.
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,15 @@ class Checkpoint:
                 "The checkpoint is of another model. If its layers were changed after build_model, "
                 f"make it in the same way and give it as model=. {error}"
             ) from error
-        filled.classes, filled.calibration = self.classes, self.calibration
+        filled.classes = self.classes
+        if not isinstance(getattr(filled, "calibration", None), nn.Module):
+            filled.calibration = self.calibration
         return filled.eval()
 
     def write(self, path: Path) -> None:
         """Write it to a new file. Raises OSError."""
         try:
-            torch.save({one.name: getattr(self, one.name) for one in fields(self)}, path)
+            torch.save({**vars(self), "format": _FORMATS[-1]}, path)
         except RuntimeError as error:  # what PyTorch says of a full disk
             raise OSError(str(error).split("\n", 1)[0]) from error
 
@@ -188,7 +190,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             heads = [content.get("classes") or (last[0] if last else ())]  # a known head's bias
             content["num_classes"] = len(heads[0]) or None
         if found in _FORMATS[:-1]:
-            content = {**_ADDED, **content}
+            content.setdefault("calibration", None)
         if found not in _FORMATS or set(content) != {one.name for one in fields(Checkpoint)}:
             raise CheckpointError(
                 f"{path} is not in the format {_FORMATS[-1]!r} (found {str(found)[:80]!r}). For "

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.calibration import (
@@ -47,6 +47,9 @@ def calibrate(
     old = Calibration.of(checkpoint.calibration) if checkpoint.calibration else None
     temperature, judged = cross_calibrated(val)
     accuracy = accuracy or (old.accuracy if old else None)
+    means, strangest = fit_familiarity(splits.get("train", val), val)
+    if old and (means is None or "train" not in splits):
+        means, strangest = old.means, old.strangest
     found = Calibration(
         temperature,
         weights,
@@ -55,14 +58,11 @@ def calibrate(
         after=calibration_scores(judged),
         accuracy=accuracy,
         threshold=coverage_at(val.calibrated(temperature), accuracy)[0] if accuracy else None,
-        familiarity=fit_familiarity(splits["train"], val) if "train" in splits else None,
+        means=means,
+        strangest=strangest,
     )
-    if found.familiarity is None and old:
-        found = replace(found, familiarity=old.familiarity)
-    run.rewrite_best(replace(checkpoint, calibration=asdict(found)).write)
-    numbers = asdict(found)
-    if known := numbers["familiarity"]:
-        known["means"] = [*known["means"].shape]  # the numbers themselves are in best.pt
-    text = json.dumps(numbers, indent=2) + "\n"
+    run.rewrite_best(replace(checkpoint, calibration=vars(found)).write)
+    numbers = {**vars(found), "means": None if means is None else [*means.shape]}
+    text = json.dumps(numbers, indent=2) + "\n"  # the means themselves are in best.pt
     run.write("calibration.json", lambda path: path.write_text(text, "utf-8"))
     return found

@@ -21,6 +21,7 @@ from resnet_ft.data.mixing import MixedLoader, balanced_loader, class_weights
 from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.predictions import evaluate
 from resnet_ft.models.check import check_model
+from resnet_ft.models.checkpoint import load_checkpoint
 from resnet_ft.models.freezing import freeze_batchnorm, kept_trainable
 from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.budget import TimeBudget, plan_epochs
@@ -133,7 +134,8 @@ def fine_tune(
             first_row=head.row if head else None,
             callbacks=watchers,
         )
-    if run_dir is not None and not distributed.from_main(run is None or run.is_calibrated):
+    has_best = run is not None and run.storage.has_home(run.best.name)  # and not elsewhere
+    if distributed.from_main(run and has_best and not load_checkpoint(run.best).calibration):
         found = evaluate(model, dataloaders["val"])
         if run is not None:
             print(calibrate(run, found))

@@ -251,12 +251,6 @@ class Run:
         return found
 
     @property
-    def is_calibrated(self) -> bool:
-        """Whether best.pt needs no calibration, or is not in the folder to get one."""
-        at_home = self.storage.has_home(self.best.name)
-        return not at_home or load_checkpoint(self.best).calibration is not None
-
-    @property
     def can_resume(self) -> bool:
         """Whether there is a resume state."""
         return self.id is not None and self.storage.has_resume_state()

@@ -64,6 +64,15 @@ def test_confidence_within_the_band_stays_as_it_is():
     assert cross_calibrated(said)[1] is said
 
 
+def test_a_temperature_that_does_not_help_unseen_images_is_left_out():
+    # All are surely right but one, which is surely wrong: no fold can know of another's mistake.
+    said = from_confidence([0.9999] * 59 + [0.99999], [1] * 59 + [0])
+    scores = calibration_scores(said)
+    assert scores["ece"] > scores["band"]
+    assert cross_calibrated(said)[0] == 1
+    assert fit_temperature(said) > 1.5
+
+
 def test_images_that_are_all_right_do_not_make_confidence_boundless():
     assert fit_temperature(from_confidence([0.7] * 40, [1] * 40)) == pytest.approx(0.25, rel=1e-3)
 
@@ -165,15 +174,14 @@ def test_evaluate_uses_the_temperature_of_these_very_weights():
         {"threshold": 1.5},
         {"threshold": "high"},
         {"more": 1},
-        {"familiarity": {"means": torch.full((2, 3), float("nan")), "threshold": 0.1}},
-        {"familiarity": {"means": torch.zeros(3), "threshold": 0.1}},
-        {"familiarity": {"means": [1], "threshold": 0.1}},
-        {"familiarity": {"means": torch.zeros(2, 3), "threshold": 7}},
+        {"means": torch.full((2, 3), float("nan")), "strangest": 0.1},
+        {"means": torch.zeros(3), "strangest": 0.1},
+        {"means": [1], "strangest": 0.1},
+        {"means": torch.zeros(2, 3), "strangest": 7},
     ],
 )
 def test_a_calibration_that_nobody_wrote_is_refused(damage):
     good = {"temperature": 1.5, "weights": "", "images": 9, "before": {}, "after": {}}
-    good["familiarity"] = None
     assert Calibration.of(good).temperature == 1.5
     with pytest.raises(CheckpointError, match=r"The calibration cannot be read.*calibrate\(run\)"):
         Calibration.of(good | damage)

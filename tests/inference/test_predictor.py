@@ -17,7 +17,6 @@ from resnet_ft import (
     CheckpointError,
     DatasetError,
     DriveError,
-    Familiarity,
     ImageError,
     ParameterError,
     Predictor,
@@ -302,7 +301,7 @@ def test_answers_below_the_threshold_are_unsure(predictor, rooms, tmp_path):
     assert saved["unsure"].dropna().astype(bool).tolist() == [False, False, False, True]
     again = careful.predict_folder(rooms, tmp_path / "out.csv", top_k=2)
     pd.testing.assert_frame_equal(again, table)
-    with pytest.raises(ParameterError, match=r"another .*calibration"):
+    with pytest.raises(ParameterError, match=r"another unsure below"):
         predictor.predict_folder(rooms, tmp_path / "out.csv", top_k=2)
 
 
@@ -318,12 +317,10 @@ def test_images_whose_features_are_unlike_those_of_training_are_unfamiliar(rooms
         features = nn.functional.normalize(body(images))
     strange = (1 - features @ features[0]) / 2  # to the first image, the mean of the only class
     limit = float(strange.sort().values[1:3].mean())
-    known = Familiarity(features[:1].half(), limit)
+    known = {"means": features[:1].half(), "strangest": limit}
     passes = []
     model.avgpool.register_forward_hook(lambda *_: passes.append(1))
-    wary = Predictor(
-        model, ["a", "b"], transform, calibration=calibration(familiarity=known, threshold=0.0)
-    )
+    wary = Predictor(model, ["a", "b"], transform, calibration=calibration(**known, threshold=0.0))
     expected = (strange > limit).tolist()
     assert sum(expected) == 2
     for number in range(4):

@@ -56,7 +56,6 @@ def test_best_pt_gets_the_calibration_and_keeps_everything_else(run):
     before = content_of(run.best)
     found = calibrate(run, predicted(run)["val"], accuracy=0.5)
     after = content_of(run.best)
-    assert after["calibration"].pop("familiarity") is None
     assert after["calibration"]["temperature"] == found.temperature
     assert after["calibration"]["threshold"] == found.threshold is not None
     assert before.keys() == after.keys()
@@ -72,12 +71,12 @@ def test_best_pt_gets_the_calibration_and_keeps_everything_else(run):
 def test_what_a_call_does_not_look_for_stays(run):
     both = predicted(run, features=True)
     first = calibrate(run, both, accuracy=0.5)
-    assert first.familiarity.means.shape == (2, 8)
+    assert first.means.shape == (2, 8)
     again = calibrate(run, both["val"])
     assert (again.accuracy, again.threshold) == (0.5, first.threshold)
-    assert torch.equal(again.familiarity.means, first.familiarity.means)
+    assert torch.equal(again.means, first.means)
     numbers = json.loads((run.folder / "calibration.json").read_text())
-    assert numbers["familiarity"]["means"] == [2, 8]  # the shape: a table of numbers is for best.pt
+    assert numbers["means"] == [2, 8]  # the shape: a table of numbers is for best.pt
 
 
 def test_the_saved_evaluation_is_what_is_taken_by_default(run):
@@ -102,12 +101,12 @@ def test_a_new_best_makes_it_stale_and_the_predictor_says_so_and_ignores_it(run)
     os.replace(named, run.best)  # as training does, which knows of no calibration
     options = {"model": network(), "transform": eval_transform(9)}
     with pytest.warns(UserWarning, match=r"calibration of .*best\.pt is of other weights"):
-        assert Predictor.load(run.best, **options).calibration is None
+        assert Predictor.load(run.best, **options).calibration.weights == ""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # alone, it is a checkpoint without a calibration
         alone = run.folder.parent / "best.pt"
         alone.write_bytes(run.best.read_bytes())
-        assert Predictor.load(alone, **options).calibration is None
+        assert Predictor.load(alone, **options).calibration.weights == ""
 
 
 def test_a_calibration_in_best_pt_of_other_weights_is_ignored_too(run):
@@ -116,11 +115,11 @@ def test_a_calibration_in_best_pt_of_other_weights_is_ignored_too(run):
     content["classes"] = ["a", "b"]
     torch.save(content, run.best)
     options = {"model": network(), "transform": eval_transform(9)}
-    assert Predictor.load(run.best, **options).calibration is not None
+    assert Predictor.load(run.best, **options).calibration.weights
     content["state_dict"]["6.bias"] += 1
     torch.save(content, run.best)
     with pytest.warns(UserWarning, match="of other weights"):
-        assert Predictor.load(run.best, **options).calibration is None
+        assert Predictor.load(run.best, **options).calibration.weights == ""
 
 
 def test_a_finished_run_is_still_found_finished_and_can_get_more_epochs(run):
