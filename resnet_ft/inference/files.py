@@ -27,9 +27,10 @@ from resnet_ft.data.dataset import SampleKey, SeededDataset
 from resnet_ft.errors import CheckpointError, ImageError, ParameterError
 from resnet_ft.evaluation.calibration import Calibration
 from resnet_ft.evaluation.familiarity import strangeness
-from resnet_ft.models.cutting import fold_batchnorm
+from resnet_ft.models.cutting import fold_batchnorm, in_blocked_layout
 
 _AT_ONCE = 4  # batches, each of which takes memory
+_IN_CACHE = 8  # images: what a processor computes of more no longer fits into its caches
 _CLOSE = 1e-5  # by how much a probability of the quicker copy may differ
 
 
@@ -164,9 +165,9 @@ def answers(model: Answering, images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _answers(model: Answering, images: Tensor) -> Tensor:
+    parts = images.split(_IN_CACHE if images.device.type == "cpu" else len(images))
     with engine.accelerator().autocast():
-        found: Tensor = model(images).float()
-        return found
+        return torch.cat([model(part).float() for part in parts])
 
 
 def _checked(found: Tensor) -> Tensor:
@@ -205,17 +206,30 @@ def _finished(files: PredictedFiles, images: Tensor, draws: Tensor) -> Tensor:
 def _quick(model: Answering, images: Tensor) -> tuple[Answering, torch.memory_format]:
     """A copy of the model that gives the same answers in less time, and how it wants its images.
 
-    The copy has its weights in channels_last memory and, on a processor, no BatchNorm. A network of
-    one's own may not work there, or do what tracing it does not see: two images tell.
+    On a processor the copy has no BatchNorm, and computes in oneDNN's own layout where the whole
+    network can; any other has its weights in channels_last memory. A network of one's own may not
+    work there, or do what tracing it does not see: two images tell.
     """
-    on_cpu, plain, other = images.device.type == "cpu", torch.contiguous_format, torch.channels_last
+    plain, other, net = torch.contiguous_format, torch.channels_last, model.net
+    copies: list[tuple[Callable[[], nn.Module | None], torch.memory_format]]
+    if images.device.type != "cpu":
+        copies = [(lambda: copy.deepcopy(net).to(memory_format=other), other)]
+    else:
+        copies = [(lambda: in_blocked_layout(net), plain), (lambda: _folded(net), other)]
     expected = answers(model, images[:2].contiguous(memory_format=plain))
-    try:
-        net = fold_batchnorm(model.net) if on_cpu else model.net
-        net = (copy.deepcopy(net) if net is model.net else net).to(memory_format=other)
-        quick = Answering(net, model.num_classes, model.calibration).to(images.device)
-        found = answers(quick, images[:2].contiguous(memory_format=other))
-        is_same = not on_cpu or torch.allclose(found, expected, rtol=0, atol=_CLOSE)
-    except Exception:  # the model's own code may fail in any way
-        is_same = False
-    return (quick, other) if is_same else (model, plain)
+    for made, memory in copies:
+        try:
+            if (copied := made()) is None:
+                continue
+            quick = Answering(copied, model.num_classes, model.calibration).to(images.device)
+            found = answers(quick, images[:2].contiguous(memory_format=memory))
+        except Exception:  # the model's own code may fail in any way
+            continue
+        if images.device.type != "cpu" or torch.allclose(found, expected, rtol=0, atol=_CLOSE):
+            return quick, memory
+    return model, plain
+
+
+def _folded(model: nn.Module) -> nn.Module:
+    quick = fold_batchnorm(model)
+    return (copy.deepcopy(model) if quick is model else quick).to(memory_format=torch.channels_last)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
+from torch.fx import symbolic_trace
+from torch.fx.experimental.optimization import fuse, optimize_for_inference
 from torchvision.models import ResNet
 
 from resnet_ft.errors import ParameterError
@@ -68,9 +69,26 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return model.folded() if isinstance(model, WithFeatures) else fuse(model)
+            return fuse(model.traced() if isinstance(model, WithFeatures) else model)
         except Exception:  # tracing runs the model's own code, which may fail in any way
             return model
+
+
+def in_blocked_layout(model: nn.Module) -> nn.Module | None:
+    """A copy without BatchNorm whose layers compute in oneDNN's own memory layout, on a processor.
+
+    None where activations would be converted more than once, since the network has layers, such as
+    SiLU, that are not made for it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            traceable = model.traced() if isinstance(model, WithFeatures) else model
+            copied: Any = optimize_for_inference(traceable)
+            conversions = [node for node in copied.graph.nodes if node.target == "to_mkldnn"]
+        except Exception:  # tracing runs the model's own code, which may fail in any way
+            return None
+    return copied if len(conversions) == 1 else None
 
 
 class WithFeatures(nn.Module):
@@ -89,9 +107,9 @@ class WithFeatures(nn.Module):
         self._name = f"{name}.{linear[-1]}".removesuffix(".") if linear else name
         self._last = [model.get_submodule(self._name)]  # in a list: no second child
 
-    def folded(self) -> nn.Module:
-        """`fold_batchnorm` of it, which a hook would escape: raises whatever tracing does."""
-        traced: Any = fuse(self.model)
+    def traced(self) -> nn.Module:
+        """It as a graph, of which a hook would be no part. Raises whatever tracing does."""
+        traced: Any = symbolic_trace(self.model)
         nodes = traced.graph.nodes
         (last,) = (node for node in nodes if node.target == self._name)
         (output,) = (node for node in nodes if node.op == "output")
