@@ -33,9 +33,11 @@ def plot_calibration(predictions: Predictions, *, ax: "Axes | None" = None) -> "
     if temperature != 1:
         errors += f", after {after['ece']:.1%}"
         lines.append((bins, "o", BLUE, f"with temperature {temperature:.2f}"))
-    lowest = min(
-        bins["from"].min(), *(line[["confidence", "accuracy"]].min(None) for line, *_ in lines)
-    )
+    drawn = [
+        bins["from"],
+        *(line[axis] for line, *_ in lines for axis in ("confidence", "accuracy")),
+    ]
+    lowest = min(map(min, drawn))
     with style() as plt:
         ax = ax or plt.subplots(figsize=(4.6, 4.4))[1]
         band = bins["confidence"], bins["from"], bins["to"]

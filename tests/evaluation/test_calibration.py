@@ -177,6 +177,8 @@ def test_evaluate_uses_the_temperature_of_these_very_weights():
         {"means": torch.full((2, 3), float("nan")), "strangest": 0.1},
         {"means": torch.zeros(3), "strangest": 0.1},
         {"means": [1], "strangest": 0.1},
+        {"means": torch.zeros(2, 3)},
+        {"strangest": 0.1},
         {"means": torch.zeros(2, 3), "strangest": 7},
     ],
 )
