@@ -33,6 +33,9 @@ _PUBLIC = {
     "features.store": "FeatureDataset",
     "features.precompute": "precompute",
     "evaluation.predictions": "Predictions evaluate load_predictions",
+    "evaluation.calibration": (
+        "Calibration calibration_scores coverage_at coverage_curve fit_temperature reliability"
+    ),
     "evaluation.scores": (
         "find_label_errors accuracy_interval accuracy_summary class_scores confused_pairs "
         "confusion_matrix "
@@ -51,6 +54,8 @@ _PUBLIC = {
         "plot_class_counts plot_class_scores plot_confused_pairs plot_confusion_matrix "
         "plot_histories plot_history plot_image_sizes plot_prediction"
     ),
+    "visualize.calibration": "plot_calibration plot_coverage",
+    "training.calibrate": "calibrate",
     "training.run": "Run load_run space_of_run",
     "training.state": "StepOutput TrainingState",
     "training.callbacks": "Callback EarlyStop LivePlot ProgressBar Tracker",
