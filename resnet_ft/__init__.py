@@ -33,11 +33,16 @@ _PUBLIC = {
     "features.store": "FeatureDataset",
     "features.precompute": "precompute",
     "evaluation.predictions": "Predictions evaluate load_predictions",
+    "evaluation.calibration": (
+        "Calibration calibration_scores coverage_at coverage_curve fit_temperature reliability"
+    ),
     "evaluation.scores": (
         "find_label_errors accuracy_interval accuracy_summary class_scores confused_pairs "
         "confusion_matrix "
         "largest_class_share scored_weights suspect_labels verdict"
     ),
+    "evaluation.attention": "grad_cam similar_images",
+    "evaluation.comparison": "compare_runs",
     "evaluation.learning_curve": "LearningCurve learning_curve pretrained_features",
     "evaluation.backbones": "compare_backbones",
     "evaluation.advice": "advise",
@@ -46,10 +51,14 @@ _PUBLIC = {
         "show_classes show_label_errors show_pairs"
     ),
     "visualize.issues": "show_issues",
+    "visualize.attention": "show_attention show_neighbours",
+    "visualize.map": "explore_map plot_map",
     "visualize.plots": (
         "plot_class_counts plot_class_scores plot_confused_pairs plot_confusion_matrix "
         "plot_histories plot_history plot_image_sizes plot_prediction"
     ),
+    "visualize.calibration": "plot_calibration plot_coverage",
+    "training.calibrate": "calibrate",
     "visualize.learning_curve": "plot_learning_curve",
     "training.run": "Run load_run space_of_run",
     "training.state": "StepOutput TrainingState",
