@@ -68,6 +68,7 @@ def confusing(val: Predictions) -> Rule:
 
 def too_sure(val: Predictions) -> Rule:
     """Confidence that is further from the accuracy than chance takes it."""
+    val = val if val.logits is None else val.calibrated(1)
     sure, right = val.table["confidence"], val.accuracy
     gap = sure.mean() - right
     if abs(gap) > max(0.02, 2 * (sure * (1 - sure)).sum() ** 0.5 / len(sure)):

@@ -22,8 +22,10 @@ from resnet_ft.evaluation.predictions import Predictions, load_predictions
 from resnet_ft.notebook import as_unicode, percent
 from resnet_ft.reading import read_json, reading
 from resnet_ft.training.run import load_run
+from resnet_ft.visualize.calibration import plot_calibration, plot_coverage
 from resnet_ft.visualize.images import jpeg_thumbnail
 from resnet_ft.visualize.learning_curve import plot_learning_curve
+from resnet_ft.visualize.map import plot_map
 from resnet_ft.visualize.plots import plot_confusion_matrix, plot_history
 
 _SIDE = 300  # pixels of a photograph
@@ -65,25 +67,33 @@ def report(
         curve = curves.learning_curve(curves.pretrained_features(run))
     share, beside = scores.largest_class_share(table["label"]), run.folder / "calibration.json"
     with reading(beside, RunError, "Delete it, or calibrate the run again."):
-        calibration = read_json(beside) if beside.exists() else None
+        calibration = read_json(beside) if beside.exists() else {}
     learned = plot_history(history, baseline=share, num_val=len(table))
     charts = {"history": learned, "confusion": plot_confusion_matrix(val).figure}
     charts |= {"curve": plot_learning_curve(curve).figure} if curve else {}
+    raw = val if val.logits is None else val.calibrated(1)
+    if raw.logits is not None:
+        charts |= {
+            "calibration": plot_calibration(raw).figure,
+            "coverage": plot_coverage(val).figure,
+        }
+    if seen := {split: one for split, one in found.items() if one.features is not None}:
+        charts["map"] = plot_map(seen).figure
     classes = scores.class_scores(val).iloc[:-1].sort_values("f1", kind="stable").reset_index()
-    wilson = [scores.wilson_interval(row.recall, row.images or 1) for row in classes.itertuples()]
     wrong = table[table["label"] != table["predicted"]].sort_values("confidence", ascending=False)
     some = np.unique(np.linspace(0, len(table) - 1, _PHOTOGRAPHS).astype(int))
     advice = advise(found, heads=heads, history=history, audit=audit, curve=curve)
+    drawn = {name: run.folder / "figures" / f"{name}.png" for name in ("attention", "neighbours")}
     content: dict[str, object] = {
         "name": run.folder.absolute().name,
         "config": run.config,
         "splits": scores.accuracy_summary(found).reset_index(names="split").to_dict("records"),
         "share": share,
         "verdict": scores.verdict(val, "validation"),
-        "confidence": table["confidence"].mean(),
-        "calibration": calibration,
+        "confidence": raw.table["confidence"].mean(),
+        "calibration": calibration if calibration.get("weights") == val.weights else {},
         "advice": advice.to_dict("records"),
-        "classes": classes.assign(interval=wilson).to_dict("records"),
+        "classes": classes.to_dict("records"),
         "confused": scores.confused_pairs(val)[:_CONFUSED].to_dict("records"),
         "wrong": wrong.to_dict("records"),
         "photographs": _photographs(table.iloc[some]),
@@ -92,7 +102,7 @@ def report(
         "curve": curve,
         "audit": audit and audit.summary().to_dict("records"),
         "charts": {name: _png(figure) for name, figure in charts.items()},
-        "figures": {file.stem: _base64(file.read_bytes()) for file in run.figures.glob("*.png")},
+        "figures": {name: _jpeg(file) for name, file in drawn.items() if file.exists()},
     }
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page.filters.update(percent=percent, share="{:.1%}".format)
@@ -112,16 +122,19 @@ def _photographs(table: pd.DataFrame) -> list[dict]:
     shown = []
     for row in table.to_dict("records"):
         with suppress(ImageError, OSError, TypeError):  # it lies elsewhere, or nobody knows where
-            image = _base64(jpeg_thumbnail(Path(row["path"]), (_SIDE, _SIDE)))
-            shown.append({**row, "image": image})
+            shown.append({**row, "image": _jpeg(Path(row["path"]), _SIDE)})
     return shown
+
+
+def _jpeg(file: Path, side: int = 900) -> str:
+    return _base64(jpeg_thumbnail(file, (side, 2 * side)))
 
 
 def _png(figure: Any) -> str:
     import matplotlib.pyplot as plt
 
     file = BytesIO()
-    figure.savefig(file, dpi=140)
+    figure.savefig(file, dpi=140, bbox_inches="tight")
     plt.close(figure)  # a notebook would show it
     return _base64(file.getvalue())
 
