@@ -74,7 +74,7 @@ def learning_curve(features: Features, *, draws: int = 10, seed: int = 0) -> Lea
     follows a + b * images ** -c (Hestness et al., "Deep learning scaling is predictable,
     empirically", 2017). Few sizes do not tell the floor a, so the law is the mean of the best fit
     and of the best with a = 0; the band is that of the basic bootstrap of both, over draws and
-    validation images.
+    validation images. It is about what to expect: a single training varies more.
     """
     (inputs, labels), (val_inputs, val_labels) = features["train"], features["val"]
     both, all_labels = torch.cat([inputs, val_inputs]), torch.cat([labels, val_labels])
