@@ -148,7 +148,7 @@ def test_how_sure_it_is_stands_beside_how_right_before_and_after_calibration(pag
     text, words = text_of(page), Elements(page.read_text("utf-8")).found
     assert "80.0% sure of its answers" in text and "3.3 points under-confident" in text
     assert "temperature of 1.50" in text and "Log loss0.2500.125" in text
-    assert "below 0.61 count as unsure; of the others, 95.0% are right" in text
+    assert "below 0.61 count as unsure; of the others, 95.0% or more should be right" in text
     pictures = [one["alt"] for tag, one in words if tag == "img"]
     assert any("Reliability diagram" in one for one in pictures)
     assert any("points in two dimensions" in one for one in pictures)
