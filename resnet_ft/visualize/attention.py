@@ -59,14 +59,14 @@ def show_attention(
             shares.append(spoke / max(spoke.max(), np.finfo(np.float32).tiny))
             pictures.append(grey + (picture - grey) * shares[-1][..., None])
             titles.append(f"for {name}\n{percent(of_image[name])}")
-    heading = f"What spoke for a class: {len(mistakes)} confident mistakes,\n"
-    heading += f"{len(others)} images of low confidence"
-    figure = show_images(pictures, titles, title=heading)
-    for i, ax in enumerate(figure.axes):
-        if i % 3 and shares[i - i // 3 - 1].any():
-            ax.contour(shares[i - i // 3 - 1], [0.5], colors=[ORANGE], linewidths=1.5)
-        if not i % 3:
-            ax.title.set_color(BLUE if titles[i][0] == "✓" else RED)
+    heading = f"What spoke for a class: confident mistakes ({len(mistakes)}),\n"
+    figure = show_images(pictures, titles, title=f"{heading}uncertain images ({len(others)})")
+    lit = [ax for i, ax in enumerate(figure.axes) if i % 3]
+    for ax, share in zip(lit, shares, strict=True):
+        if share.min() < 0.5 < share.max():
+            ax.contour(share, [0.5], colors=[ORANGE], linewidths=1.5)
+    for ax in figure.axes[::3]:
+        ax.title.set_color(BLUE if ax.get_title().startswith("✓") else RED)
     return figure
 
 

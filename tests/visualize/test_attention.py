@@ -59,7 +59,8 @@ def test_each_image_stands_beside_what_spoke_for_two_classes(loaders):
     assert all(title == "✓ is" for title in [one.split("\n")[0] for one in titles[3::3]])
     assert to_hex(figure.axes[0].title.get_color()).upper() == RED
     assert to_hex(figure.axes[3].title.get_color()).upper() == BLUE
-    assert figure.get_suptitle().startswith("What spoke for a class: 1 confident mistakes")
+    expected = "What spoke for a class: confident mistakes (1),\nuncertain images (3)"
+    assert figure.get_suptitle() == expected
     for picture in pictures:
         assert picture.shape == (16, 16, 3)
         assert picture.min() >= 0 and picture.max() <= 1
