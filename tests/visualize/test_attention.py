@@ -58,8 +58,7 @@ def test_each_image_stands_beside_what_spoke_for_two_classes(loaders):
     assert titles[2].startswith("for red\n")  # the label, though green is more probable
     right = predictions.table.query("predicted == label")
     least = predictions.probabilities[right["confidence"].idxmin()]
-    second = predictions.classes[least.argsort()[-2]]
-    assert titles[5] == f"for {second}\n{percent(np.sort(least)[-2])}"
+    assert titles[5].endswith(f"\n{percent(np.sort(least)[-2])}")  # the second most probable one
     assert all(title == "✓ is" for title in [one.split("\n")[0] for one in titles[3::3]])
     assert to_hex(figure.axes[0].title.get_color()).upper() == RED
     assert to_hex(figure.axes[3].title.get_color()).upper() == BLUE
