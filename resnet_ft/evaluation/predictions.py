@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import length_hint
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from scipy.special import log_softmax
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 
@@ -19,7 +21,7 @@ from resnet_ft.data.batches import EpochBatchSampler, device_batches
 from resnet_ft.errors import DatasetError, ParameterError
 from resnet_ft.files import atomic_write, user_path
 from resnet_ft.models.check import check_model
-from resnet_ft.models.checkpoint import weights_digest
+from resnet_ft.models.checkpoint import tensors_digest
 from resnet_ft.models.cutting import WithFeatures
 from resnet_ft.models.freezing import evaluation_mode
 from resnet_ft.notebook import progress_bar
@@ -53,6 +55,21 @@ class Predictions:
     def accuracy(self) -> float:
         """The share of images whose predicted class is the true one."""
         return float((self.table["predicted"] == self.table["label"]).mean())
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The positions (N,) of the true classes in `classes`."""
+        positions = {name: position for position, name in enumerate(self.classes)}
+        return self.table["label"].map(positions).to_numpy()
+
+    def calibrated(self, temperature: float) -> "Predictions":
+        """The same images, their logits divided by a temperature; `logits` stay as they are."""
+        if self.logits is None:
+            raise ParameterError("These predictions have no logits. Evaluate the model again.")
+        logs = log_softmax(self.logits.astype(np.float64) / temperature, axis=1)
+        losses = -logs[np.arange(len(logs)), self.labels]
+        table = self.table.assign(confidence=np.exp(logs.max(axis=1)), loss=losses)
+        return replace(self, table=table, probabilities=np.exp(logs))
 
     def save(self, path: str | Path) -> Path:
         """Write the table, with a column of probabilities for each class, as CSV.
@@ -127,15 +144,25 @@ def _is_number(column: str) -> bool:
     return column.startswith("p(") or column in ("confidence", "loss")
 
 
-def evaluate(model: nn.Module, dataloader: DataLoader, *, features: bool = False) -> Predictions:
+def evaluate(
+    model: nn.Module, dataloader: DataLoader, *, features: bool = False, calibrated: bool = False
+) -> Predictions:
     """What `model` predicts for every image that `dataloader` delivers, in its order.
 
     Batches are (images (N, 3, H, W), integer labels (N,)). The model moves to the device and keeps
     its mode. Each of several processes has to call it and gets the complete table. `path` is known
     where the dataset has `samples` in that order (see `unshuffled`). With `features`, the same pass
-    keeps what the last layer saw.
+    keeps what the last layer saw. `calibrated` divides the logits by the temperature in the model's
+    checkpoint (see `calibrate`). Raises ParameterError where that has none for these weights.
     """
     check_model(model, dataloader)
+    weights = tensors_digest(model.state_dict())[:16]
+    calibration: Any = getattr(model, "calibration", None)
+    if calibrated and not (calibration and calibration["weights"] == weights):
+        raise ParameterError(
+            "The model has no temperature for its weights. Call calibrate(run), and load the "
+            "checkpoint after that."
+        )
     net = WithFeatures(model) if features else model
     outputs, labels = predict_logits(net, dataloader)
     num_logits = getattr(net, "num_logits", outputs.shape[1])
@@ -165,12 +192,13 @@ def evaluate(model: nn.Module, dataloader: DataLoader, *, features: bool = False
     losses = nn.functional.cross_entropy(logits, labels, reduction="none")
     found = tabulate(logits.softmax(dim=1), losses, labels, classes, paths)
     fits_half = features and seen.abs().max() <= torch.finfo(torch.half).max
-    return replace(
+    found = replace(
         found,
         logits=logits.numpy().copy(),
         features=(seen.half() if fits_half else seen.clone()).numpy() if features else None,
-        weights=weights_digest(model)[:16],
+        weights=weights,
     )
+    return found.calibrated(calibration["temperature"]) if calibrated else found
 
 
 def predict_logits(model: nn.Module, dataloader: DataLoader) -> tuple[Tensor, Tensor]:

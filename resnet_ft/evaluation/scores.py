@@ -5,21 +5,35 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import norm
 from sklearn import metrics
 
 from resnet_ft.evaluation.predictions import Predictions
 
 _ROWS = 10_000  # images that label errors are looked for in at once
+_SAMPLES, _INTERVAL = 1000, (0.025, 0.975)  # of the bootstrap
 
 
 def accuracy_summary(predictions: dict[str, Predictions]) -> pd.DataFrame:
-    """A row per split: how many images, the accuracy, and its interval at 95% confidence."""
+    """A row per split: how many images, the accuracy, and its interval at 95% confidence.
+
+    Where classes have unequal numbers of images, also the balanced accuracy, which is the mean of
+    the classes' recalls, and its interval by the bootstrap (see `class_scores`).
+    """
     rows = {
         split: (len(scored.table), scored.accuracy, *accuracy_interval(scored))
         for split, scored in predictions.items()
     }
-    return pd.DataFrame.from_dict(rows, "index", columns=["images", "accuracy", "from", "to"])
+    table = pd.DataFrame.from_dict(rows, "index", columns=["images", "accuracy", "from", "to"])
+    if any(one.table["label"].value_counts().nunique() > 1 for one in predictions.values()):
+        for split, scored in predictions.items():
+            counts = confusion_matrix(scored).to_numpy()
+            present = counts.any(axis=1)
+            recall = counts.diagonal()[present] / counts.sum(axis=1)[present]
+            drawn = np.nanmean(_bootstrapped(counts)[0], axis=1)
+            columns = ["balanced", "balanced_from", "balanced_to"]
+            table.loc[split, columns] = [recall.mean(), *np.quantile(drawn, _INTERVAL)]
+    return table
 
 
 def accuracy_interval(predictions: Predictions, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -30,10 +44,15 @@ def accuracy_interval(predictions: Predictions, *, confidence: float = 0.95) -> 
     return wilson_interval(predictions.accuracy, len(predictions.table), confidence)
 
 
-def wilson_interval(accuracy: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of an accuracy on `count` images."""
-    interval = binomtest(round(accuracy * count), count).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+def wilson_interval(accuracy: Any, count: Any, confidence: float = 0.95) -> tuple[Any, Any]:
+    """The interval of an accuracy on `count` images; of several in arrays. nan for no images."""
+    z = norm.ppf((1 + confidence) / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z2 = z**2 / np.asarray(count, dtype=float)
+        centre = accuracy + z2 / 2
+        spread = np.sqrt(accuracy * (1 - accuracy) * z2 + z2**2 / 4)
+        low, high = (centre - spread) / (1 + z2), (centre + spread) / (1 + z2)
+    return np.maximum(low, 0), np.minimum(high, 1)
 
 
 def largest_class_share(labels: Sequence[object] | pd.Series) -> float:
@@ -71,7 +90,9 @@ def class_scores(predictions: Predictions) -> pd.DataFrame:
     """Precision, recall and F1 of each class, and their mean; `images` is the number of images.
 
     The precision of a class that was never predicted is 0, and so is the recall of one without
-    images.
+    images. `recall_from` and `recall_to`, `f1_from` and `f1_to` are intervals at 95% confidence:
+    Wilson's for the recall of a class, for the others that of 1,000 bootstrap samples of the images
+    (Efron, 1979).
     """
     table, classes = predictions.table, predictions.classes
     columns = metrics.precision_recall_fscore_support(
@@ -80,7 +101,33 @@ def class_scores(predictions: Predictions) -> pd.DataFrame:
     names = ["precision", "recall", "f1", "images"]
     scores = pd.DataFrame(dict(zip(names, columns, strict=True)), index=classes)
     mean = scores.mean().to_frame("mean of classes").T.assign(images=scores["images"].sum())
-    return pd.concat([scores, mean]).astype({"images": int})
+    table = pd.concat([scores, mean]).astype({"images": int})
+    recalls, f1 = _bootstrapped(confusion_matrix(predictions).to_numpy())
+    of_mean = np.quantile(np.nan_to_num(recalls).mean(axis=1), _INTERVAL)
+    of_each = wilson_interval(scores["recall"], scores["images"])
+    table["recall_from"], table["recall_to"] = (
+        np.append(*ends) for ends in zip(of_each, of_mean, strict=True)
+    )
+    with_mean = np.column_stack([f1, f1.mean(axis=1)])
+    table["f1_from"], table["f1_to"] = np.quantile(with_mean, _INTERVAL, axis=0)
+    return table
+
+
+def _bootstrapped(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Recalls and F1, each (samples, C), of bootstrap samples of a confusion matrix's images.
+
+    The recall of a class without images in a sample is nan.
+    """
+    true, predicted = counts.nonzero()
+    shares = counts[true, predicted] / counts.sum()
+    drawn = np.random.default_rng(0).multinomial(counts.sum(), shares, size=_SAMPLES)
+    right, of_true, of_predicted = np.zeros((3, len(counts), _SAMPLES))
+    np.add.at(of_true, true, drawn.T)
+    np.add.at(of_predicted, predicted, drawn.T)
+    right[true[true == predicted]] = drawn.T[true == predicted]
+    with np.errstate(invalid="ignore"):
+        recalls = (right / of_true).T
+    return recalls, (2 * right / np.maximum(of_true + of_predicted, 1)).T
 
 
 def confusion_matrix(predictions: Predictions) -> pd.DataFrame:
@@ -115,12 +162,11 @@ def find_label_errors(predictions: Predictions) -> pd.DataFrame:
     probable of those classes is not its label.
     """
     probabilities = predictions.probabilities
-    position = {name: label for label, name in enumerate(predictions.classes)}
-    labels = predictions.table["label"].map(position).to_numpy()
+    labels, classes = predictions.labels, len(predictions.classes)
     of_label = probabilities[np.arange(len(labels)), labels]
-    counts = np.bincount(labels, minlength=len(position))
-    thresholds = np.full(len(position), np.inf)  # a class without images is no candidate
-    np.divide(np.bincount(labels, of_label, len(position)), counts, thresholds, where=counts > 0)
+    counts = np.bincount(labels, minlength=classes)
+    thresholds = np.full(classes, np.inf)  # a class without images is no candidate
+    np.divide(np.bincount(labels, of_label, classes), counts, thresholds, where=counts > 0)
     thresholds = thresholds.astype(probabilities.dtype)
     suggested, margin = labels.copy(), np.empty_like(of_label)
     for start in range(0, len(labels), _ROWS):  # a copy of all would be as large as all

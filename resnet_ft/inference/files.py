@@ -25,11 +25,39 @@ from resnet_ft.data.batches import worker_processes
 from resnet_ft.data.cache import DecodedImages
 from resnet_ft.data.dataset import SampleKey, SeededDataset
 from resnet_ft.errors import CheckpointError, ImageError, ParameterError
+from resnet_ft.evaluation.calibration import Calibration
+from resnet_ft.evaluation.familiarity import strangeness
 from resnet_ft.models.cutting import fold_batchnorm, in_blocked_layout
 
 _AT_ONCE = 4  # batches, each of which takes memory
 _IN_CACHE = 8  # images: what a processor computes of more no longer fits into its caches
 _CLOSE = 1e-5  # by how much a probability of the quicker copy may differ
+
+
+class Answering(nn.Module):
+    """What a model answers: its probabilities (N, C), calibrated, then a column for each flag.
+
+    These are 1 for answers that are "unsure" or images that are "unfamiliar", where the calibration
+    has a threshold for that, and else 0. `net` puts out logits, then features if it has to.
+    """
+
+    def __init__(self, net: nn.Module, num_classes: int, calibration: Calibration):
+        super().__init__()
+        self.net, self.num_classes, self.calibration = net, num_classes, calibration
+        limits = {"unsure": calibration.threshold, "unfamiliar": calibration.strangest}
+        self.flags = [name for name, limit in limits.items() if limit is not None]
+        self.means: Tensor
+        self.register_buffer("means", calibration.means)
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs, limits = self.net(images).float(), self.calibration
+        found = [(outputs[:, : self.num_classes] / limits.temperature).softmax(dim=1)]
+        if limits.threshold is not None:
+            found.append(found[0].amax(dim=1, keepdim=True) < limits.threshold)
+        if limits.strangest is not None:
+            strange = strangeness(outputs[:, self.num_classes :], self.means)
+            found.append(strange[:, None] > limits.strangest)
+        return torch.cat(found, dim=1)
 
 
 class PredictedFiles(SeededDataset):
@@ -57,14 +85,14 @@ class Answers:
 
     rows: range
     reasons: list[str | None]
-    probabilities: Tensor  # (readable files, classes), on the CPU
+    found: Tensor  # of readable files, on the CPU: see Answering
 
 
 _Waiting = tuple[range, list[str | None], "Tensor | Future[Tensor]"]
 
 
 def predict_files(
-    model: nn.Module,
+    model: Answering,
     files: PredictedFiles,
     rows: range,
     *,
@@ -102,16 +130,16 @@ def predict_files(
                 if pool is None and threads > 1 and _is_pure(network, batch):
                     pool = stack.enter_context(_batches_at_once(threads))
                     ahead = threads
-                found = pool.submit(_softmax, network, batch) if pool else _softmax(network, batch)
+                found = pool.submit(_answers, network, batch) if pool else _answers(network, batch)
             waiting.append((range(start, start + len(reasons)), reasons, found))
             if len(waiting) > ahead:
                 yield _received(*waiting.popleft())
         yield from starmap(_received, waiting)
 
 
-def _is_pure(network: nn.Module, images: Tensor) -> bool:
+def _is_pure(network: Answering, images: Tensor) -> bool:
     """Whether several threads may use a network: traced, it keeps nothing from layer to layer."""
-    return images.device.type == "cpu" and isinstance(network, GraphModule)
+    return images.device.type == "cpu" and isinstance(network.net, GraphModule)
 
 
 @contextmanager
@@ -127,19 +155,19 @@ def _batches_at_once(threads: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    """What the model says of a batch of images on its device: (N, classes), on the CPU.
+def answers(model: Answering, images: Tensor) -> Tensor:
+    """What the model says of a batch of images on its device, on the CPU.
 
     Raises CheckpointError where that are no numbers.
     """
-    return _checked(_softmax(model, images))
+    return _checked(_answers(model, images))
 
 
 @torch.inference_mode()
-def _softmax(model: nn.Module, images: Tensor) -> Tensor:
+def _answers(model: Answering, images: Tensor) -> Tensor:
     parts = images.split(_IN_CACHE if images.device.type == "cpu" else len(images))
     with engine.accelerator().autocast():
-        return torch.cat([model(part).float().softmax(dim=1) for part in parts])
+        return torch.cat([model(part).float() for part in parts])
 
 
 def _checked(found: Tensor) -> Tensor:
@@ -175,26 +203,26 @@ def _finished(files: PredictedFiles, images: Tensor, draws: Tensor) -> Tensor:
     return files.finish(images, draws, empty)
 
 
-def _quick(model: nn.Module, images: Tensor) -> tuple[nn.Module, torch.memory_format]:
+def _quick(model: Answering, images: Tensor) -> tuple[Answering, torch.memory_format]:
     """A copy of the model that gives the same answers in less time, and how it wants its images.
 
     On a processor the copy has no BatchNorm, and computes in oneDNN's own layout where the whole
     network can; any other has its weights in channels_last memory. A network of one's own may not
     work there, or do what tracing it does not see: two images tell.
     """
-    plain, other = torch.contiguous_format, torch.channels_last
+    plain, other, net = torch.contiguous_format, torch.channels_last, model.net
     copies: list[tuple[Callable[[], nn.Module | None], torch.memory_format]]
     if images.device.type != "cpu":
-        copies = [(lambda: copy.deepcopy(model).to(memory_format=other), other)]
+        copies = [(lambda: copy.deepcopy(net).to(memory_format=other), other)]
     else:
-        copies = [(lambda: in_blocked_layout(model), plain), (lambda: _folded(model), other)]
-    expected = probabilities(model, images[:2].contiguous(memory_format=plain))
+        copies = [(lambda: in_blocked_layout(net), plain), (lambda: _folded(net), other)]
+    expected = answers(model, images[:2].contiguous(memory_format=plain))
     for made, memory in copies:
         try:
-            quick = made()
-            if quick is None:
+            if (copied := made()) is None:
                 continue
-            found = probabilities(quick, images[:2].contiguous(memory_format=memory))
+            quick = Answering(copied, model.num_classes, model.calibration).to(images.device)
+            found = answers(quick, images[:2].contiguous(memory_format=memory))
         except Exception:  # the model's own code may fail in any way
             continue
         if images.device.type != "cpu" or torch.allclose(found, expected, rtol=0, atol=_CLOSE):

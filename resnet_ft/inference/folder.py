@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from torch import nn
 
 from resnet_ft import distributed
 from resnet_ft.data.folders import PathArray, find_images
 from resnet_ft.errors import DatasetError, DriveError, ParameterError
 from resnet_ft.files import atomic_write, fingerprint, user_path
-from resnet_ft.inference.files import Answers, PredictedFiles, predict_files
+from resnet_ft.inference.files import Answering, Answers, PredictedFiles, predict_files
 from resnet_ft.inference.journal import Journal
 from resnet_ft.notebook import as_unicode, progress_bar
 from resnet_ft.reading import read_table
@@ -80,14 +79,15 @@ class FolderTable:
     classes: list[str]
     top_k: int
     batch_size: int
+    flags: list[str]
 
     @property
     def columns(self) -> list[str]:
-        """The first class is `predicted`, with its `confidence`."""
+        """The first class is `predicted`, with its `confidence`; flags are True or False."""
         others = [
             f"{name}_{k}" for k in range(2, self.top_k + 1) for name in ("class", "confidence")
         ]
-        return ["path", "predicted", "confidence", *others, "error"]
+        return ["path", "predicted", "confidence", *others, *self.flags, "error"]
 
     def journal(self, path: Path, about: dict[str, object]) -> Journal:
         """The table's CSV file; `about` is what the answers depend on beside the files."""
@@ -110,7 +110,7 @@ class FolderTable:
         )
 
     def fill(
-        self, journal: Journal, model: nn.Module, files: PredictedFiles, num_workers: int | None
+        self, journal: Journal, model: Answering, files: PredictedFiles, num_workers: int | None
     ) -> Journal:
         """Compute what the journal lacks; each of several processes computes a part of it.
 
@@ -132,7 +132,7 @@ class FolderTable:
         self,
         journal: Journal,
         rows: range,
-        model: nn.Module,
+        model: Answering,
         files: PredictedFiles,
         num_workers: int | None,
     ) -> Journal:
@@ -160,17 +160,20 @@ class FolderTable:
 
     def _cells(self, answers: Answers) -> Iterator[list[object]]:
         """The rows of some answers: the most probable classes, or the reason why there are none."""
-        most = answers.probabilities.topk(min(self.top_k, answers.probabilities.shape[1]))
-        found = zip(most.values.numpy(), most.indices.tolist(), strict=True)
+        shares, flags = answers.found.tensor_split([len(self.classes)], dim=1)
+        most = shares.topk(min(self.top_k, shares.shape[1]))
+        found = zip(most.values.numpy(), most.indices.tolist(), flags.bool().tolist(), strict=True)
         for row, reason in zip(answers.rows, answers.reasons, strict=True):
             path = self.listing.shown(row)
             if reason is not None:
-                yield [path, *("", "") * self.top_k, " ".join(reason.split())]
+                empty = ("",) * (2 * self.top_k + len(self.flags))
+                yield [path, *empty, " ".join(reason.split())]
                 continue
             cells: list[object] = [path]
-            for probability, label in zip(*next(found), strict=True):
+            *best, flagged = next(found)
+            for probability, label in zip(*best, strict=True):
                 cells += [self.classes[label], probability]
-            yield [*cells, ""]
+            yield [*cells, *flagged, ""]
 
     def read(self, journal: Journal) -> pd.DataFrame:
         """The table in a journal. Raises DatasetError where not one file could be read."""
@@ -178,6 +181,8 @@ class FolderTable:
         table = read_table(journal.path, self.columns, is_number=numbers.__contains__)
         for name in [name for name in self.columns if name not in {"path", *numbers}]:
             table[name] = table[name].where(table[name] != "")
+        for name in self.flags:
+            table[name] = table[name].map({"True": True, "False": False}).astype("boolean")
         if table["predicted"].isna().all():
             distributed.wait()
             if distributed.is_main():

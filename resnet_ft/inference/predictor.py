@@ -1,6 +1,7 @@
 """A saved model predicts one image, several, or a folder of them."""
 
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +20,17 @@ from resnet_ft.data.images import Opener, resized, upright_rgb
 from resnet_ft.data.ranges import Ranges
 from resnet_ft.data.transforms import prepare, preprocessing_in
 from resnet_ft.errors import ParameterError
+from resnet_ft.evaluation.calibration import Calibration
 from resnet_ft.files import user_path
-from resnet_ft.inference.files import PredictedFiles, probabilities
+from resnet_ft.inference.files import Answering, PredictedFiles, answers
 from resnet_ft.inference.folder import FolderTable, Listing, write_parquet
-from resnet_ft.models.checkpoint import load_checkpoint, weights_digest
+from resnet_ft.models.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    tensors_digest,
+    weights_digest,
+)
+from resnet_ft.models.cutting import WithFeatures
 from resnet_ft.training.describe import described
 from resnet_ft.training.options import checked
 
@@ -34,7 +42,8 @@ class Predictor:
 
     `model` maps what `transform` makes of an RGB image to logits, one for each of `classes`.
     `ranges` and `open_image` are how files were read for its training: see `open_image` and
-    `make_dataloaders`.
+    `make_dataloaders`. A `calibration` (see `calibrate`) corrects the probabilities, and may flag
+    answers as unsure and images as unfamiliar.
     """
 
     def __init__(
@@ -45,11 +54,16 @@ class Predictor:
         *,
         ranges: Ranges | None = None,
         open_image: Opener | None = None,
+        calibration: Calibration | None = None,
     ):
         self.ranges: Ranges = ranges or {}
         self.opener = open_image
         self.model = model.to(engine.device()).eval()
         self.classes = list(classes)
+        self.calibration = calibration or Calibration(1.0, "", 0, {}, {})
+        net = self.model if self.calibration.strangest is None else WithFeatures(self.model)
+        self._network = Answering(net, len(self.classes), self.calibration)
+        self._network.to(engine.device()).eval()
         self.transform = transform
         wanted = preprocessing_in(transform)
         self._resizing = (wanted.side, wanted.interpolation) if wanted else None
@@ -67,10 +81,12 @@ class Predictor:
 
         The folder of a run stands for its best.pt. Another model is handed in as `model`, an
         evaluation transform other than `eval_transform` as `transform`, and the `open_image` of
-        `make_dataloaders` again. Raises CheckpointError where a model or a transform is needed.
+        `make_dataloaders` again. Raises CheckpointError where a model or a transform is needed, and
+        warns of a calibration that is of other weights, which does not count.
         """
         path = user_path(path)
-        checkpoint = load_checkpoint(path / "best.pt" if path.is_dir() else path)
+        path = path / "best.pt" if path.is_dir() else path
+        checkpoint = load_checkpoint(path)
         transform = transform or checkpoint.transform()
         return cls(
             checkpoint.load_into(model),
@@ -78,13 +94,15 @@ class Predictor:
             transform,
             ranges=checkpoint.ranges(),
             open_image=open_image,
+            calibration=_calibration(path, checkpoint),
         )
 
     def predict(self, image: AnyFile, top_k: int = 5) -> pd.DataFrame:
         """The most probable classes of one image: columns `class_name` and `probability`.
 
-        `image` is a path or a PIL image. Raises ImageError for a file that cannot be read, and
-        ParameterError for what is neither.
+        `image` is a path or a PIL image. The table's `attrs` say whether the answer is "unsure" and
+        the image "unfamiliar", where the calibration has a threshold for that. Raises ImageError
+        for a file that cannot be read, and ParameterError for what is neither.
         """
         return self.predict_batch([image], top_k)[0]
 
@@ -99,11 +117,20 @@ class Predictor:
                     f"An image is the path of a file or a PIL image, not {type(image).__name__}. "
                     "PIL.Image.fromarray makes one of an array of bytes (H, W, 3)."
                 )
-        top = self._top([self._tensor(self._pixels(image)) for image in images], top_k)
-        return [
-            pd.DataFrame({"class_name": names, "probability": probabilities})
-            for names, probabilities in zip(*top, strict=True)
+        if not images:
+            return []
+        batch = torch.stack([self._tensor(self._pixels(image)) for image in images])
+        found = answers(self._network, batch.to(engine.device()))
+        shares, flags = found.tensor_split([len(self.classes)], dim=1)
+        values, labels = shares.topk(min(top_k, len(self.classes)))
+        names = np.array(self.classes, dtype=object)[labels.numpy()]
+        tables = [
+            pd.DataFrame({"class_name": best, "probability": probabilities})
+            for best, probabilities in zip(names, values.numpy(), strict=True)
         ]
+        for table, flagged in zip(tables, flags.bool().tolist(), strict=True):
+            table.attrs = dict(zip(self._network.flags, flagged, strict=True))
+        return tables
 
     def predict_folder(
         self,
@@ -120,7 +147,8 @@ class Predictor:
 
         Paths are relative to the folder; of a list of files, which may take its place, they are as
         given. A file that cannot be read has its reason in `error` and no prediction. With `top_k`
-        above 1, `class_2`, `confidence_2` and so on are the next classes. `num_workers` processes
+        above 1, `class_2`, `confidence_2` and so on are the next classes. `unsure` and `unfamiliar`
+        are columns too, where the calibration has a threshold for that. `num_workers` processes
         (one per core) decode the images; with `cache_dir`, a cache keeps them as for
         `make_dataloaders`.
 
@@ -139,8 +167,8 @@ class Predictor:
         top_k, batch_size, num_workers = checked(
             {"top_k": top_k, "batch_size": batch_size, "num_workers": num_workers}
         ).values()
-        listing = Listing.of(folder)
-        table = FolderTable(listing, self.classes, min(top_k, len(self.classes)), batch_size)
+        listing, flags = Listing.of(folder), self._network.flags
+        table = FolderTable(listing, self.classes, min(top_k, len(self.classes)), batch_size, flags)
         with tempfile.TemporaryDirectory(prefix="resnet_ft-") as made:
             place = user_path(csv or Path(distributed.from_main(made), "predictions.csv"))
             is_parquet = place.suffix.lower() == ".parquet"
@@ -154,7 +182,7 @@ class Predictor:
                 journal.try_to_write(listing.size())
                 images = self._decoded(listing.paths, cache_dir, num_workers)
                 files = PredictedFiles(images, self.transform)
-                journal = table.fill(journal, self.model, files, num_workers)
+                journal = table.fill(journal, self._network, files, num_workers)
             found = table.read(journal)
             if is_parquet and distributed.is_main() and not (is_complete and place.exists()):
                 write_parquet(found, place)
@@ -163,12 +191,18 @@ class Predictor:
 
     def _about(self) -> dict[str, object]:
         """What answers depend on, beside the files: plain data."""
-        about = {
+        about: dict[str, object] = {
             "model": weights_digest(self.model)[:16],
             "classes": self.classes,
             "transform": described(self.transform),
         }
-        own = {"ranges": self.ranges, "open_image": self.opener and described(self.opener)}
+        known = self.calibration
+        limits = {"unsure below": known.threshold, "unfamiliar above": known.strangest}
+        own: dict[str, object] = {
+            **limits,
+            "temperature": known.temperature != 1 and known.temperature,
+        }
+        own |= {"ranges": self.ranges, "open_image": self.opener and described(self.opener)}
         return {**about, **{name: value for name, value in own.items() if value}}
 
     def _decoded(
@@ -205,10 +239,19 @@ class Predictor:
     def _tensor(self, pixels: np.ndarray) -> Tensor:
         return torch.as_tensor(prepare(pixels, self.transform))
 
-    def _top(self, images: Sequence[Tensor], top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The most probable classes and their probabilities, each (N, k)."""
-        if not images:
-            return np.empty((0, 1), object), np.empty((0, 1))
-        found = probabilities(self.model, torch.stack(list(images)).to(engine.device()))
-        values, labels = found.topk(min(top_k, len(self.classes)))
-        return np.array(self.classes, dtype=object)[labels.numpy()], values.numpy()
+
+def _calibration(path: Path, checkpoint: Checkpoint) -> Calibration | None:
+    """The checkpoint's, unless it is about other weights, as the file beside a new best.pt is."""
+    is_stale = path.name == "best.pt" and path.with_name("calibration.json").exists()
+    if checkpoint.calibration is not None:
+        found = Calibration.of(checkpoint.calibration)
+        if found.weights == tensors_digest(checkpoint.state_dict)[:16]:
+            return found
+        is_stale = True
+    if is_stale:
+        warnings.warn(
+            f"The calibration of {path} is of other weights, so confidence is as the model gives "
+            "it. Evaluate the model again and call calibrate(run).",
+            stacklevel=3,
+        )
+    return None

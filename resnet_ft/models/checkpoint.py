@@ -6,8 +6,8 @@ read with `weights_only=True`, so that opening one runs no code and needs no cla
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ _LARGEST_SIDE = 8192  # pixels that a checkpoint may ask for
 _TYPES: dict[str, Any] = {
     **{"arch": str | None, "classes": list | None, "num_classes": int | None},
     **{"preprocessing": dict | None, "state_dict": dict, "scores": dict},
-    **{"created": str, "versions": dict},
+    **{"created": str, "versions": dict, "calibration": dict | None},
 }
-_FORMATS = ("resnet_ft checkpoint 1", "resnet_ft checkpoint 2")  # the first had no num_classes
+_FORMATS = tuple(f"resnet_ft checkpoint {number}" for number in (1, 2, 3))
+# The first had no num_classes, the second no calibration.
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Checkpoint:
 
     `preprocessing` holds the fields of `Preprocessing` where `eval_transform` was used, and
     `ranges` where images had values beyond 8 bits; None without either. `scores` are those of the
-    epoch that was saved.
+    epoch that was saved. `calibration` is what `calibrate` found out about these weights.
     """
 
     arch: str | None
@@ -51,6 +52,7 @@ class Checkpoint:
     scores: dict[str, float] = field(default_factory=dict)
     created: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    calibration: dict[str, Any] | None = None
     format: str = _FORMATS[-1]
 
     def load_into(self, model: nn.Module | None = None) -> nn.Module:
@@ -78,7 +80,16 @@ class Checkpoint:
                 f"make it in the same way and give it as model=. {error}"
             ) from error
         filled.classes = self.classes
+        if not isinstance(getattr(filled, "calibration", None), nn.Module):
+            filled.calibration = self.calibration
         return filled.eval()
+
+    def write(self, path: Path) -> None:
+        """Write it to a new file. Raises OSError."""
+        try:
+            torch.save({**vars(self), "format": _FORMATS[-1]}, path)
+        except RuntimeError as error:  # what PyTorch says of a full disk
+            raise OSError(str(error).split("\n", 1)[0]) from error
 
     def transform(self) -> v2.Compose:
         """The evaluation transform of the training: from an RGB image to a tensor for the model.
@@ -145,23 +156,19 @@ def save_checkpoint(
     classes = classes or getattr(model, "classes", None)
     if twice := _names_twice(classes or ()):
         raise CheckpointError(f"Several classes are called {twice}. Give each a name of its own.")
+    tensors = model.state_dict() if state_dict is None else state_dict
     checkpoint = Checkpoint(
         arch=getattr(model, "arch", None),
         classes=[str(name) for name in classes] if classes is not None else None,
         num_classes=len(classes) if classes is not None else num_outputs(model),
         preprocessing=preprocessing,
-        state_dict={},
+        state_dict={name: one.detach().cpu().contiguous() for name, one in tensors.items()},
         scores={name: float(score) for name, score in (scores or {}).items()},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)},
     )
-    tensors = model.state_dict() if state_dict is None else state_dict
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
-        try:
-            torch.save({**asdict(checkpoint), "state_dict": on_cpu}, temporary)
-        except RuntimeError as error:  # what PyTorch says of a full disk
-            raise OSError(str(error).split("\n", 1)[0]) from error
+        checkpoint.write(temporary)
     return user_path(path)
 
 
@@ -182,6 +189,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             last = [*(content.get("state_dict") or {}).values()][-1:] if content.get("arch") else []
             heads = [content.get("classes") or (last[0] if last else ())]  # a known head's bias
             content["num_classes"] = len(heads[0]) or None
+        if found in _FORMATS[:-1]:
+            content.setdefault("calibration", None)
         if found not in _FORMATS or set(content) != {one.name for one in fields(Checkpoint)}:
             raise CheckpointError(
                 f"{path} is not in the format {_FORMATS[-1]!r} (found {str(found)[:80]!r}). For "
@@ -193,11 +202,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def weights_digest(model: nn.Module) -> str:
     """A digest of a model's structure and weights."""
-    digest = hashlib.sha256(f"{type(model).__name__} {model}".encode())
-    for name, tensor in model.state_dict().items():
+    return tensors_digest(model.state_dict(), f"{type(model).__name__} {model}")
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], structure: str = "") -> str:
+    """A digest of weights, which other versions of the libraries describe as other structures."""
+    digest = hashlib.sha256(structure.encode())
+    for name, tensor in tensors.items():
         if not name.endswith("num_batches_tracked"):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            content: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(content.numpy())
     return digest.hexdigest()
 
 

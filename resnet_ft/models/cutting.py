@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import symbolic_trace
 from torch.fx.experimental.optimization import fuse, optimize_for_inference
 from torchvision.models import ResNet
 
@@ -68,7 +69,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return fuse(model)
+            return fuse(model.traced() if isinstance(model, WithFeatures) else model)
         except Exception:  # tracing runs the model's own code, which may fail in any way
             return model
 
@@ -82,7 +83,8 @@ def in_blocked_layout(model: nn.Module) -> nn.Module | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            copied: Any = optimize_for_inference(model)
+            traceable = model.traced() if isinstance(model, WithFeatures) else model
+            copied: Any = optimize_for_inference(traceable)
             conversions = [node for node in copied.graph.nodes if node.target == "to_mkldnn"]
         except Exception:  # tracing runs the model's own code, which may fail in any way
             return None
@@ -100,9 +102,22 @@ class WithFeatures(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        head = head_of(model)[1]
-        linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
-        self._last = [linear[-1] if linear else head]  # in a list: no second child
+        name, head = head_of(model)
+        linear = [one for one, layer in head.named_modules() if isinstance(layer, nn.Linear)]
+        self._name = f"{name}.{linear[-1]}".removesuffix(".") if linear else name
+        self._last = [model.get_submodule(self._name)]  # in a list: no second child
+
+    def traced(self) -> nn.Module:
+        """It as a graph, of which a hook would be no part. Raises whatever tracing does."""
+        traced: Any = symbolic_trace(self.model)
+        nodes = traced.graph.nodes
+        (last,) = (node for node in nodes if node.target == self._name)
+        (output,) = (node for node in nodes if node.op == "output")
+        with traced.graph.inserting_before(output):
+            both = traced.graph.call_function(torch.cat, ((output.args[0], last.args[0]), 1))
+        output.args = (both,)
+        traced.recompile()
+        return traced
 
     def forward(self, images: Tensor) -> Tensor:
         seen: list[Tensor] = []

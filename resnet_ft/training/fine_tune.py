@@ -19,10 +19,13 @@ from resnet_ft import distributed, engine
 from resnet_ft.data.batches import reads_files
 from resnet_ft.data.mixing import MixedLoader, balanced_loader, class_weights
 from resnet_ft.errors import ParameterError
+from resnet_ft.evaluation.predictions import evaluate
 from resnet_ft.models.check import check_model
+from resnet_ft.models.checkpoint import load_checkpoint
 from resnet_ft.models.freezing import freeze_batchnorm, kept_trainable
 from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.budget import TimeBudget, plan_epochs
+from resnet_ft.training.calibrate import calibrate
 from resnet_ft.training.callbacks import Callback, EarlyStop
 from resnet_ft.training.head import fit_head
 from resnet_ft.training.loop import train_model
@@ -67,6 +70,7 @@ def fine_tune(
        at the end three points on the way from the head to that average (see `WeightAverage`).
     3. Of head, epochs and averages the highest validation accuracy counts (see `train_model`); of
        that, the head and the points between, the model gets the lowest validation loss.
+    4. With `run_dir`, the validation images calibrate its confidence (see `calibrate`).
 
     `epochs`: by default 5, from random weights 25; 0 stops after the head. `minutes`, in their
     place, limits the time for everything. `optimizer`: "adamw", "adam" or "sgd". `schedule`:
@@ -121,7 +125,7 @@ def fine_tune(
         watchers += [budget] if budget else []
         watchers += [WeightAverage()] if options.average_weights else []
         watchers += callbacks
-        return train_model(
+        model, history = train_model(
             *(model, varied, criterion, chosen, scheduler, num_epochs),
             metrics=metrics,
             clip_grad_norm=options.clip_grad_norm,
@@ -130,6 +134,12 @@ def fine_tune(
             first_row=head.row if head else None,
             callbacks=watchers,
         )
+    has_best = run is not None and run.storage.has_home(run.best.name)  # and not elsewhere
+    if distributed.from_main(run and has_best and not load_checkpoint(run.best).calibration):
+        found = evaluate(model, dataloaders["val"])
+        if run is not None:
+            print(calibrate(run, found))
+    return model, history
 
 
 def _check(

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from resnet_ft.errors import RunError
-from resnet_ft.files import atomic_write, user_path
+from resnet_ft.errors import CheckpointError, RunError
+from resnet_ft.files import atomic_write, is_on_drive, user_path
 from resnet_ft.models.build import build_model
+from resnet_ft.models.checkpoint import load_checkpoint
 from resnet_ft.reading import checked_identifier, in_words, read_json, read_table, reading
 from resnet_ft.remote import masked
 from resnet_ft.training.storage import ResumeState, Storage
@@ -32,6 +33,7 @@ _COLUMNS = (
     *("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
     *("learning_rate", "seconds"),
 )
+_SPARE = "best.spare.pt"  # whole while best.pt, of a finished run, is written over
 # A run may get longer, and its files may lie elsewhere: these entries of config.json may change.
 _MAY_CHANGE = (
     *("training.num_epochs", "fine_tune.epochs", "fine_tune.patience"),
@@ -70,6 +72,7 @@ class Run:
         `resume=False`, where it has begun: no run is ever overwritten or mixed with another.
         """
         run = run_dir if isinstance(run_dir, Run) else cls(run_dir)
+        run.mend_best()
         if run.has_begun and (resume != "auto" or not run.can_resume):
             raise RunError(
                 f"{run.folder} already holds a trained run. Choose another run_dir, or move that "
@@ -205,6 +208,26 @@ class Run:
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         """Let `write` make the file of this name in the run's folder (see `Storage`)."""
         self.storage.write(name, write)
+
+    def rewrite_best(self, write: Callable[[Path], object]) -> None:
+        """Let `write` replace best.pt, which a kill in the midst of that does not damage."""
+        if is_on_drive(self.best):  # where no file is replaced, it is written over
+            self.write(_SPARE, write)
+        self.write(self.best.name, write)
+        self._free_spare()
+
+    def mend_best(self) -> None:
+        """Complete what a killed `rewrite_best` left, if there is something."""
+        spare = self.folder / _SPARE
+        with suppress(CheckpointError):  # half a spare: best.pt had not been touched yet
+            if spare.is_file() and load_checkpoint(spare):
+                self.write(self.best.name, partial(shutil.copyfile, spare))
+        self._free_spare()
+
+    def _free_spare(self) -> None:
+        with suppress(OSError):
+            os.truncate(self.folder / _SPARE, 0)  # what is deleted goes to Google Drive's Trash
+            (self.folder / _SPARE).unlink()
 
     def save_history(self, history: pd.DataFrame) -> None:
         """Write history.csv."""
@@ -360,6 +383,7 @@ def space_of_run(
 def load_run(run_dir: str | os.PathLike[str]) -> Run:
     """The run that training left in a folder. Raises RunError where there is none."""
     run = Run(run_dir)
+    run.mend_best()
     missing = [name for name in ("config.json", "best.pt") if not (run.folder / name).is_file()]
     if missing:
         others = ", ".join(sorted(path.parent.name for path in run.folder.parent.glob("*/best.pt")))

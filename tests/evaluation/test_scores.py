@@ -3,6 +3,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import torchmetrics
+from scipy.stats import binomtest
+from sklearn import metrics
 
 from resnet_ft import (
     Predictions,
@@ -28,7 +32,7 @@ def test_precision_recall_and_f1_follow_their_definitions():
     assert scores.loc["a", "precision"] == pytest.approx(3 / 4)  # 3 of the 4 called a
     assert scores.loc["a", "recall"] == pytest.approx(3 / 4)  # 3 of the 4 that are a
     assert scores.loc["b", "f1"] == pytest.approx(2 * 1 / (2 * 1 + 1 + 1))
-    assert scores.loc["c"].tolist() == [0, 0, 0, 0]
+    assert scores.loc["c", ["precision", "recall", "f1", "images"]].tolist() == [0, 0, 0, 0]
     assert scores.loc["mean of classes", "recall"] == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
     assert scores["images"].tolist() == [4, 2, 0, 6]
 
@@ -59,6 +63,53 @@ def test_the_summary_has_a_row_per_split():
     assert summary["images"].to_dict() == {"val": 3, "test": 2}
     assert summary.loc["test", "accuracy"] == 0.5
     assert (summary["from"] <= summary["accuracy"]).all()
+
+
+def random_predictions(seed=0, images=300):
+    """Three classes of unequal size, of which two thirds are predicted right."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(3, images, p=[0.6, 0.3, 0.1])
+    predicted = np.where(rng.random(images) < 2 / 3, labels, rng.integers(0, 3, images))
+    return labels, predicted, predictions(["abc"[i] for i in labels], ["abc"[i] for i in predicted])
+
+
+def test_scores_are_those_of_torchmetrics_and_scikit_learn():
+    labels, predicted, said = random_predictions()
+    scores, theirs = class_scores(said), torchmetrics.functional.classification
+    for name, function in (
+        ("precision", theirs.multiclass_precision),
+        ("recall", theirs.multiclass_recall),
+        ("f1", theirs.multiclass_f1_score),
+    ):
+        pair = torch.tensor(predicted), torch.tensor(labels)
+        assert np.allclose(scores[name][:3], function(*pair, 3, average="none"))
+        assert scores[name].iloc[3] == pytest.approx(float(function(*pair, 3, average="macro")))
+    balanced = accuracy_summary({"val": said}).loc["val", "balanced"]
+    assert balanced == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
+
+
+def test_recall_has_wilsons_interval():
+    scores = class_scores(predictions("aaaabb", "aaabba"))
+    expected = binomtest(3, 4).proportion_ci(0.95, method="wilson")
+    assert scores.loc["a", ["recall_from", "recall_to"]].tolist() == pytest.approx([*expected])
+    assert scores.loc["c", ["recall_from", "recall_to"]].isna().all()  # it has no images
+
+
+def test_the_bootstrap_draws_images():
+    labels, predicted, said = random_predictions()
+    rng, f1, balanced = np.random.default_rng(1), [], []
+    for _ in range(400):
+        rows = rng.integers(0, len(labels), len(labels))
+        f1.append(metrics.f1_score(labels[rows], predicted[rows], average=None))
+        balanced.append(metrics.balanced_accuracy_score(labels[rows], predicted[rows]))
+    expected = np.quantile(np.column_stack([f1, np.mean(f1, axis=1)]), (0.025, 0.975), axis=0)
+    assert np.allclose(class_scores(said)[["f1_from", "f1_to"]].T, expected, atol=0.02)
+    found = accuracy_summary({"val": said}).loc["val", ["balanced_from", "balanced_to"]]
+    assert np.allclose(found.tolist(), np.quantile(balanced, (0.025, 0.975)), atol=0.02)
+
+
+def test_classes_of_equal_size_have_no_balanced_accuracy_of_their_own():
+    assert "balanced" not in accuracy_summary({"val": predictions("aabb", "abbb", "ab")})
 
 
 def answers(labels: list[str], probabilities: list[list[float]]) -> Predictions:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from resnet_ft import (
+    Calibration,
     CheckpointError,
     DatasetError,
     DriveError,
@@ -247,3 +248,88 @@ def test_a_list_of_files_is_predicted_like_a_folder(predictor, tmp_path):
         predictor.predict_folder([])
     with pytest.raises(ParameterError, match="or a list of files"):
         predictor.predict_folder([files[0], 3])
+
+
+def calibration(**options):
+    scores = {"log_loss": 0.0, "brier": 0.0, "ece": 0.0, "band": 0.0, "overconfidence": 0.0}
+    given = {"temperature": 1.0, "weights": "", "images": 9, "before": scores, "after": scores}
+    return Calibration(**given | options)
+
+
+@pytest.fixture
+def rooms(tmp_path):
+    """A folder with reddish and greenish images, a grey one and one that cannot be read."""
+    colours = [(220, 20, 20), (200, 90, 60), (20, 200, 20), (120, 118, 120)]
+    for number, colour in enumerate(colours):
+        write_image(tmp_path / "in" / f"{number}.png", colour=colour)
+    (tmp_path / "in" / "broken.png").write_bytes(b"no image")
+    return tmp_path / "in"
+
+
+def test_probabilities_are_divided_by_the_temperature(predictor, rooms):
+    plain = predictor.predict(rooms / "1.png").set_index("class_name")["probability"]
+    cooler = Predictor(
+        predictor.model,
+        predictor.classes,
+        predictor.transform,
+        calibration=calibration(temperature=2.0),
+    )
+    found = cooler.predict(rooms / "1.png").set_index("class_name")["probability"]
+    expected = plain**0.5 / (plain**0.5).sum()  # softmax(z / 2) is proportional to sqrt(softmax(z))
+    assert np.allclose(found, expected[found.index], atol=1e-6)
+    table = cooler.predict_folder(rooms)
+    assert list(table) == ["path", "predicted", "confidence", "error"]
+    assert table["confidence"][1] == pytest.approx(found.iloc[0], abs=1e-6)
+
+
+def test_answers_below_the_threshold_are_unsure(predictor, rooms, tmp_path):
+    plain = predictor.predict_folder(rooms)
+    limit = float(plain["confidence"][[1, 3]].mean())  # above the grey one's, below the others'
+    assert plain["confidence"][3] < limit < plain["confidence"][:3].min()
+    careful = Predictor(
+        predictor.model,
+        predictor.classes,
+        predictor.transform,
+        calibration=calibration(accuracy=0.9, threshold=limit),
+    )
+    table = careful.predict_folder(rooms, tmp_path / "out.csv", top_k=2)
+    assert list(table)[-2:] == ["unsure", "error"]
+    assert table["unsure"].tolist() == [False, False, False, True, pd.NA]
+    for row in table[:4].itertuples():
+        assert careful.predict(rooms / row.path).attrs == {"unsure": row.unsure}
+    saved = pd.read_csv(tmp_path / "out.csv")
+    assert saved["unsure"].dropna().astype(bool).tolist() == [False, False, False, True]
+    again = careful.predict_folder(rooms, tmp_path / "out.csv", top_k=2)
+    pd.testing.assert_frame_equal(again, table)
+    with pytest.raises(ParameterError, match=r"another unsure below"):
+        predictor.predict_folder(rooms, tmp_path / "out.csv", top_k=2)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_images_whose_features_are_unlike_those_of_training_are_unfamiliar(rooms, threads):
+    torch.manual_seed(0)
+    model = build_model("resnet18", 2, weights=None)
+    transform = eval_transform(Preprocessing(**PREPROCESSING))
+    images = torch.stack([transform(Image.open(rooms / f"{i}.png")) for i in range(4)])
+    with torch.no_grad():
+        model.eval()(images)
+        body = nn.Sequential(*list(model.children())[:-1], nn.Flatten())
+        features = nn.functional.normalize(body(images))
+    strange = (1 - features @ features[0]) / 2  # to the first image, the mean of the only class
+    limit = float(strange.sort().values[1:3].mean())
+    known = {"means": features[:1].half(), "strangest": limit}
+    passes = []
+    model.avgpool.register_forward_hook(lambda *_: passes.append(1))
+    wary = Predictor(model, ["a", "b"], transform, calibration=calibration(**known, threshold=0.0))
+    expected = (strange > limit).tolist()
+    assert sum(expected) == 2
+    for number in range(4):
+        attributes = wary.predict(rooms / f"{number}.png").attrs
+        assert attributes == {"unsure": False, "unfamiliar": expected[number]}
+    assert len(passes) == 4  # features and logits are of one pass
+    torch.set_num_threads(threads)
+    table = wary.predict_folder(rooms, batch_size=1, num_workers=0)
+    assert list(table)[-3:] == ["unsure", "unfamiliar", "error"]
+    assert table["unfamiliar"].tolist() == [*expected, pd.NA]
+    plain = Predictor(model, ["a", "b"], transform).predict_folder(rooms, num_workers=0)
+    assert np.allclose(table["confidence"], plain["confidence"], atol=1e-5, equal_nan=True)

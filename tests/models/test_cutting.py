@@ -1,9 +1,15 @@
 import pytest
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from resnet_ft import ParameterError, build_model, freeze
-from resnet_ft.models.cutting import cut_frozen, fold_batchnorm, in_blocked_layout
+from resnet_ft.models.cutting import (
+    WithFeatures,
+    cut_frozen,
+    fold_batchnorm,
+    in_blocked_layout,
+)
 
 
 @pytest.mark.parametrize("until", ["layer3", "layer4", "fc"])
@@ -70,3 +76,20 @@ def test_a_resnet_computes_in_the_layout_of_onednn_and_another_network_only_if_a
         *(layer for _ in range(3) for layer in (nn.Conv2d(3, 3, 1), nn.SiLU())), nn.Flatten()
     )
     assert in_blocked_layout(other.eval()) is None
+
+
+def test_made_quick_it_puts_out_the_same_logits_and_features_and_needs_no_hook():
+    torch.manual_seed(0)
+    model = build_model("resnet18", 3, weights=None).eval()
+    model.bn1.running_mean.normal_()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = WithFeatures(model)(images)
+        assert expected.shape == (2, 3 + 512)
+        assert torch.allclose(expected[:, :3], model(images))
+        for made in (fold_batchnorm, in_blocked_layout):
+            quick = made(WithFeatures(model))
+            assert isinstance(quick, GraphModule)
+            assert torch.allclose(quick(images), expected, atol=1e-4)
+            assert not [one for one in quick.modules() if isinstance(one, nn.BatchNorm2d)]
+    assert not model.fc._forward_pre_hooks
