@@ -91,7 +91,7 @@ def test_an_image_is_lit_where_it_spoke_for_the_class(tmp_path):
     _, (picture, for_blue, for_red) = shown(figure)
     image = loaders["val"].dataset[0][0]
     assert grad_cam(model, image, 0)[:, 9:].min() > grad_cam(model, image, 0)[:, :3].max()
-    assert np.allclose(picture[8, 12], (0, 0, 1), atol=0.02)  # without the normalisation
+    assert np.allclose(picture[8, 5], 0.5, atol=0.03)  # without the normalisation
     assert np.allclose(for_blue[:, 10:], picture[:, 10:], atol=0.02)  # as bright as it is
     assert np.allclose(for_blue[:, :2], 0.2 / 3, atol=0.02)  # dark and grey: red speaks against it
     assert np.allclose(for_red[:, :2], picture[:, :2], atol=0.02)
