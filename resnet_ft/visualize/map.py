@@ -51,7 +51,7 @@ def _draw(points: pd.DataFrame, ax: "Axes | None" = None) -> "Axes":
     looks = {"": (".", GREY), **dict(zip(shown, _LOOKS.items(), strict=False))}
     with drawing(ax, (6.5, 4.8)) as axes:
         for name, some in points.groupby(points["label"].where(points["label"].isin(shown), "")):
-            (marker, colour), label = looks[name], name or None
+            (marker, colour), label = looks[name], shorten(name, 22) or None
             sizes = np.where(some["split"] == "train", 12, 45)
             axes.scatter(
                 "x", "y", sizes, colour, marker=marker, data=some, alpha=0.6, lw=0, label=label
