@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DARK = 0.2  # how bright a place is that did not speak for a class
-_short = partial(shorten, length=18)
+_short = partial(shorten, length=14)
 
 
 def show_attention(
