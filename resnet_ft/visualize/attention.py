@@ -93,7 +93,7 @@ def show_neighbours(
     pictures = [framed(open_resized(path, 200)) for path in paths]
     heading, columns = "Mistakes, and what is most alike in training", len(paths) // len(mistakes)
     figure = show_images(pictures, titles, columns=columns, title=heading)
-    figure.set_size_inches(0.75 * figure.get_size_inches())  # its type is larger on a phone
+    figure.set_size_inches(*(0.75 * figure.get_size_inches()))  # its type is larger on a phone
     for ax in figure.axes[::columns]:
         ax.title.set_color(RED)
     return figure
