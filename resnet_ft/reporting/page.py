@@ -4,7 +4,6 @@ import base64
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -54,33 +53,32 @@ def report(
     """
     run = load_run(run)
     files = {split: run.folder / f"{name}.csv" for split, name in _FILES.items()}
-    saved = {split: load_predictions(file) for split, file in files.items() if file.exists()}
-    heads = saved.pop("heads", None)
-    found = dict(predictions or saved)
+    needed = ["heads"] if predictions else [*files]
+    saved = {split: load_predictions(files[split]) for split in needed if files[split].exists()}
+    heads, found = saved.pop("heads", None), {**(predictions or saved)}
     if "val" not in found:
         raise DatasetError(f"There is no {files['val']}. Evaluate the run with notebook 04.")
     audit = None if data_dir is None else audit_dataset(data_dir)
-    if audit is not None:
-        found = {split: _moved(one, audit.root) for split, one in found.items()}
     val, history, table = found["val"], run.history, found["val"].table
     if curve is None and (run.folder / curves.FEATURES_FILE).exists():
         curve = curves.learning_curve(curves.pretrained_features(run))
     share, beside = scores.largest_class_share(table["label"]), run.folder / "calibration.json"
     with reading(beside, RunError, "Delete it, or calibrate the run again."):
         calibration = read_json(beside) if beside.exists() else {}
+        calibration = calibration if calibration.get("weights") == val.weights else {}
+        temperature = float(calibration.get("temperature", 1))
     learned = plot_history(history, baseline=share, num_val=len(table))
     charts = {"history": learned, "confusion": plot_confusion_matrix(val).figure}
     charts |= {"curve": plot_learning_curve(curve).figure} if curve else {}
     raw = val if val.logits is None else val.calibrated(1)
     if raw.logits is not None:
-        charts |= {
-            "calibration": plot_calibration(raw).figure,
-            "coverage": plot_coverage(val).figure,
-        }
+        charts["calibration"] = plot_calibration(raw).figure
+        charts["coverage"] = plot_coverage(raw.calibrated(temperature)).figure
     if seen := {split: one for split, one in found.items() if one.features is not None}:
         charts["map"] = plot_map(seen).figure
     classes = scores.class_scores(val).iloc[:-1].sort_values("f1", kind="stable").reset_index()
     wrong = table[table["label"] != table["predicted"]].sort_values("confidence", ascending=False)
+    root = audit.root if audit else None
     some = np.unique(np.linspace(0, len(table) - 1, _PHOTOGRAPHS).astype(int))
     advice = advise(found, heads=heads, history=history, audit=audit, curve=curve)
     drawn = {name: run.folder / "figures" / f"{name}.png" for name in ("attention", "neighbours")}
@@ -91,13 +89,13 @@ def report(
         "share": share,
         "verdict": scores.verdict(val, "validation"),
         "confidence": raw.table["confidence"].mean(),
-        "calibration": calibration if calibration.get("weights") == val.weights else {},
+        "calibration": calibration,
         "advice": advice.to_dict("records"),
         "classes": classes.to_dict("records"),
         "confused": scores.confused_pairs(val)[:_CONFUSED].to_dict("records"),
         "wrong": wrong.to_dict("records"),
-        "photographs": _photographs(table.iloc[some]),
-        "mistakes": _photographs(wrong[:_PHOTOGRAPHS]),
+        "photographs": _photographs(table.iloc[some], root),
+        "mistakes": _photographs(wrong[:_PHOTOGRAPHS], root),
         "kept": scores.scored_weights(history).query("kept").to_dict("records"),
         "curve": curve,
         "audit": audit and audit.summary().to_dict("records"),
@@ -111,18 +109,18 @@ def report(
     return run.folder / "report.html"
 
 
-def _moved(predictions: Predictions, root: Path) -> Predictions:
-    """Predictions whose paths (split/class/file) lead to a data set that lies elsewhere now."""
-    paths = [str(root.joinpath(*Path(str(path)).parts[-3:])) for path in predictions.table["path"]]
-    return replace(predictions, table=predictions.table.assign(path=paths))
+def _photographs(table: pd.DataFrame, root: Path | None) -> list[dict]:
+    """The rows whose image can be read, with a small copy of it.
 
-
-def _photographs(table: pd.DataFrame) -> list[dict]:
-    """The rows whose image can be read, with a small copy of it."""
+    Where it is not there any more, it is looked for as split, class and file below `root`.
+    """
     shown = []
     for row in table.to_dict("records"):
-        with suppress(ImageError, OSError, TypeError):  # it lies elsewhere, or nobody knows where
-            shown.append({**row, "image": _jpeg(Path(row["path"]), _SIDE)})
+        file = Path(str(row["path"]))
+        if root is not None and not file.exists():
+            file = root.joinpath(*file.parts[-3:])
+        with suppress(ImageError):
+            shown.append({**row, "image": _jpeg(file, _SIDE)})
     return shown
 
 
