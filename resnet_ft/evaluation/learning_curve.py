@@ -70,17 +70,19 @@ def learning_curve(features: Features, *, draws: int = 10, seed: int = 0) -> Lea
     """How the accuracy of the head on "val" grows with the images of "train".
 
     `features` are those of `pretrained_features`. The head is solved on 12, 25, 50 and 100% of each
-    class's images, `draws` times for each part; its penalty is chosen once per part. The error
-    follows a + b * images ** -c (Hestness et al., "Deep learning scaling is predictable,
-    empirically", 2017). Few sizes do not tell the floor a, so the law is the mean of the best fit
-    and of the best with a = 0; the band is that of the basic bootstrap of both, over draws and
-    validation images. It is about what to expect: a single training varies more.
+    class's images, `draws` times for each part, with the penalty that suits all of them (its weight
+    grows as images get fewer). The error follows a + b * images ** -c (Hestness et al., "Deep
+    learning scaling is predictable, empirically", 2017). Few sizes do not tell the floor a, so the
+    law is the mean of the best fit and of the best with a = 0; the band is that of the basic
+    bootstrap of both, over draws and validation images. It is about what to expect: a single
+    training varies more.
     """
     (inputs, labels), (val_inputs, val_labels) = features["train"], features["val"]
     both, all_labels = torch.cat([inputs, val_inputs]), torch.cat([labels, val_labels])
     classes, held_out = int(all_labels.max()) + 1, torch.arange(len(labels), len(both))
     solver, rng = Solver(both, all_labels, classes, None), np.random.default_rng(seed)
     found, losses = empty_predictions(len(both), classes)
+    penalty = solve_head(inputs, labels, classes, seed=seed).penalty
     by_class = pd.Series(labels.numpy()).groupby(labels.numpy())
     right: dict[float, np.ndarray] = {}  # by images per class: hits (draws, validation images)
     for share in _SHARES:
@@ -88,9 +90,10 @@ def learning_curve(features: Features, *, draws: int = 10, seed: int = 0) -> Lea
         rows = [torch.tensor(part.to_numpy()) for part in (parts if share < 1 else parts[:1])]
         if len(rows[0]) < classes:
             continue
-        penalty, hits = solve_head(inputs[rows[0]], labels[rows[0]], classes, seed=seed).penalty, []
+        hits = []
         for one in rows:
-            solver.predict(solver.fit(one, penalty), held_out, found, losses)
+            layer = solver.fit(one, penalty * len(labels) / len(one))
+            solver.predict(layer, held_out, found, losses)
             hits.append((found[held_out].argmax(dim=1) == val_labels).numpy())
         right[len(rows[0]) / classes] = np.array(hits)
     drawn = [(size, one.mean()) for size, hits in right.items() for one in hits]
