@@ -37,7 +37,8 @@ _PUBLIC = {
         "Calibration calibration_scores coverage_at coverage_curve fit_temperature reliability"
     ),
     "evaluation.scores": (
-        "find_label_errors accuracy_interval accuracy_summary class_scores confusion_matrix "
+        "find_label_errors accuracy_interval accuracy_summary class_scores confused_pairs "
+        "confusion_matrix "
         "largest_class_share scored_weights suspect_labels verdict"
     ),
     "visualize.images": (
@@ -46,8 +47,8 @@ _PUBLIC = {
     ),
     "visualize.issues": "show_issues",
     "visualize.plots": (
-        "plot_class_counts plot_class_scores plot_confusion_matrix plot_history "
-        "plot_image_sizes plot_prediction"
+        "plot_class_counts plot_class_scores plot_confused_pairs plot_confusion_matrix "
+        "plot_histories plot_history plot_image_sizes plot_prediction"
     ),
     "visualize.calibration": "plot_calibration plot_coverage",
     "training.calibrate": "calibrate",

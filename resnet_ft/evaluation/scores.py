@@ -138,6 +138,18 @@ def confusion_matrix(predictions: Predictions) -> pd.DataFrame:
     return pd.DataFrame(counts, index=classes, columns=classes)
 
 
+def confused_pairs(predictions: Predictions) -> pd.DataFrame:
+    """A row for each class `label` of which images were `predicted` to be of another one.
+
+    `images` is how many, of as many as the class has in all, `of`; most images first.
+    """
+    table = predictions.table
+    wrong = table[table["label"] != table["predicted"]]
+    pairs = wrong.groupby(["label", "predicted"], sort=False).size().rename("images").reset_index()
+    pairs["of"] = pairs["label"].map(table["label"].value_counts())
+    return pairs.sort_values("images", ascending=False, kind="stable", ignore_index=True)
+
+
 def find_label_errors(predictions: Predictions) -> pd.DataFrame:
     """Images whose label is probably wrong, the most probable first.
 

@@ -23,7 +23,7 @@ from resnet_ft.notebook import progress_bar
 from resnet_ft.training.loop import Batch, run_step
 from resnet_ft.training.rng import without_trace
 from resnet_ft.training.state import check_optimizer, check_shares, trainable_parameters
-from resnet_ft.visualize.style import BLUE, GREY, ORANGE, style
+from resnet_ft.visualize.style import BLUE, GREY, ORANGE, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,15 +59,13 @@ class LRFinder:
             )
         return float(self.history["learning_rate"][step])
 
-    def plot(self) -> "Axes":
+    def plot(self, *, ax: "Axes | None" = None) -> "Axes":
         """The loss over the learning rate, with the suggestion marked."""
-        import matplotlib.pyplot as plt
         from matplotlib.ticker import LogFormatter
 
         rates, loss, smoothed = self.history.to_numpy().T
         step = self._steepest()
-        with style():
-            _, ax = plt.subplots(figsize=(7, 3.8))
+        with drawing(ax, (7, 3.8)) as ax:
             ax.plot(rates, loss, ".", color=GREY, alpha=0.5, label="each batch")
             ax.plot(rates, smoothed, color=BLUE, label="smoothed")
             ax.set(xscale="log", xlabel="learning rate", ylabel="training loss (cross-entropy)")

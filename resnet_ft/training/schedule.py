@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLR
 
 from resnet_ft import engine
 from resnet_ft.errors import ParameterError
-from resnet_ft.visualize.style import BLUE, GREY, style
+from resnet_ft.visualize.style import BLUE, GREY, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -227,15 +227,13 @@ def make_scheduler(optimizer: Optimizer, schedule: Schedule, over: int | _Clock)
     return PerStep(LambdaLR(optimizer, lambda _: factor(over.progress)))
 
 
-def plot_schedule(optimizer: Optimizer, schedule: Schedule) -> "Axes":
+def plot_schedule(optimizer: Optimizer, schedule: Schedule, *, ax: "Axes | None" = None) -> "Axes":
     """The highest and the lowest learning rate of the parameter groups, from start to end."""
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import PercentFormatter
 
     factor, shares = _factor(schedule), [step / 200 for step in range(201)]
     rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
-    with style():
-        _, ax = plt.subplots(figsize=(7, 2.8))
+    with drawing(ax, (7, 2.8)) as ax:
         for rate, colour, name in ((max(rates), BLUE, "head"), (min(rates), GREY, "first layer")):
             ax.plot(shares, [rate * factor(share) for share in shares], color=colour, label=name)
         ax.xaxis.set_major_formatter(PercentFormatter(1))

@@ -1,21 +1,41 @@
-"""Numbers as figures: class counts, image sizes, learning curves, confusion, one prediction."""
+"""Numbers as figures: class counts, image sizes, learning curves, confusion, one prediction.
 
+A function that draws one plot takes `ax=`, axes to draw it into.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
 
-from resnet_ft.errors import ParameterError
+from resnet_ft.data.images import open_resized
+from resnet_ft.errors import ImageError, ParameterError
 from resnet_ft.evaluation.predictions import Predictions
 from resnet_ft.evaluation.scores import (
     class_scores,
+    confused_pairs,
     confusion_matrix,
     scored_weights,
     wilson_interval,
 )
-from resnet_ft.notebook import percent
+from resnet_ft.notebook import percent, shorten
 from resnet_ft.visualize.images import AnyImage, imshow
-from resnet_ft.visualize.style import BLUE, GREEN, GREY, ORANGE, RED, style
+from resnet_ft.visualize.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    drawing,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,17 +43,27 @@ if TYPE_CHECKING:
 
 _SPLIT_COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 _MOST_NAMES = 100  # on an axis: more cannot be read, and take long to draw
-_IN_A_ROW = 3  # entries of a legend below two plots
+_IN_A_ROW = 2  # entries of a legend below two plots
+_MOST_IN_MATRIX = 40  # classes with numbers
+_NAMES_BESIDE = 50  # a matrix without
+_LONGEST_NAME = 24
+_EXAMPLES = 3  # images of a pair of classes
+_LOOKS: list[dict[str, Any]] = [
+    {"color": colour, "marker": marker, "ls": line}
+    for colour, marker, line in (
+        *((BLUE, "o", "-"), (ORANGE, "D", "--"), (GREEN, "s", "-.")),
+        *((RED, "^", "-"), (PURPLE, "v", "--"), (SKY, "P", "-.")),
+    )
+]
 
 
-def plot_class_counts(counts: pd.DataFrame) -> "Axes":
+def plot_class_counts(counts: pd.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     """Images of each class, a bar per split, from `index.counts()`.
 
     Of more than 100 classes, some are named.
     """
     step, note = _named(len(counts))
-    with style() as plt:
-        _, ax = plt.subplots(figsize=(7, 1.2 + 0.42 * min(len(counts), _MOST_NAMES)))
+    with drawing(ax, (7, 1.2 + 0.42 * min(len(counts), _MOST_NAMES))) as ax:
         colours = [_SPLIT_COLOURS[split] for split in counts][::-1]
         counts.iloc[::-1, ::-1].plot.barh(ax=ax, color=colours, width=0.8)  # drawn from below
         few, many = counts["train"].min(), counts["train"].max()
@@ -53,7 +83,7 @@ def _named(num_classes: int) -> tuple[int, str]:
     return step, f" (one of {step} is named)" if step > 1 else ""
 
 
-def plot_image_sizes(sizes: pd.DataFrame, image_size: int) -> "Axes":
+def plot_image_sizes(sizes: pd.DataFrame, image_size: int, *, ax: "Axes | None" = None) -> "Axes":
     """Width and height of every image, in pixels, from columns `width` and `height`.
 
     The line marks `image_size`: images to the left of it or below it are enlarged for the model.
@@ -62,8 +92,7 @@ def plot_image_sizes(sizes: pd.DataFrame, image_size: int) -> "Axes":
 
     sides = sizes[["width", "height"]]
     small = (sides.min(axis=1) < image_size).sum()
-    with style() as plt:
-        _, ax = plt.subplots(figsize=(5.5, 4.5))
+    with drawing(ax, (5.5, 4.5)) as ax:
         ax.scatter(sizes["width"], sizes["height"], s=22, alpha=0.5, color=BLUE, linewidths=0)
         line = [1, image_size, image_size], [image_size, image_size, 1]
         ax.plot(*line, color=ORANGE, label=f"{image_size} pixels")
@@ -90,13 +119,15 @@ def plot_history(
     weights, where there is one (`ema_` columns), is a thin line, and the best point between it and
     the head (`between_` columns) a star. `baseline` is the share of the largest class
     (`largest_class_share`), which a model has to beat: a grey line; the title says where it does
-    not, or, for `num_val` validation images, not clearly. A value that is not a number is a gap.
-    Raises ParameterError for a history without epochs.
+    not, or, for `num_val` validation images, not clearly. A value that is not a number is a gap, a
+    column that is missing an empty plot. Raises ParameterError for a history without epochs.
     """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     if history.empty:
         raise ParameterError("The history has no epochs to show. Train for one at least.")
+    columns = [f"{phase}_{what}" for phase in ("train", "val") for what in ("loss", "accuracy")]
+    history = history.reindex(columns=history.columns.union(columns, sort=False))
     scored = scored_weights(history)
     best = next(scored[scored["kept"]].itertuples(), None)
     found = "no accuracy is a number"
@@ -109,7 +140,7 @@ def plot_history(
     head, epochs = history[history["epoch"] == 0], history[history["epoch"] > 0]
     limits = history["epoch"].min() - 0.5, history["epoch"].max() + 0.5
     with style() as plt:
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6))
+        figure, (left, right) = plt.subplots(2, 1, figsize=(5.6, 6.4), sharex=True)
         for ax, measure in ((left, "loss"), (right, "accuracy")):
             for phase, colour in (("train", BLUE), ("val", ORANGE)):
                 column = f"{phase}_{measure}"
@@ -125,7 +156,7 @@ def plot_history(
                 ax.axhline(height, color=ORANGE, ls="--", lw=1, label="val, head alone")
             if best:
                 ax.axvline(best.epoch, color=GREY, ls=":", lw=1.5, zorder=0)
-            ax.set(xlabel="epoch", xlim=limits)
+            ax.set(xlim=limits)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if baseline is not None:
             right.axhline(baseline, color=GREY, ls="-.", lw=1.2, zorder=0)
@@ -133,72 +164,213 @@ def plot_history(
             place = {"xy": (1, baseline), "xycoords": ("axes fraction", "data")}
             offset: Any = {"xytext": (0, 2), "textcoords": "offset points"}
             right.annotate(note, **place, **offset, ha="right", va="bottom", fontsize=8, color=GREY)
-        left.set(ylabel="loss (cross-entropy)", ylim=0)
-        left.set_title(f"Lowest validation loss: {scored['val_loss'].min():.3f}")
+        left.set(ylabel="loss (cross-entropy)", ylim=(0, None))
+        lowest = scored["val_loss"].min()
+        left.set_title(
+            "No validation loss is a number"
+            if np.isnan(lowest)
+            else f"Lowest validation loss: {lowest:.3f}"
+        )
         names = left.get_legend_handles_labels()
         figure.legend(*names, loc="outside lower center", ncols=min(len(names[0]), _IN_A_ROW))
-        lowest = history.filter(like="accuracy").min(axis=None)
-        lowest = np.nanmin([lowest, np.nan if baseline is None else baseline])
-        right.set(ylabel="accuracy", ylim=(max(0, np.floor(10 * lowest - 0.5) / 10), 1.01))
+        accuracies = history.filter(like="accuracy").to_numpy(float)
+        lowest = min([1.0, *accuracies[np.isfinite(accuracies)]] + [baseline or 1.0])
+        lowest = max(0, np.floor(10 * lowest - 0.5) / 10)
+        right.set(xlabel="epoch", ylabel="accuracy", ylim=(lowest, 1.01))
         right.set_title(f"Best: {found}")
         right.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
-def plot_confusion_matrix(predictions: Predictions, *, split: str = "") -> "Axes":
+def plot_histories(histories: Mapping[str, pd.DataFrame], *, ax: "Axes | None" = None) -> "Axes":
+    """Validation accuracy per epoch of several runs, by their names, and where each is highest.
+
+    Epoch 0 is the head alone. Colours and marks repeat after six runs. Raises ParameterError
+    without a run that has epochs.
+    """
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    shown = {name: one for name, one in histories.items() if "val_accuracy" in one and len(one)}
+    if not shown:
+        raise ParameterError("There is no history with validation accuracies. Give one at least.")
+    with drawing(ax, (5.6, 3.8)) as ax:
+        highest: dict[str, float] = {}
+        for (name, history), look in zip(shown.items(), cycle(_LOOKS), strict=False):
+            best = scored_weights(history).query("kept")
+            highest[name] = float(best["val_accuracy"].max()) if len(best) else np.nan
+            label = name if np.isnan(highest[name]) else f"{name}, best {highest[name]:.1%}"
+            ax.plot("epoch", "val_accuracy", data=history, lw=1.5, ms=5, label=label, **look)
+            ring = {**look, "ls": "none", "label": "_best"}
+            ax.plot("epoch", "val_accuracy", data=best, ms=11, mfc="none", **ring)
+        ax.set(xlabel="epoch", ylabel="validation accuracy")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        first = max(highest, key=lambda name: np.nan_to_num(highest[name], nan=-1))
+        ax.set_title(f"Highest: {shorten(first, _LONGEST_NAME)}")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    return ax
+
+
+def plot_confusion_matrix(
+    predictions: Predictions, *, split: str = "", ax: "Axes | None" = None
+) -> "Axes":
     """True classes as rows, predicted ones as columns, coloured by the share of their row.
 
-    Counts are written where there are at most 30 classes, with the percentage of their row where
-    there are at most 15; of more than 100, some are named. `split` is a word for the title.
+    Counts are written, with the percentage of their row where there are at most 15 classes. Of more
+    than 40 there are colours alone, and classes that are confused with each other stand side by
+    side (average linkage of how often they are): see `plot_confused_pairs` for names and numbers.
+    `split` is a word for the title.
     """
     counts = confusion_matrix(predictions)
+    many = len(counts) > _MOST_IN_MATRIX
+    if many:
+        order = _confused_side_by_side(counts.to_numpy())
+        counts = counts.iloc[order, order]
     shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0).to_numpy()
-    with style() as plt:
-        side = min(2.2 + (0.6 if len(counts) <= 15 else 0.5) * len(counts), 14)
-        _, ax = plt.subplots(figsize=(side + 0.8, side))
-        ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), share in np.ndenumerate(shares if len(counts) <= 30 else ()):
+    side = 6.0 if many else 1.8 + (0.5 if len(counts) <= 15 else 0.32) * len(counts)
+    with drawing(ax, (side + 0.8, side)) as ax:
+        ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        for (row, column), share in np.ndenumerate(shares if not many else ()):
             colour = "white" if share > 0.55 else "black" if share else GREY
             text = str(counts.iat[row, column])
             if share and len(counts) <= 15:
                 text += f"\n{share:.0%}"
-            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-        small = 11 if len(counts) <= 30 else 6
-        step, note = _named(len(counts))
+            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+        step = -(-len(counts) // _NAMES_BESIDE) if many else 1
+        note = f" (one of {step} is named)" if step > 1 else ""
         places, names = range(0, len(counts), step), counts.index[::step]
-        ax.set_xticks(places, names, rotation=45, ha="right", fontsize=small)
-        ax.set_yticks(places, names, fontsize=small)
+        short = [shorten(name, _LONGEST_NAME) for name in names]
+        small = 6 if many else 10 if len(counts) <= 15 else 8
+        ax.set_xticks(
+            places,
+            short,
+            rotation=90 if many else 45,
+            ha="center" if many else "right",
+            fontsize=small,
+        )
+        ax.set_yticks(places, short, fontsize=small)
         ax.set(xlabel=f"predicted{note}", ylabel=f"true{note}")
         ax.grid(visible=False)
         # In two lines where it is longer: a matrix of few classes is narrow.
         images = f" {split} images\n" if split else " images "
-        number = f"{len(predictions.table)}{images}"
+        number = f"{len(predictions.table):,}{images}"
         ax.set_title(f"{predictions.accuracy:.1%} of {number}are correct")
     return ax
 
 
-def plot_class_scores(predictions: Predictions) -> "Axes":
-    """Precision and recall of each class (see `class_scores`), the class with the lowest F1 on top.
+def _confused_side_by_side(counts: np.ndarray) -> list[int]:
+    """An order in which classes that are confused with each other, by their (C, C), are close."""
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    distance = 1 - (shares + shares.T) / 2
+    np.fill_diagonal(distance, 0)
+    return [
+        int(label) for label in leaves_list(linkage(squareform(distance, checks=False), "average"))
+    ]
 
-    A line joins the two: where precision is lower, other classes are taken for this one; where
-    recall is lower, this one is taken for others. Of more than 100 classes, some are named.
+
+def plot_confused_pairs(
+    predictions: Predictions, *, num_pairs: int = 10, ax: "Axes | None" = None
+) -> "Figure":
+    """The classes that are confused most often: a bar for each pair, and images beside it.
+
+    A bar is how many images of the first class are taken for the second. The images, up to three,
+    are the most confident of them; there are none where paths are unknown or `ax` is given.
+    """
+    pairs = confused_pairs(predictions).head(num_pairs)
+    table = predictions.table
+    wrong = table[table["label"] != table["predicted"]].sort_values("confidence", ascending=False)
+    found: dict[Any, list[str]] = {}
+    if ax is None:
+        for pair, rows in wrong.groupby(["label", "predicted"]):
+            found[pair] = list(rows["path"].dropna()[:_EXAMPLES])
+    keys = list(zip(pairs["label"], pairs["predicted"], strict=True))
+    height = 0.9 + 0.62 * max(1, len(pairs))
+    with style() as plt, ExitStack() as stack:
+        figure: Any
+        if pictures := any(found.get(key) for key in keys):
+            figure = plt.figure(figsize=(6.4, height))
+            grid = figure.add_gridspec(
+                len(pairs), 1 + _EXAMPLES, width_ratios=[4, *[1] * _EXAMPLES]
+            )
+            ax = figure.add_subplot(grid[:, 0])
+        ax = stack.enter_context(drawing(ax, (5.6, height)))
+        figure = ax.figure
+        rows = np.arange(len(pairs))[::-1]
+        bars = ax.barh(rows, pairs["images"], height=0.36, color=ORANGE)
+        ax.bar_label(
+            bars,
+            [f"{n} of {of}" for n, of in zip(pairs["images"], pairs["of"], strict=True)],
+            padding=3,
+        )
+        for row, (label, predicted) in zip(rows, keys, strict=True):
+            names = [shorten(name, _LONGEST_NAME) for name in (label, predicted)]
+            ax.text(0, row + 0.22, f"{names[0]} taken for {names[1]}", va="bottom", fontsize=9)
+        ax.set(
+            yticks=[],
+            xticks=[],
+            ylim=(-0.5, len(pairs) - 0.3),
+            xlim=(0, 1.35 * pairs["images"].max() if len(pairs) else 1),
+        )
+        ax.grid(visible=False)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        of = (
+            f"{pairs['images'].sum():,} of {len(wrong):,} mistakes" if len(pairs) else "No mistakes"
+        )
+        ax.set_title(of)
+        if pictures:
+            for row, key in enumerate(keys):
+                for column in range(_EXAMPLES):
+                    cell = figure.add_subplot(grid[row, 1 + column])
+                    cell.axis("off")
+                    with suppress(ImageError, IndexError):
+                        imshow(open_resized(found[key][column], 100), ax=cell)
+    return figure
+
+
+def plot_class_scores(predictions: Predictions, *, ax: "Axes | None" = None) -> "Axes":
+    """Precision and recall of each class, with what so few images leave open; the worst on top.
+
+    The worst is the lowest F1 (see `class_scores`). Lines are Wilson's intervals at 95% confidence.
+    Where precision is lower, other classes are taken for this one; where recall is lower, this one
+    is taken for others. Of more than 40 classes, the 40 worst are shown.
     """
     from matplotlib.ticker import PercentFormatter
 
-    scores = class_scores(predictions).iloc[:-1].sort_values("f1", ascending=False, kind="stable")
-    step, note = _named(len(scores))
-    rows = np.arange(len(scores))
-    with style() as plt:
-        _, ax = plt.subplots(figsize=(6.5, 1.4 + 0.32 * min(len(scores), _MOST_NAMES)))
-        ax.hlines(rows, scores["precision"], scores["recall"], color=GREY, lw=1.5)
-        for measure, colour, marker in (("precision", BLUE, "o"), ("recall", ORANGE, "D")):
-            ax.plot(scores[measure], rows, marker, color=colour, label=measure, clip_on=False)
-        ax.set_yticks(rows[::step], scores.index[::step])
-        ax.set(xlim=(0, 1), ylim=(-0.6, len(scores) - 0.4), ylabel=f"class{note}" if note else "")
+    scores = class_scores(predictions).iloc[:-1].sort_values("f1", kind="stable")
+    counts = predictions.table["predicted"].value_counts()
+    scores = scores.assign(called=counts.reindex(scores.index, fill_value=0))
+    shown = scores.head(_MOST_IN_MATRIX)[::-1]
+    rows = np.arange(len(shown))
+    with drawing(ax, (5.8, 1.5 + 0.34 * len(shown))) as ax:
+        for measure, of, colour, marker, shift in (
+            ("precision", "called", BLUE, "o", 0.16),
+            ("recall", "images", ORANGE, "D", -0.16),
+        ):
+            for row, (share, count) in zip(rows, shown[[measure, of]].to_numpy(), strict=True):
+                if count:
+                    ax.hlines(
+                        row + shift, *wilson_interval(share, int(count)), color=colour, lw=1.5
+                    )
+            ax.plot(
+                shown[measure],
+                rows + shift,
+                marker,
+                ms=5,
+                color=colour,
+                label=measure,
+                clip_on=False,
+            )
+        ax.set_yticks(rows, [shorten(str(name), _LONGEST_NAME) for name in shown.index])
+        ax.set(xlim=(0, 1), ylim=(-0.6, len(shown) - 0.4))
+        if len(shown) < len(scores):
+            ax.set_ylabel(f"the {len(shown)} lowest of {len(scores):,} classes")
         ax.xaxis.set_major_formatter(PercentFormatter(1))
         ax.grid(axis="y", visible=False)
-        ax.set_title(f"Lowest: {scores.index[-1]}, with an F1 of {scores['f1'].iloc[-1]:.1%}")
-        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        ax.set_title(f"Lowest: {scores.index[0]}, with an F1 of {scores['f1'].iloc[0]:.1%}")
+        ax.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.35 / (0.5 + 0.34 * len(shown))), ncols=2
+        )
     return ax
 
 
@@ -207,7 +379,7 @@ def plot_prediction(image: AnyImage, prediction: pd.DataFrame) -> "Figure":
     from matplotlib.ticker import PercentFormatter
 
     with style() as plt:
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4), width_ratios=(1, 1.3))
+        figure, (left, right) = plt.subplots(1, 2, figsize=(6.4, 2.8), width_ratios=(1, 1.2))
         imshow(image, ax=left)
         rows = prediction[::-1]
         places = range(len(rows))

@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe and Ito, "Color Universal Design" (2008).
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
+SKY, PURPLE = "#56B4E9", "#CC79A7"
 
 _STYLE: dict[Any, object] = {
     "figure.dpi": 110,
@@ -45,3 +49,15 @@ def style() -> Iterator[ModuleType]:
         yield plt
     finally:
         plt.rcParams.update(theirs)
+
+
+@contextmanager
+def drawing(ax: "Axes | None", figsize: tuple[float, float]) -> "Iterator[Axes]":
+    """Axes to draw into in the library's style: the given ones, or those of a new figure."""
+    from matplotlib.text import Text
+
+    with style() as plt:
+        axes: Axes = plt.subplots(figsize=figsize)[1] if ax is None else ax
+        yield axes
+        for text in axes.findobj(Text) if ax else ():  # made outside of `style`
+            text.set_parse_math(False)
