@@ -10,7 +10,7 @@ from resnet_ft.evaluation.calibration import (
     reliability,
 )
 from resnet_ft.evaluation.predictions import Predictions
-from resnet_ft.visualize.style import BLUE, GREY, ORANGE, style
+from resnet_ft.visualize.style import BLUE, GREY, ORANGE, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +30,7 @@ def plot_calibration(predictions: Predictions, *, ax: "Axes | None" = None) -> "
     if temperature != 1:
         errors += f", after {after['ece']:.1%}"
         lines[f"with temperature {temperature:.2f}"] = (bins, "o-", BLUE)
-    with style() as plt:
-        ax = ax or plt.subplots(figsize=(4.6, 4.4))[1]
+    with drawing(ax, (4.6, 4.4)) as ax:
         band = bins["confidence"], bins["from"], bins["to"]
         ax.fill_between(*band, color=GREY, alpha=0.25, lw=0, label="perfect, on so few images")
         for name, (found, marker, colour) in lines.items():
@@ -54,8 +53,7 @@ def plot_coverage(
     """
     curve, (threshold, _) = coverage_curve(predictions), coverage_at(predictions, accuracy)
     title, lowest = f"No threshold gives {accuracy:.0%} accuracy", curve["accuracy"].min()
-    with style() as plt:
-        ax = ax or plt.subplots(figsize=(5.2, 3.8))[1]
+    with drawing(ax, (5.2, 3.8)) as ax:
         ax.fill_between(curve["coverage"], curve["from"], curve["to"], color=BLUE, alpha=0.2, lw=0)
         ax.plot(curve["coverage"], curve["accuracy"], color=BLUE, clip_on=False)
         if threshold is not None:
