@@ -70,6 +70,7 @@ def test_best_pt_gets_the_calibration_and_keeps_everything_else(run):
 
 def test_what_a_call_does_not_look_for_stays(run):
     both = predicted(run, features=True)
+    assert calibrate(run, both["val"]).means is None  # nothing is known of the training images
     first = calibrate(run, both, accuracy=0.5)
     assert first.means.shape == (2, 8)
     again = calibrate(run, both["val"])
