@@ -48,11 +48,11 @@ test-browser: .venv/test.stamp .venv-classic/classic.stamp
 test-gpu: .venv/test.stamp
 	$(call timed,$(BIN)/python -m pytest -m gpu tests/test_gpu.py)
 
-docs: .venv/docs.stamp runs/demo/index.html
+docs: .venv/docs.stamp runs/demo/report.html
 	$(call timed,$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html)
 	@echo "Look at $(CURDIR)/docs/_build/html/index.html"
 
-runs/demo/index.html:
+runs/demo/report.html:
 	$(MAKE) demo
 
 bench-speed: .venv-bench/bench.stamp

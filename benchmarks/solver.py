@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from scale import memory
 
-from resnet_ft.training import head
+from resnet_ft.features import solver as head
 
 _FEATURES, _ROWS = 2048, 10_000
 _PENALTY, _FEW = 1e-4, 2000

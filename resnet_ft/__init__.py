@@ -41,17 +41,25 @@ _PUBLIC = {
         "confusion_matrix "
         "largest_class_share scored_weights suspect_labels verdict"
     ),
+    "evaluation.attention": "grad_cam similar_images",
+    "evaluation.comparison": "compare_runs",
+    "evaluation.learning_curve": "LearningCurve learning_curve pretrained_features",
+    "evaluation.backbones": "compare_backbones",
+    "evaluation.advice": "advise",
     "visualize.images": (
         "imshow show_images show_mistakes visualize_model plot_class_means show_class "
         "show_classes show_label_errors show_pairs"
     ),
     "visualize.issues": "show_issues",
+    "visualize.attention": "show_attention show_neighbours",
+    "visualize.map": "explore_map plot_map",
     "visualize.plots": (
         "plot_class_counts plot_class_scores plot_confused_pairs plot_confusion_matrix "
         "plot_histories plot_history plot_image_sizes plot_prediction"
     ),
     "visualize.calibration": "plot_calibration plot_coverage",
     "training.calibrate": "calibrate",
+    "visualize.learning_curve": "plot_learning_curve",
     "training.run": "Run load_run space_of_run",
     "training.state": "StepOutput TrainingState",
     "training.callbacks": "Callback EarlyStop LivePlot ProgressBar Tracker",
@@ -69,6 +77,7 @@ _PUBLIC = {
     "training.fine_tune": "fine_tune",
     "training.launch": "train_run launch_training",
     "inference.predictor": "Predictor",
+    "reporting.page": "report",
     "widgets.browse": "browse_dataset explore_augmentation",
     "widgets.review": "review_dataset review_label_errors",
     "widgets.download": "download_button",

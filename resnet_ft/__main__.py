@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
         action="store_false",
         help="of a finished run, keep only the model: it takes a sixth of the space",
     )
-    train.set_defaults(run=_train)
+    train.set_defaults(verb=_train)
     predict = verbs.add_parser("predict", help="write what a model says of a folder into a table")
     predict.add_argument("model", help="the folder of a run, or a checkpoint file")
     predict.add_argument("folder", help="all images below it are predicted")
@@ -34,10 +34,16 @@ def main(arguments: list[str] | None = None) -> None:
     predict.add_argument(
         "--overwrite", action="store_true", help="replace a table of something else"
     )
-    predict.set_defaults(run=_predict)
+    predict.set_defaults(verb=_predict)
+    report = verbs.add_parser(
+        "report", help="write report.html, a page about a run, into its folder"
+    )
+    report.add_argument("run", help="the folder of a run that notebook 4 has evaluated")
+    report.add_argument("--data_dir", help="where its images are, to audit and to show them")
+    report.set_defaults(verb=_report)
     options = vars(parser.parse_args(arguments))
     try:
-        options.pop("run")(**options)
+        options.pop("verb")(**options)
     except ResnetFtError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
@@ -63,6 +69,12 @@ def _predict(model: str, folder: str, **options: Any) -> None:
     if distributed.is_main():
         unread = int(table["error"].notna().sum())
         print(f"{len(table):,} rows in {options['csv']}, {unread:,} of files that cannot be read")
+
+
+def _report(run: str, **options: Any) -> None:
+    from resnet_ft.reporting.page import report
+
+    print(report(run, **options))
 
 
 if __name__ == "__main__":

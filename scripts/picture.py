@@ -1,33 +1,34 @@
-"""Compose the picture of the README, docs/overview.png, from the figures of a run."""
+"""Make the picture of the README, docs/overview.png: two parts of a run's report, in Chromium."""
 
+import shutil
 import sys
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-WIDTH, GAP = 1500, 30
+WIDTH, HEIGHT = 1000, 1800  # pixels of each part
+PARTS = ("body", "#training")  # where they begin
 
 
 def main(run_dir: str) -> None:
-    figures = Path(run_dir) / "figures"
-    predictions = fit(figures / "predictions.png", round(WIDTH * 0.42))
-    history = fit(figures / "history.png", WIDTH - GAP - predictions.width)
-    confusion = fit(figures / "confusion_matrix.png", round(history.width * 0.65))
-    height = max(predictions.height, history.height + GAP + confusion.height)
-    page = Image.new("RGB", (WIDTH, height), "white")
-    page.paste(predictions, (0, 0))
-    page.paste(history, (predictions.width + GAP, 0))
-    page.paste(confusion, (predictions.width + GAP, history.height + GAP))
-    target = ROOT / "docs" / "overview.png"
-    target.parent.mkdir(exist_ok=True)
-    page.save(target, optimize=True)
+    report, target = Path(run_dir).resolve() / "report.html", ROOT / "docs" / "overview.png"
+    program = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))))
+    picture = Image.new("RGB", (WIDTH * len(PARTS), HEIGHT))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.goto(report.as_uri())
+        for number, part in enumerate(PARTS):
+            page.evaluate(
+                f"document.querySelector('{part}').scrollIntoView({{behavior: 'instant'}})"
+            )
+            picture.paste(Image.open(BytesIO(page.screenshot())), (number * WIDTH, 0))
+        browser.close()
+    picture.save(target, optimize=True)
     print(f"{target}: {target.stat().st_size / 1e3:.0f} kB")
-
-
-def fit(path: Path, width: int) -> Image.Image:
-    image = Image.open(path).convert("RGB")
-    return image.resize((width, round(image.height * width / image.width)))
 
 
 if __name__ == "__main__":

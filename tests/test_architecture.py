@@ -14,7 +14,7 @@ import resnet_ft
 # A folder (or a module at the top level) imports only from itself and from those before it.
 ORDER = """
 frontend errors files reading engine distributed remote notebook choices data staging audit models
-features evaluation visualize training inference widgets __main__
+features evaluation visualize training inference reporting widgets __main__
 """.split()  # noqa: SIM905
 
 MODULES = sorted(path for path in (ROOT / "resnet_ft").rglob("*.py") if path.name != "__init__.py")

@@ -31,7 +31,7 @@ from resnet_ft import (
     train_transform,
 )
 from resnet_ft.data.batches import device_batches
-from resnet_ft.training.head import solve_head
+from resnet_ft.features.solver import solve_head
 
 pytestmark = [
     pytest.mark.gpu,

@@ -105,7 +105,8 @@ def test_the_headless_commands_work_as_written(checkout):
     tables = (checkout / "predictions.csv", checkout / "two.csv")
     assert len({len(table.read_bytes().splitlines()) for table in tables}) == 1
     made = {path.name for path in (checkout / "runs" / "first").iterdir()}
-    assert made - {"head_predictions.csv"} == {  # which only pretrained weights have
+    of_pretrained = {"head_predictions.csv", "head_features.safetensors"}
+    assert made - of_pretrained == {
         *("config.json", "images.csv.gz", "history.csv", "best.pt"),
         *("last.0.pt", "last.1.pt"),
         *("evaluation.csv", "predictions.csv", "predictions.csv.json", "figures"),

@@ -254,6 +254,16 @@ def tabulate(
     return Predictions(table, probabilities.numpy(), classes)
 
 
+def check_paths(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table of predictions. Raises ParameterError where it does not know its images."""
+    if table["path"].isin(["", None]).any():
+        raise ParameterError(
+            "These predictions do not know the paths of their images. Evaluate with a loader that "
+            'does not shuffle and has a dataset with samples, such as dataloaders["val"].'
+        )
+    return table
+
+
 def class_names(dataloader: DataLoader) -> list[str] | None:
     """The names of the classes, where the dataset knows them."""
     return getattr(dataloader.dataset, "classes", None)

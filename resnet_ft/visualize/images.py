@@ -18,7 +18,7 @@ from resnet_ft.data.images import open_image, open_resized
 from resnet_ft.data.index import DatasetIndex
 from resnet_ft.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from resnet_ft.errors import ImageError, ParameterError
-from resnet_ft.evaluation.predictions import Predictions, class_names, evaluate
+from resnet_ft.evaluation.predictions import Predictions, check_paths, class_names, evaluate
 from resnet_ft.notebook import as_unicode, percent, shorten
 from resnet_ft.visualize.style import BLUE, RED, style
 
@@ -251,12 +251,7 @@ def _alike(table: pd.DataFrame, num_images: int) -> list[int]:
 
 def show_mistakes(predictions: Predictions, *, num_images: int = 6) -> "Figure":
     """The most confident mistakes; where there are none, the least confident predictions."""
-    table = predictions.table
-    if table["path"].isna().any():
-        raise ParameterError(
-            "These predictions do not know the paths of their images. Evaluate with a loader that "
-            'does not shuffle and has a dataset with samples, such as dataloaders["val"].'
-        )
+    table = check_paths(predictions.table)
     mistakes = table[table["predicted"] != table["label"]]
     if mistakes.empty:
         shown = table.nsmallest(num_images, "confidence")

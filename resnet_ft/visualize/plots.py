@@ -228,7 +228,7 @@ def plot_confusion_matrix(
         counts = counts.iloc[order, order]
     shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0).to_numpy()
     side = 6.0 if many else 1.8 + (0.5 if len(counts) <= 15 else 0.32) * len(counts)
-    with drawing(ax, (side + 0.8, side)) as ax:
+    with drawing(ax, (max(4.0, side + 0.8), side)) as ax:
         ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         for (row, column), share in np.ndenumerate(shares if not many else ()):
             colour = "white" if share > 0.55 else "black" if share else GREY

@@ -5,9 +5,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from resnet_ft import TrainingError
+from resnet_ft.features import solver as module
+from resnet_ft.features.solver import solve_head
 from resnet_ft.features.store import FeatureFile
-from resnet_ft.training import head as module
-from resnet_ft.training.head import solve_head
 
 
 def clusters(per_class, num_classes=3, dimensions=20, spread=2.0, seed=0):
