@@ -109,7 +109,9 @@ def test_the_headless_commands_work_as_written(checkout):
     assert made - of_pretrained == {
         *("config.json", "images.csv.gz", "history.csv", "best.pt"),
         *("last.0.pt", "last.1.pt"),
-        *("evaluation.csv", "predictions.csv", "predictions.csv.json", "figures"),
+        *("evaluation.csv", "evaluation_train.csv", "evaluation_test.csv", "report.html"),
+        *("evaluation.safetensors", "evaluation_train.safetensors", "evaluation_test.safetensors"),
+        *("calibration.json", "predictions.csv", "predictions.csv.json", "figures"),
     }
     assert (checkout / "data" / "sample").is_dir()
 

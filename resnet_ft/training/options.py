@@ -118,6 +118,7 @@ _OTHERS: dict[str, Any] = {
     "run_name": str | None,  # as data_dir: None, the last choice
     "mount_point": str,
     "staging_dir": str,
+    "compare_archs": str | None,
     "max_side": _Count | None,
     "pack_as": str | None,
     "num_workers": _NotNegative | None,
@@ -152,7 +153,15 @@ NOTEBOOKS: dict[str, tuple[str, ...]] = {
     ),
     "03_train": (
         *("data_dir", "runs_dir", "run_name", "arch", "image_size", "batch_size", "epochs"),
-        *("augmentation", "weights", "freeze_until", "minutes", "patience", "learning_rate"),
+        *(
+            "augmentation",
+            "compare_archs",
+            "weights",
+            "freeze_until",
+            "minutes",
+            "patience",
+            "learning_rate",
+        ),
         *("weight_decay", "optimizer", "schedule", "clip_grad_norm", "train_batchnorm"),
         *("label_smoothing", "mix", "balance", "lr_finder_steps", "num_processes"),
         *("mixed_precision", "gradient_accumulation_steps", "num_workers", "save_minutes"),
