@@ -15,6 +15,7 @@ from accuracy_table import (
 )
 from gpu_table import all_gpu_markdown, gpu_markdown
 from predicting_table import all_predicting_markdown, predicting_markdown
+from recipe_plot import draw_recipe
 from recipe_table import RECIPE, all_recipe_markdown, recipe_markdown
 from runner import BENCHMARKS, read_results
 from scale_table import all_scale_markdown, scale_markdown
@@ -28,6 +29,7 @@ ACCURACY = BENCHMARKS / "results" / "accuracy.json"
 GPU = BENCHMARKS / "results" / "gpu.json"
 README = BENCHMARKS.parent / "README.md"
 PAGE = BENCHMARKS.parent / "docs" / "benchmarks.md"
+PICTURE = BENCHMARKS.parent / "docs" / "recipe.png"
 REPORT = BENCHMARKS / "results.md"
 
 _INTRODUCTION = """# What the benchmarks measured
@@ -84,6 +86,8 @@ def write_report() -> None:
     REPORT.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     if summary := accuracy_summary_markdown(read_results(ACCURACY)):
         write_between_markers(README, "bench-summary", summary)
+    if recipe := read_results(RECIPE):
+        draw_recipe(recipe, PICTURE)
     written = [path.relative_to(BENCHMARKS.parent) for path in (PAGE, REPORT, README)]
     print(f"\nWritten into {', '.join(map(str, written))}.")
 

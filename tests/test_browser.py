@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import browser
+import numpy as np
 import pandas as pd
 import papermill
 import pytest
 from conftest import ROOT
 
-from resnet_ft import make_sample_dataset, read_decisions
+from resnet_ft import Predictions, explore_map, make_sample_dataset, read_decisions
 
 pytestmark = pytest.mark.browser
 CLASSIC_PYTHON = ROOT / ".venv-classic" / "bin" / "python"
@@ -252,3 +253,29 @@ def test_the_widgets_work_in_classic_notebook_with_ipywidgets_7(chromium, classi
         assert_complete(infer.finished())
         try_upload(infer, "upload_and_predict(", photos, own)
         infer.photograph("05_infer_classic")
+
+
+def test_a_point_of_the_map_shows_its_image_to_a_pointer_and_to_the_keyboard(chromium, tmp_path):
+    files = [str(file) for file in make_sample_dataset(tmp_path / "data").glob("Val/*/*_00*.jpg")]
+    labels = [Path(file).parent.name for file in files]
+    table = pd.DataFrame({"path": files, "label": labels, "predicted": "fish", "confidence": 0.6})
+    features = np.random.default_rng(0).normal(size=(len(files), 3))
+    found = Predictions(table, np.ones((len(files), 1)), ["fish"], None, features)
+    html = explore_map({"val": found})._repr_html_()
+    for width in browser.WIDTHS:
+        page = chromium.new_page(viewport={"width": width, "height": 800})
+        page.set_content(html)
+        points = page.locator("svg g")
+        assert points.count() == len(files)
+        assert not points.get_by_text("val: ").filter(visible=True).count()
+        last = points.last
+        last.locator("circle").hover()
+        assert last.locator("text").is_visible() and last.locator("image").is_visible()
+        page.mouse.move(0, 0)
+        assert not last.locator("text").is_visible()
+        points.first.focus()
+        page.keyboard.press("Tab")
+        assert points.nth(1).locator("image").is_visible()
+        assert not points.first.locator("image").is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.close()

@@ -171,7 +171,7 @@ def test_the_five_lines_work_as_written(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["docs/training.md", "docs/data.md"])
+@pytest.mark.parametrize("page", ["docs/training.md", "docs/data.md", "docs/model.md"])
 def test_the_code_of_a_page_works_as_written(page, tmp_path):
     """From its first block to its last, but for the shards of data.md: see below."""
     code = [block for block in blocks("python", page) if "example.org" not in block]

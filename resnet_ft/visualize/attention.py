@@ -1,6 +1,7 @@
 """Why a class: images beside the places that spoke for it, or beside training images alike."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from resnet_ft.data.transforms import Preprocessing, prepare, preprocessing_in
 from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.attention import grad_cam, similar_images
 from resnet_ft.evaluation.predictions import Predictions, check_paths
-from resnet_ft.notebook import percent
+from resnet_ft.notebook import percent, shorten
 from resnet_ft.visualize.images import framed, show_images
 from resnet_ft.visualize.style import BLUE, ORANGE, RED
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DARK = 0.2  # how bright a place is that did not speak for a class
+_short = partial(shorten, length=14)
 
 
 def show_attention(
@@ -51,22 +53,22 @@ def show_attention(
         picture = np.clip(image.permute(1, 2, 0).numpy() * std + mean, 0, 1)
         grey = _DARK * picture.mean(axis=2, keepdims=True)
         pictures.append(picture)
-        titles.append(f"{'✓' if row.predicted == row.label else '✗'} is\n{row.label}")
+        titles.append(f"{'✓' if row.predicted == row.label else '✗'} is\n{_short(row.label)}")
         of_image = pd.Series(predictions.probabilities[row.Index], classes)
         likely = of_image.drop(row.predicted).idxmax()
         for name in (row.predicted, likely if row.predicted == row.label else row.label):
             spoke = grad_cam(model, image, classes.index(name)).clip(0)
             shares.append(spoke / max(spoke.max(), np.finfo(np.float32).tiny))
             pictures.append(grey + (picture - grey) * shares[-1][..., None])
-            titles.append(f"for {name}\n{percent(of_image[name])}")
-    heading = f"What spoke for a class: {len(mistakes)} confident mistakes,\n"
-    heading += f"{len(others)} images of low confidence"
-    figure = show_images(pictures, titles, title=heading)
-    for i, ax in enumerate(figure.axes):
-        if i % 3 and shares[i - i // 3 - 1].any():
-            ax.contour(shares[i - i // 3 - 1], [0.5], colors=[ORANGE], linewidths=1.5)
-        if not i % 3:
-            ax.title.set_color(BLUE if titles[i][0] == "✓" else RED)
+            titles.append(f"for {_short(name)}\n{percent(of_image[name])}")
+    heading = f"What spoke for a class: confident mistakes ({len(mistakes)}),\n"
+    figure = show_images(pictures, titles, title=f"{heading}uncertain images ({len(others)})")
+    lit = [ax for i, ax in enumerate(figure.axes) if i % 3]
+    for ax, share in zip(lit, shares, strict=True):
+        if share.min() < 0.5 < share.max():
+            ax.contour(share, [0.5], colors=[ORANGE], linewidths=1.5)
+    for ax in figure.axes[::3]:
+        ax.title.set_color(BLUE if ax.get_title().startswith("✓") else RED)
     return figure
 
 
@@ -86,11 +88,12 @@ def show_neighbours(
     for row in mistakes.itertuples():
         alike = similar[similar["path"] == row.path]
         paths += [row.path, *alike["similar"]]
-        titles.append(f"✗ {row.predicted} ({percent(row.confidence)})\nis {row.label}")
-        titles += [f"{one.label}\n{one.similarity:.2f} alike" for one in alike.itertuples()]
+        titles.append(f"✗ {_short(row.predicted)}\nis {_short(row.label)}")
+        titles += [f"{_short(one.label)}\n{one.similarity:.2f} alike" for one in alike.itertuples()]
     pictures = [framed(open_resized(path, 200)) for path in paths]
     heading, columns = "Mistakes, and what is most alike in training", len(paths) // len(mistakes)
     figure = show_images(pictures, titles, columns=columns, title=heading)
+    figure.set_size_inches(*(0.75 * figure.get_size_inches()))  # its type is larger on a phone
     for ax in figure.axes[::columns]:
         ax.title.set_color(RED)
     return figure

@@ -15,12 +15,12 @@ from resnet_ft.evaluation.attention import features_of
 from resnet_ft.evaluation.predictions import Predictions, check_paths
 from resnet_ft.notebook import NO_FORMULAS, Html, percent, shorten
 from resnet_ft.visualize.images import jpeg_thumbnail
-from resnet_ft.visualize.style import BLUE, GREEN, GREY, ORANGE, RED, style
+from resnet_ft.visualize.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LOOKS = dict(zip("os^DvP", (BLUE, ORANGE, GREEN, RED, "#56B4E9", "#CC79A7"), strict=True))
+_LOOKS = dict(zip("os^DvP", (BLUE, ORANGE, GREEN, RED, PURPLE, SKY), strict=True))
 _LOOKS |= {"p": "#F0E442", "h": "black"}  # of more classes, the others are grey
 
 
@@ -49,10 +49,9 @@ def _draw(points: pd.DataFrame, ax: "Axes | None" = None) -> "Axes":
     mistakes = points.groupby("label")["wrong"].sum()
     shown = sorted(mistakes.nlargest(len(_LOOKS)).index)
     looks = {"": (".", GREY), **dict(zip(shown, _LOOKS.items(), strict=False))}
-    with style() as plt:
-        axes: Axes = ax or plt.subplots(figsize=(6.5, 4.8))[1]
+    with drawing(ax, (6.5, 4.8)) as axes:
         for name, some in points.groupby(points["label"].where(points["label"].isin(shown), "")):
-            (marker, colour), label = looks[name], name or None
+            (marker, colour), label = looks[name], shorten(name, 22) or None
             sizes = np.where(some["split"] == "train", 12, 45)
             axes.scatter(
                 "x", "y", sizes, colour, marker=marker, data=some, alpha=0.6, lw=0, label=label

@@ -62,6 +62,40 @@ def many(folder: Path, count: int) -> Path:
     return folder
 
 
+_PEAK = """
+import sys
+from pathlib import Path
+import torch
+from resnet_ft import Predictor, eval_transform
+
+def memory(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+predictor = Predictor(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
+                      ["red", "green", "blue"], eval_transform(8))
+predictor.predict_folder(sys.argv[2], num_workers=0)  # everything is imported
+Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+before = memory("VmRSS")
+predictor.predict_folder(sys.argv[1], sys.argv[1] + ".csv", top_k=3, num_workers=0, batch_size=256)
+print(memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
+def test_a_million_rows_would_take_less_than_half_a_gigabyte(tmp_path):
+    few, peaks = many(tmp_path / "few", 6), []
+    for count in (15_000, 45_000):
+        folder = many(tmp_path / str(count), count)
+        command = [sys.executable, "-c", _PEAK, str(folder), str(few)]
+        peaks.append(
+            int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        )
+    of_a_row = (peaks[1] - peaks[0]) / 30_000
+    assert peaks[0] + 1_000_000 * of_a_row < 500e6
+
+
 def run_script(*arguments):
     command = [sys.executable, script.__file__, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)

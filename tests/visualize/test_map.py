@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from resnet_ft import ParameterError, Predictions, explore_map, plot_map
 from resnet_ft.visualize.style import GREY
 
-NAMES = ["a", "$b$", "<img src=x onerror=alert(1)>"]
+NAMES = ["a", "$b$", "<img onerror=alert(1)>"]
 
 
 def predictions(folder, labels, predicted, features):
