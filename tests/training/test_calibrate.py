@@ -171,6 +171,18 @@ def test_on_drive_best_pt_is_written_over_and_leaves_nothing_in_the_trash(on_dri
     assert not [*on_drive.folder.glob("*spare*")]
 
 
+def test_on_drive_a_whole_spare_is_there_before_best_pt_is_written_over(on_drive):
+    spares = []
+
+    def write(path):
+        found = on_drive.folder / "best.spare.pt"
+        spares.append(load_checkpoint(found).created if found.exists() else None)
+        load_checkpoint(on_drive.best).write(path)
+
+    on_drive.rewrite_best(write)
+    assert spares == [None, load_checkpoint(on_drive.best).created]
+
+
 @pytest.mark.parametrize("share", [0, 0.3, 0.99])
 def test_half_a_best_pt_becomes_whole_from_its_spare(on_drive, share):
     whole = on_drive.best.read_bytes()
