@@ -1,4 +1,4 @@
-"""Run the five notebooks on sample images with flaws, and leave the report of what they trained.
+"""Run the five notebooks on sample images with flaws; the report of their run links them.
 
 It starts from pretrained weights where this machine has some: those of torchvision's ResNet101 in
 the cache of downloads, or EfficientNet-Lite0's, which the extra `test` installs with timm.
@@ -19,17 +19,7 @@ import torch
 from nbconvert import HTMLExporter
 from widget_pictures import draw_widgets
 
-from resnet_ft import (
-    Predictions,
-    accuracy_interval,
-    evaluate,
-    load_checkpoint,
-    load_predictions,
-    load_run,
-    make_dataloaders,
-    make_sample_dataset,
-    report,
-)
+from resnet_ft import accuracy_interval, load_predictions, load_run, make_sample_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "runs" / "demo"
@@ -61,13 +51,12 @@ def main() -> None:
         nbformat.write(notebook, executed)
         html, _ = HTMLExporter().from_notebook_node(notebook)
         executed.with_suffix(".html").write_text(linked(html, name), encoding="utf-8")
-    scored = scores_of_model()
-    page = report(DEMO, data_dir=PHOTOS, predictions=scored)
+    page = DEMO / "report.html"
     page.write_text(with_links(page.read_text(encoding="utf-8")), encoding="utf-8")
     seconds = time.perf_counter() - started
     print(
         f"\nDone in {seconds / 60:.1f} minutes.\n"
-        f"Result:   {in_a_line(scored)}\n"
+        f"Result:   {result()}\n"
         f"Look at:  {page}\n"
         f"Model:    {DEMO / 'best.pt'}"
     )
@@ -153,21 +142,13 @@ def with_links(html: str) -> str:
     return section.join(html.rsplit("</main>", 1))
 
 
-def scores_of_model() -> dict[str, Predictions]:
-    """What the trained model says of the validation and the test images."""
-    checkpoint = load_checkpoint(DEMO / "best.pt")
-    transform = checkpoint.transform()
-    loaders = make_dataloaders(PHOTOS, train=transform, val=transform, num_workers=0)
-    test = evaluate(checkpoint.load_into(), loaders["test"])
-    return {"val": load_predictions(DEMO / "evaluation.csv"), "test": test}
-
-
-def in_a_line(scored: dict[str, Predictions]) -> str:
-    """The network, and how good it is."""
+def result() -> str:
+    """The network, and how good it is, in one line."""
     training = load_run(DEMO).config["training"]
     origin = "pretrained" if training["pretrained"] else "from random weights"
     parts = []
-    for split, predictions in scored.items():
+    for split, file in {"validation": "evaluation.csv", "test": "evaluation_test.csv"}.items():
+        predictions = load_predictions(DEMO / file)
         low, high = accuracy_interval(predictions)
         parts.append(f"{split} {predictions.accuracy:.1%} (between {low:.0%} and {high:.0%})")
     return f"{training['arch']}, {origin}: {', '.join(parts)}."

@@ -10,7 +10,7 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT = 1000, 1800  # pixels of each part
-PARTS = ("body", "#training")  # where they begin
+PARTS = ("body", "#sure")  # where they begin
 
 
 def main(run_dir: str) -> None:
@@ -27,7 +27,7 @@ def main(run_dir: str) -> None:
             )
             picture.paste(Image.open(BytesIO(page.screenshot())), (number * WIDTH, 0))
         browser.close()
-    picture.save(target, optimize=True)
+    picture.quantize(256).save(target, optimize=True)
     print(f"{target}: {target.stat().st_size / 1e3:.0f} kB")
 
 

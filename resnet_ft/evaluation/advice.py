@@ -56,18 +56,19 @@ def guessing(val: Predictions) -> Rule:
 
 def confusing(val: Predictions) -> Rule:
     """One class taken for another more often than chance spreads mistakes over pairs of classes."""
-    wrong = val.table[val.table["label"] != val.table["predicted"]]
-    pairs = len(val.classes) * (len(val.classes) - 1)
-    for (label, other), count in wrong.value_counts(["label", "predicted"])[:1].items():
-        chance = pairs * binomtest(count, len(wrong), 1 / pairs, "greater").pvalue
+    found = scores.confused_pairs(val)
+    pairs, mistakes = len(val.classes) * (len(val.classes) - 1), found["images"].sum()
+    for label, other, count, _ in found[:1].itertuples(index=False):
+        chance = pairs * binomtest(count, mistakes, 1 / pairs, "greater").pvalue
         if count > 2 and chance < 0.05:
-            found = f"{count} of {len(wrong)} mistakes are {label!r} taken for {other!r}."
             do = f"Look at these {count} (`show_mistakes`); add photographs that tell them apart."
-            yield count / len(val.table), found, do
+            said = f"{count} of {mistakes} mistakes are {label!r} taken for {other!r}."
+            yield count / len(val.table), said, do
 
 
 def too_sure(val: Predictions) -> Rule:
     """Confidence that is further from the accuracy than chance takes it."""
+    val = val if val.logits is None else val.calibrated(1)
     sure, right = val.table["confidence"], val.accuracy
     gap = sure.mean() - right
     if abs(gap) > max(0.02, 2 * (sure * (1 - sure)).sum() ** 0.5 / len(sure)):

@@ -4,7 +4,6 @@ import base64
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,10 @@ from resnet_ft.evaluation.predictions import Predictions, load_predictions
 from resnet_ft.notebook import as_unicode, percent
 from resnet_ft.reading import read_json, reading
 from resnet_ft.training.run import load_run
+from resnet_ft.visualize.calibration import plot_calibration, plot_coverage
 from resnet_ft.visualize.images import jpeg_thumbnail
 from resnet_ft.visualize.learning_curve import plot_learning_curve
+from resnet_ft.visualize.map import plot_map
 from resnet_ft.visualize.plots import plot_confusion_matrix, plot_history
 
 _SIDE = 300  # pixels of a photograph
@@ -52,48 +53,54 @@ def report(
     """
     run = load_run(run)
     files = {split: run.folder / f"{name}.csv" for split, name in _FILES.items()}
-    saved = {split: load_predictions(file) for split, file in files.items() if file.exists()}
-    heads = saved.pop("heads", None)
-    found = dict(predictions or saved)
+    needed = ["heads"] if predictions else [*files]
+    saved = {split: load_predictions(files[split]) for split in needed if files[split].exists()}
+    heads, found = saved.pop("heads", None), {**(predictions or saved)}
     if "val" not in found:
         raise DatasetError(f"There is no {files['val']}. Evaluate the run with notebook 04.")
     audit = None if data_dir is None else audit_dataset(data_dir)
-    if audit is not None:
-        found = {split: _moved(one, audit.root) for split, one in found.items()}
     val, history, table = found["val"], run.history, found["val"].table
     if curve is None and (run.folder / curves.FEATURES_FILE).exists():
         curve = curves.learning_curve(curves.pretrained_features(run))
     share, beside = scores.largest_class_share(table["label"]), run.folder / "calibration.json"
     with reading(beside, RunError, "Delete it, or calibrate the run again."):
-        calibration = read_json(beside) if beside.exists() else None
+        calibration = read_json(beside) if beside.exists() else {}
+        calibration = calibration if calibration.get("weights") == val.weights else {}
+        temperature = float(calibration.get("temperature", 1))
     learned = plot_history(history, baseline=share, num_val=len(table))
-    charts = {"history": _png(learned), "history_on_phones": _png(_tall(learned))}
-    charts |= {"curve": _png(plot_learning_curve(curve).figure)} if curve else {}
-    charts["confusion"] = _png(plot_confusion_matrix(val).figure)
+    charts = {"history": learned, "confusion": plot_confusion_matrix(val).figure}
+    charts |= {"curve": plot_learning_curve(curve).figure} if curve else {}
+    raw = val if val.logits is None else val.calibrated(1)
+    if raw.logits is not None:
+        charts["calibration"] = plot_calibration(raw).figure
+        charts["coverage"] = plot_coverage(raw.calibrated(temperature)).figure
+    if seen := {split: one for split, one in found.items() if one.features is not None}:
+        charts["map"] = plot_map(seen).figure
     classes = scores.class_scores(val).iloc[:-1].sort_values("f1", kind="stable").reset_index()
-    wilson = [scores.wilson_interval(row.recall, row.images or 1) for row in classes.itertuples()]
     wrong = table[table["label"] != table["predicted"]].sort_values("confidence", ascending=False)
+    root = audit.root if audit else None
     some = np.unique(np.linspace(0, len(table) - 1, _PHOTOGRAPHS).astype(int))
     advice = advise(found, heads=heads, history=history, audit=audit, curve=curve)
+    drawn = {name: run.folder / "figures" / f"{name}.png" for name in ("attention", "neighbours")}
     content: dict[str, object] = {
         "name": run.folder.absolute().name,
         "config": run.config,
         "splits": scores.accuracy_summary(found).reset_index(names="split").to_dict("records"),
         "share": share,
         "verdict": scores.verdict(val, "validation"),
-        "confidence": table["confidence"].mean(),
+        "confidence": raw.table["confidence"].mean(),
         "calibration": calibration,
         "advice": advice.to_dict("records"),
-        "classes": classes.assign(interval=wilson).to_dict("records"),
-        "confused": wrong.value_counts(["label", "predicted"])[:_CONFUSED].to_dict(),
+        "classes": classes.to_dict("records"),
+        "confused": scores.confused_pairs(val)[:_CONFUSED].to_dict("records"),
         "wrong": wrong.to_dict("records"),
-        "photographs": _photographs(table.iloc[some]),
-        "mistakes": _photographs(wrong[:_PHOTOGRAPHS]),
+        "photographs": _photographs(table.iloc[some], root),
+        "mistakes": _photographs(wrong[:_PHOTOGRAPHS], root),
         "kept": scores.scored_weights(history).query("kept").to_dict("records"),
         "curve": curve,
         "audit": audit and audit.summary().to_dict("records"),
-        "charts": charts,
-        "figures": {file.stem: _base64(file.read_bytes()) for file in run.figures.glob("*.png")},
+        "charts": {name: _png(figure) for name, figure in charts.items()},
+        "figures": {name: _jpeg(file) for name, file in drawn.items() if file.exists()},
     }
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page.filters.update(percent=percent, share="{:.1%}".format)
@@ -102,43 +109,30 @@ def report(
     return run.folder / "report.html"
 
 
-def _moved(predictions: Predictions, root: Path) -> Predictions:
-    """Predictions whose paths (split/class/file) lead to a data set that lies elsewhere now."""
-    paths = [str(root.joinpath(*Path(str(path)).parts[-3:])) for path in predictions.table["path"]]
-    return replace(predictions, table=predictions.table.assign(path=paths))
+def _photographs(table: pd.DataFrame, root: Path | None) -> list[dict]:
+    """The rows whose image can be read, with a small copy of it.
 
-
-def _photographs(table: pd.DataFrame) -> list[dict]:
-    """The rows whose image can be read, with a small copy of it."""
+    Where it is not there any more, it is looked for as split, class and file below `root`.
+    """
     shown = []
     for row in table.to_dict("records"):
-        with suppress(ImageError, OSError, TypeError):  # it lies elsewhere, or nobody knows where
-            image = _base64(jpeg_thumbnail(Path(row["path"]), (_SIDE, _SIDE)))
-            shown.append({**row, "image": image})
+        file = Path(str(row["path"]))
+        if root is not None and not file.exists():
+            file = root.joinpath(*file.parts[-3:])
+        with suppress(ImageError):
+            shown.append({**row, "image": _jpeg(file, _SIDE)})
     return shown
 
 
-def _tall(figure: Any) -> Any:
-    """A figure with its plots and the entries of its legend below each other, for phones."""
-    from matplotlib.gridspec import GridSpec
-
-    grid = GridSpec(len(figure.axes), 1, figure)
-    for row, ax in enumerate(figure.axes):
-        ax.set_subplotspec(grid[row])
-    for legend in [*figure.legends]:
-        legend.remove()
-        figure.legend(
-            *figure.axes[0].get_legend_handles_labels(), loc="outside lower left", frameon=False
-        )
-    figure.set_size_inches(4.6, 3.6 * len(figure.axes))
-    return figure
+def _jpeg(file: Path, side: int = 900) -> str:
+    return _base64(jpeg_thumbnail(file, (side, 2 * side)))
 
 
 def _png(figure: Any) -> str:
     import matplotlib.pyplot as plt
 
     file = BytesIO()
-    figure.savefig(file, dpi=140)
+    figure.savefig(file, dpi=140, bbox_inches="tight")
     plt.close(figure)  # a notebook would show it
     return _base64(file.getvalue())
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from resnet_ft.evaluation.learning_curve import LearningCurve
-from resnet_ft.visualize.style import BLUE, GREY, ORANGE, style
+from resnet_ft.visualize.style import BLUE, GREY, ORANGE, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,8 +15,7 @@ def plot_learning_curve(curve: LearningCurve, *, ax: "Axes | None" = None) -> "A
 
     points, law = curve.points, curve.law
     sizes = sorted(set(points["images"]))
-    with style() as plt:
-        axes: Axes = ax or plt.subplots(figsize=(5, 4.2))[1]
+    with drawing(ax, (5.2, 4.2)) as axes:
         if not law.empty:
             axes.fill_between(law["images"], law["low"], law["high"], color=BLUE, alpha=0.15, lw=0)
             measured = law["images"] <= sizes[-1]

@@ -1,6 +1,7 @@
 """The page about a run: what it says, that names are text in it, and how browsers show it."""
 
 import itertools
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -50,7 +51,13 @@ def evaluated_run(folder, data, classes):
     )
     probabilities = np.full((len(labels), len(classes)), 0.2 / (len(classes) - 1), np.float32)
     probabilities[np.arange(len(labels)), predicted] = 0.8
-    Predictions(table, probabilities, list(classes)).save(folder / "evaluation.csv")
+    features = np.random.default_rng(0).normal(size=(len(labels), 5)).astype(np.float16)
+    known = np.log(probabilities), features, "0123"
+    Predictions(table, probabilities, list(classes), *known).save(folder / "evaluation.csv")
+    scores = dict.fromkeys(("log_loss", "brier", "ece", "band"), 0.25)
+    content = {"temperature": 1.5, "weights": "0123", "threshold": 0.61, "accuracy": 0.95}
+    content |= {"before": scores, "after": dict.fromkeys(scores, 0.125)}
+    (folder / "calibration.json").write_text(json.dumps(content))
     trained = table["path"].str.replace("/Val/", "/Train/").str.replace(f"{EVIL[:9]}.png", ".png")
     learned = table.assign(path=trained)
     Predictions(learned, probabilities, list(classes)).save(folder / "head_predictions.csv")
@@ -135,6 +142,23 @@ def test_the_photographs_and_the_figures_of_notebook_4_are_shown(page):
     words = [attributes["alt"] for tag, attributes in elements if tag == "img"]
     assert sum(word.startswith("Photograph of class") for word in words) == 12 + 3
     assert any("spoke for the predicted class" in word for word in words)
+
+
+def test_how_sure_it_is_stands_beside_how_right_before_and_after_calibration(page, run, tmp_path):
+    text, words = text_of(page), Elements(page.read_text("utf-8")).found
+    assert "80.0% sure of its answers" in text and "3.3 points under-confident" in text
+    assert "temperature of 1.50" in text and "Log loss0.2500.125" in text
+    assert "below 0.61 count as unsure; of the others, 95.0% or more should be right" in text
+    pictures = [one["alt"] for tag, one in words if tag == "img"]
+    assert any("Reliability diagram" in one for one in pictures)
+    assert any("points in two dimensions" in one for one in pictures)
+    other = shutil.copytree(run, tmp_path / "run")
+    file = other / "calibration.json"
+    file.write_text(file.read_text().replace("0123", "4567"))  # of other weights
+    assert "temperature of" not in text_of(report(other))
+    file.write_text("{")
+    with pytest.raises(RunError, match=r"calibration\.json cannot be read"):
+        report(other)
 
 
 def test_without_the_photographs_their_names_are_listed_and_this_is_said(run, tmp_path):
