@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.optimize import minimize_scalar
 from sklearn.model_selection import KFold
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from resnet_ft.errors import CheckpointError
 from resnet_ft.evaluation.predictions import Predictions
@@ -69,12 +71,17 @@ class Calibration:
 
 def fit_temperature(predictions: Predictions) -> float:
     """The temperature of the lowest log loss, from 0.25 to 10, on images not trained on."""
+    known = predictions.calibrated(1)  # which needs logits
+    return _fit(torch.tensor(known.logits), torch.tensor(known.labels))
 
-    def log_loss(log_temperature: float) -> float:
-        return predictions.calibrated(np.exp(log_temperature)).table["loss"].mean()
 
-    bounds = np.log(_TEMPERATURES)
-    found = minimize_scalar(log_loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+def _fit(logits: Tensor, labels: Tensor) -> float:
+    logits = logits.double()
+    found = minimize_scalar(
+        lambda log_temperature: cross_entropy(logits / np.exp(log_temperature), labels).item(),
+        bounds=np.log(_TEMPERATURES),
+        method="bounded",
+    )
     return float(np.exp(found.x))
 
 
@@ -88,11 +95,9 @@ def cross_calibrated(predictions: Predictions) -> tuple[float, Predictions]:
     scores, logits = calibration_scores(predictions), predictions.logits
     if scores["ece"] <= scores["band"] or len(predictions.table) < _FOLDS or logits is None:
         return 1.0, predictions
-    scaled = np.empty_like(logits)
+    scaled, labels = np.empty_like(logits), torch.tensor(predictions.labels)
     for others, fold in KFold(_FOLDS, shuffle=True, random_state=0).split(logits):
-        table, shares = predictions.table.iloc[others], predictions.probabilities[others]
-        seen = replace(predictions, table=table, probabilities=shares, logits=logits[others])
-        scaled[fold] = logits[fold] / fit_temperature(seen)
+        scaled[fold] = logits[fold] / _fit(torch.tensor(logits[others]), labels[others])
     judged = replace(replace(predictions, logits=scaled).calibrated(1), logits=logits)
     if judged.table["loss"].mean() >= scores["log_loss"]:
         return 1.0, predictions

@@ -18,12 +18,14 @@ def strangeness(features: Tensor, means: Tensor) -> Tensor:
     return (1 - (normalize(features.float()) @ means.float().T).amax(dim=1)) / 2
 
 
-def fit_familiarity(train: Predictions, val: Predictions) -> tuple[Tensor | None, float | None]:
+def fit_familiarity(
+    train: Predictions | None, val: Predictions
+) -> tuple[Tensor | None, float | None]:
     """The mean features of Train's classes, halves, and what 95% of Val are not stranger than.
 
     None where one of them has no features.
     """
-    if train.features is None or val.features is None:
+    if train is None or train.features is None or val.features is None:
         return None, None
     units, labels = normalize(torch.tensor(train.features).float()), torch.tensor(train.labels)
     sums = torch.zeros(len(train.classes), units.shape[1]).index_add_(0, labels, units)

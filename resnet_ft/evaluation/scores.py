@@ -41,7 +41,8 @@ def accuracy_interval(predictions: Predictions, *, confidence: float = 0.95) -> 
 
     The score interval of Wilson (1927), which holds near 0 and 1 and for few images.
     """
-    return wilson_interval(predictions.accuracy, len(predictions.table), confidence)
+    low, high = wilson_interval(predictions.accuracy, len(predictions.table), confidence)
+    return float(low), float(high)
 
 
 def wilson_interval(accuracy: Any, count: Any, confidence: float = 0.95) -> tuple[Any, Any]:

@@ -205,7 +205,7 @@ def _elsewhere(journal: Journal, error: OSError) -> Journal:
 
 def write_parquet(table: pd.DataFrame, path: Path) -> None:
     """Write a table in the format Parquet; where that fails, to a temporary folder."""
-    texts = table.select_dtypes(exclude="number")
+    texts = table.select_dtypes(exclude=["number", "boolean"])
     table = table.assign(
         **{name: texts[name].map(as_unicode, na_action="ignore") for name in texts}
     )

@@ -122,14 +122,11 @@ class Predictor:
         batch = torch.stack([self._tensor(self._pixels(image)) for image in images])
         found = answers(self._network, batch.to(engine.device()))
         shares, flags = found.tensor_split([len(self.classes)], dim=1)
-        values, labels = shares.topk(min(top_k, len(self.classes)))
-        names = np.array(self.classes, dtype=object)[labels.numpy()]
-        tables = [
-            pd.DataFrame({"class_name": best, "probability": probabilities})
-            for best, probabilities in zip(names, values.numpy(), strict=True)
-        ]
-        for table, flagged in zip(tables, flags.bool().tolist(), strict=True):
-            table.attrs = dict(zip(self._network.flags, flagged, strict=True))
+        most, tables = shares.topk(min(top_k, len(self.classes))), list[pd.DataFrame]()
+        for *best, flagged in zip(*map(Tensor.numpy, most), flags.bool().tolist(), strict=True):
+            names = [self.classes[label] for label in best[1]]
+            tables.append(pd.DataFrame({"class_name": names, "probability": best[0]}))
+            tables[-1].attrs = dict(zip(self._network.flags, flagged, strict=True))
         return tables
 
     def predict_folder(
@@ -197,12 +194,13 @@ class Predictor:
             "transform": described(self.transform),
         }
         known = self.calibration
-        limits = {"unsure below": known.threshold, "unfamiliar above": known.strangest}
-        own: dict[str, object] = {
-            **limits,
-            "temperature": known.temperature != 1 and known.temperature,
+        own = {
+            "ranges": self.ranges,
+            "open_image": self.opener and described(self.opener),
+            "temperature": known.temperature if known.temperature != 1 else None,
+            "unsure below": known.threshold,
+            "unfamiliar above": known.strangest,
         }
-        own |= {"ranges": self.ranges, "open_image": self.opener and described(self.opener)}
         return {**about, **{name: value for name, value in own.items() if value}}
 
     def _decoded(

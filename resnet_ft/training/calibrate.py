@@ -45,11 +45,12 @@ def calibrate(
     if accuracy is not None and not 0 < accuracy <= 1:
         raise ParameterError(f"accuracy={accuracy} should be a share above 0, such as 0.95.")
     old = Calibration.of(checkpoint.calibration) if checkpoint.calibration else None
+    old = old if old and old.weights == weights else None
     val = val.calibrated(1)  # as the model gives it, if it was calibrated before
     temperature, judged = cross_calibrated(val)
     accuracy = accuracy or (old.accuracy if old else None)
-    means, strangest = fit_familiarity(splits.get("train", val), val)
-    if old and (means is None or "train" not in splits):
+    means, strangest = fit_familiarity(splits.get("train"), val)
+    if old and means is None:
         means, strangest = old.means, old.strangest
     found = Calibration(
         temperature,

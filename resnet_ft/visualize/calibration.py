@@ -1,6 +1,6 @@
 """How far confidence can be trusted, as figures: reliability, and accuracy against coverage."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resnet_ft.evaluation.calibration import (
     calibration_scores,
@@ -10,7 +10,7 @@ from resnet_ft.evaluation.calibration import (
     reliability,
 )
 from resnet_ft.evaluation.predictions import Predictions
-from resnet_ft.visualize.style import BLUE, GREY, ORANGE, style
+from resnet_ft.visualize.style import BLUE, GREY, ORANGE, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,30 +25,22 @@ def plot_calibration(predictions: Predictions, *, ax: "Axes | None" = None) -> "
     """
     temperature, judged = cross_calibrated(predictions)
     before, after = calibration_scores(predictions), calibration_scores(judged)
-    bins, lines = (
-        reliability(judged),
-        [(reliability(predictions), "D", ORANGE, "as the model says")],
-    )
-    errors = f"{before['ece']:.1%}"
+    bins, errors = reliability(judged), f"{before['ece']:.1%}"
+    lines = {"as the model says": (reliability(predictions), "D-", ORANGE)}
     if temperature != 1:
         errors += f", after {after['ece']:.1%}"
-        lines.append((bins, "o", BLUE, f"with temperature {temperature:.2f}"))
-    drawn = [
-        bins["from"],
-        *(line[axis] for line, *_ in lines for axis in ("confidence", "accuracy")),
-    ]
-    lowest = min(map(min, drawn))
-    with style() as plt:
-        ax = ax or plt.subplots(figsize=(4.6, 4.4))[1]
+        lines[f"with temperature {temperature:.2f}"] = (bins, "o-", BLUE)
+    with drawing(ax, (4.6, 4.4)) as ax:
         band = bins["confidence"], bins["from"], bins["to"]
         ax.fill_between(*band, color=GREY, alpha=0.25, lw=0, label="perfect, on so few images")
-        ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
-        for found, marker, colour, name in lines:
-            line = found["confidence"], found["accuracy"], f"{marker}-"
+        for name, (found, marker, colour) in lines.items():
+            line = found["confidence"], found["accuracy"], marker
             ax.plot(*line, lw=1.2, ms=6, color=colour, label=name, clip_on=False)
+        limits = min(ax.dataLim.min), 1
+        ax.axline((1, 1), slope=1, color=GREY, lw=1, ls="--")
         ax.set_title(f"Calibration error {errors}\n(perfect: up to {after['band']:.1%})")
         ax.legend(loc="upper left", fontsize=9)
-        _in_percent(ax, "confidence", "accuracy", (lowest, 1), (lowest, 1))
+        _in_percent(ax, xlabel="confidence", ylabel="accuracy", xlim=limits, ylim=limits)
     return ax
 
 
@@ -61,8 +53,7 @@ def plot_coverage(
     """
     curve, (threshold, _) = coverage_curve(predictions), coverage_at(predictions, accuracy)
     title, lowest = f"No threshold gives {accuracy:.0%} accuracy", curve["accuracy"].min()
-    with style() as plt:
-        ax = ax or plt.subplots(figsize=(5.2, 3.8))[1]
+    with drawing(ax, (5.2, 3.8)) as ax:
         ax.fill_between(curve["coverage"], curve["from"], curve["to"], color=BLUE, alpha=0.2, lw=0)
         ax.plot(curve["coverage"], curve["accuracy"], color=BLUE, clip_on=False)
         if threshold is not None:
@@ -71,17 +62,15 @@ def plot_coverage(
             title = f"{accuracy:.0%} accuracy on {chosen['coverage']:.0%} of the images:"
             title += f"\nanswers from {threshold:.2f} confidence on"
         ax.axhline(accuracy, color=GREY, lw=1, ls="--")
-        ax.set_title(title)
-        limits = (0, 1), (max(0, min(accuracy, lowest) - 0.05), 1)
-        _in_percent(ax, "images that are answered", "accuracy of the answers", *limits)
+        ylim = max(0, min(accuracy, lowest) - 0.05), 1
+        labels = {"xlabel": "images that are answered", "ylabel": "accuracy of the answers"}
+        _in_percent(ax, **labels, xlim=(0, 1), ylim=ylim, title=title)
     return ax
 
 
-def _in_percent(
-    ax: "Axes", xlabel: str, ylabel: str, xlim: tuple[float, float], ylim: tuple[float, float]
-) -> None:
+def _in_percent(ax: "Axes", **labels_and_limits: Any) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=xlim, ylim=ylim)
+    ax.set(**labels_and_limits)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))

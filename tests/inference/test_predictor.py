@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 
 import nbformat
 import numpy as np
@@ -301,6 +302,9 @@ def test_answers_below_the_threshold_are_unsure(predictor, rooms, tmp_path):
     assert saved["unsure"].dropna().astype(bool).tolist() == [False, False, False, True]
     again = careful.predict_folder(rooms, tmp_path / "out.csv", top_k=2)
     pd.testing.assert_frame_equal(again, table)
+    if find_spec("pyarrow"):
+        found = careful.predict_folder(rooms, tmp_path / "out.parquet", top_k=2)
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out.parquet"), found)
     with pytest.raises(ParameterError, match=r"another unsure below"):
         predictor.predict_folder(rooms, tmp_path / "out.csv", top_k=2)
 

@@ -70,6 +70,7 @@ def test_best_pt_gets_the_calibration_and_keeps_everything_else(run):
 
 def test_what_a_call_does_not_look_for_stays(run):
     both = predicted(run, features=True)
+    assert calibrate(run, both["val"]).means is None  # nothing is known of the training images
     first = calibrate(run, both, accuracy=0.5)
     assert first.means.shape == (2, 8)
     again = calibrate(run, both["val"])
@@ -170,6 +171,18 @@ def test_on_drive_best_pt_is_written_over_and_leaves_nothing_in_the_trash(on_dri
     assert not [*on_drive.folder.glob("*spare*")]
 
 
+def test_on_drive_a_whole_spare_is_there_before_best_pt_is_written_over(on_drive):
+    spares = []
+
+    def write(path):
+        found = on_drive.folder / "best.spare.pt"
+        spares.append(load_checkpoint(found).created if found.exists() else None)
+        load_checkpoint(on_drive.best).write(path)
+
+    on_drive.rewrite_best(write)
+    assert spares == [None, load_checkpoint(on_drive.best).created]
+
+
 @pytest.mark.parametrize("share", [0, 0.3, 0.99])
 def test_half_a_best_pt_becomes_whole_from_its_spare(on_drive, share):
     whole = on_drive.best.read_bytes()
@@ -213,7 +226,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_best_pt(place, tmp_path):
     train_model(model, loaders, num_epochs=1, run_dir=folder)
     expected = content_of(folder / "best.pt")["state_dict"]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    for kill in range(5):
+    for kill in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", _CALIBRATES_FOR_EVER, str(folder)],
             env={**os.environ, "PYTHONPATH": paths},
@@ -222,7 +235,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_best_pt(place, tmp_path):
         )
         while "begins" not in (line := process.stdout.readline()):
             assert line
-        time.sleep(0.1 + 0.15 * kill)
+        time.sleep(0.1 + 0.3 * kill)
         process.kill()
         process.wait()
         found = load_checkpoint(load_run(folder).best)
