@@ -29,12 +29,13 @@ _PUBLIC = {
     "models.build": "architectures build_model",
     "models.preprocessing": "preprocessing_of",
     "models.freezing": "count_parameters freeze freeze_batchnorm unfreeze",
+    "models.calibration": "Calibration",
     "models.checkpoint": "Checkpoint load_checkpoint save_checkpoint",
     "features.store": "FeatureDataset",
     "features.precompute": "precompute",
     "evaluation.predictions": "Predictions evaluate load_predictions",
     "evaluation.calibration": (
-        "Calibration calibration_scores coverage_at coverage_curve fit_temperature reliability"
+        "calibration_scores coverage_at coverage_curve fit_temperature reliability"
     ),
     "evaluation.scores": (
         "find_label_errors accuracy_interval accuracy_summary class_scores confused_pairs "

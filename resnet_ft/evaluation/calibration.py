@@ -3,9 +3,7 @@
 Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,58 +13,13 @@ from sklearn.model_selection import KFold
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from resnet_ft.errors import CheckpointError
 from resnet_ft.evaluation.predictions import Predictions
 from resnet_ft.evaluation.scores import wilson_interval
-from resnet_ft.reading import reading
 
 _TEMPERATURES = 0.25, 10.0  # where all images are predicted right, the best one is 0
 _FOLDS = 10
 _BINS, _IN_A_BIN = 10, 15  # at most so many bins, of at least so many images
 _SIMULATED = 1000
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What `calibrate` found out about a model, from `images` validation images.
-
-    Logits are divided by `temperature`. Answers whose confidence is then below `threshold` are
-    unsure; the others reach `accuracy`. Images whose `strangeness` from the `means` of classes
-    (C, D) is above `strangest` are unfamiliar. `before` and `after` are `calibration_scores`, the
-    latter out of sample. `weights` is a digest of the weights that all of this is about.
-    """
-
-    temperature: float
-    weights: str
-    images: int
-    before: dict[str, float]
-    after: dict[str, float]
-    accuracy: float | None = None
-    threshold: float | None = None
-    means: Tensor | None = None
-    strangest: float | None = None
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> "Calibration":
-        """The calibration that a checkpoint holds. Raises CheckpointError for anything else."""
-        with reading("The calibration", CheckpointError, "Call calibrate(run) again."):
-            found = cls(**content)
-            limits, means = (found.threshold or 0.0, found.strangest or 0.0), found.means
-            if not 0 < found.temperature < np.inf or not 0 <= min(limits) <= max(limits) <= 1:
-                raise ValueError(f"its numbers are {found.temperature}, {limits}")
-            if (means is None) != (found.strangest is None):
-                raise ValueError("it has either means or a limit for them")
-            if means is not None and (means.ndim != 2 or not means.isfinite().all()):
-                raise ValueError("its means are no table of numbers")
-            return found
-
-    def __str__(self) -> str:
-        before, after = self.before, self.after
-        return (
-            f"temperature {self.temperature:.2f}: log loss {before['log_loss']:.3f} to "
-            f"{after['log_loss']:.3f}, calibration error {before['ece']:.1%} to {after['ece']:.1%} "
-            f"(perfect confidence: up to {after['band']:.1%} on {self.images} images)"
-        )
 
 
 def fit_temperature(predictions: Predictions) -> float:

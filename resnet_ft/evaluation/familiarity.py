@@ -9,13 +9,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from resnet_ft.evaluation.predictions import Predictions
+from resnet_ft.models.calibration import strangeness
 
 _FAMILIAR = 0.95  # of the validation images
-
-
-def strangeness(features: Tensor, means: Tensor) -> Tensor:
-    """How unlike all means (C, D) features (N, D) are: (N,), from 0 to 1, for the opposite."""
-    return (1 - (normalize(features.float()) @ means.float().T).amax(dim=1)) / 2
 
 
 def fit_familiarity(

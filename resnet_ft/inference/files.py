@@ -25,8 +25,7 @@ from resnet_ft.data.batches import worker_processes
 from resnet_ft.data.cache import DecodedImages
 from resnet_ft.data.dataset import SampleKey, SeededDataset
 from resnet_ft.errors import CheckpointError, ImageError, ParameterError
-from resnet_ft.evaluation.calibration import Calibration
-from resnet_ft.evaluation.familiarity import strangeness
+from resnet_ft.models.calibration import Calibration, strangeness
 from resnet_ft.models.cutting import fold_batchnorm, in_blocked_layout
 
 _AT_ONCE = 4  # batches, each of which takes memory
@@ -40,6 +39,8 @@ class Answering(nn.Module):
     These are 1 for answers that are "unsure" or images that are "unfamiliar", where the calibration
     has a threshold for that, and else 0. `net` puts out logits, then features if it has to.
     """
+
+    quick: "tuple[str, Answering, torch.memory_format] | None" = None  # of which weights, and how
 
     def __init__(self, net: nn.Module, num_classes: int, calibration: Calibration):
         super().__init__()
@@ -98,8 +99,12 @@ def predict_files(
     *,
     batch_size: int,
     num_workers: int | None = None,
+    weights: str = "",
 ) -> Iterator[Answers]:
-    """The answers for these rows, in order, a batch at a time."""
+    """The answers for these rows, in order, a batch at a time.
+
+    `weights` is a digest of the model's: its quick copy is used again until that changes.
+    """
     starts = range(rows.start, rows.stop, batch_size)
     workers = worker_processes(num_workers)
     loader = DataLoader(
@@ -125,7 +130,8 @@ def predict_files(
             found: Tensor | Future[Tensor] = torch.empty(0, 0)
             if unfinished:
                 batch = _finished(files, *unfinished)
-                network, memory = chosen = chosen or _quick(model, batch)
+                chosen = chosen or _quick(model, batch, weights)
+                network, memory = chosen
                 batch = batch.contiguous(memory_format=memory)
                 if pool is None and threads > 1 and _is_pure(network, batch):
                     pool = stack.enter_context(_batches_at_once(threads))
@@ -203,7 +209,15 @@ def _finished(files: PredictedFiles, images: Tensor, draws: Tensor) -> Tensor:
     return files.finish(images, draws, empty)
 
 
-def _quick(model: Answering, images: Tensor) -> tuple[Answering, torch.memory_format]:
+def _quick(model: Answering, images: Tensor, weights: str) -> tuple[Answering, torch.memory_format]:
+    """`_made_quick`, once for the same weights."""
+    if model.quick is None or not weights or model.quick[0] != weights:
+        object.__setattr__(model, "quick", (weights, *_made_quick(model, images)))  # no child
+    assert model.quick is not None
+    return model.quick[1:]
+
+
+def _made_quick(model: Answering, images: Tensor) -> tuple[Answering, torch.memory_format]:
     """A copy of the model that gives the same answers in less time, and how it wants its images.
 
     On a processor the copy has no BatchNorm, and computes in oneDNN's own layout where the whole

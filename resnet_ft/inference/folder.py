@@ -141,7 +141,10 @@ class FolderTable:
         if not rows:
             journal.append([])  # the part of a process that got no rows
         answers = predict_files(
-            model, files, rows[done:], batch_size=self.batch_size, num_workers=num_workers
+            *(model, files, rows[done:]),
+            batch_size=self.batch_size,
+            num_workers=num_workers,
+            weights=str(journal.about.get("model", "")),
         )
         with progress_bar(None, "Predicting", len(rows), initial=done) as progress:
             for answer in answers:

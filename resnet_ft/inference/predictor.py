@@ -20,10 +20,10 @@ from resnet_ft.data.images import Opener, resized, upright_rgb
 from resnet_ft.data.ranges import Ranges
 from resnet_ft.data.transforms import prepare, preprocessing_in
 from resnet_ft.errors import ParameterError
-from resnet_ft.evaluation.calibration import Calibration
 from resnet_ft.files import user_path
 from resnet_ft.inference.files import Answering, PredictedFiles, answers
 from resnet_ft.inference.folder import FolderTable, Listing, write_parquet
+from resnet_ft.models.calibration import Calibration
 from resnet_ft.models.checkpoint import (
     Checkpoint,
     load_checkpoint,

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.calibration import (
-    Calibration,
     calibration_scores,
     coverage_at,
     cross_calibrated,
 )
 from resnet_ft.evaluation.familiarity import fit_familiarity
 from resnet_ft.evaluation.predictions import Predictions, load_predictions
+from resnet_ft.models.calibration import Calibration
 from resnet_ft.models.checkpoint import load_checkpoint, tensors_digest
 from resnet_ft.training.run import Run
 

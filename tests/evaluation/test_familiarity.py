@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from resnet_ft import Predictions
-from resnet_ft.evaluation.familiarity import fit_familiarity, strangeness
+from resnet_ft.evaluation.familiarity import fit_familiarity
+from resnet_ft.models.calibration import strangeness
 
 
 def seen(features, labels, classes=("ant", "bee")):

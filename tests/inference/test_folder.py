@@ -181,6 +181,22 @@ def test_a_network_is_quicker_as_a_copy_and_stays_as_it_is(images):
         assert row.confidence == pytest.approx(best["probability"], abs=1e-5)
 
 
+def test_a_quick_copy_is_made_once_for_the_same_weights(images):
+    torch.manual_seed(0)
+    model = build_model("resnet18", 3, weights=None)
+    predictor = Predictor(model, CLASSES, eval_transform(32))
+    first = predictor.predict_folder(images, num_workers=0)
+    copied = predictor._network.quick[1]
+    predictor.predict_folder(images, num_workers=0)
+    assert predictor._network.quick[1] is copied
+    with torch.no_grad():
+        model.fc.bias[2] += 5
+    later = predictor.predict_folder(images, num_workers=0).dropna(subset="predicted")
+    assert set(later["predicted"]) == {CLASSES[2]} != set(first["predicted"].dropna())
+    best = predictor.predict(images / later["path"].iloc[0]).iloc[0]
+    assert later["confidence"].iloc[0] == pytest.approx(best["probability"], abs=1e-5)
+
+
 @pytest.mark.parametrize("threads", [2, 5])
 def test_batches_that_are_computed_at_once_stay_in_order(threads, tmp_path):
     torch.manual_seed(0)
