@@ -76,6 +76,7 @@ def test_ci_runs_the_targets_that_the_script_runs():
     assert made == set(line.split("(")[1].split(")")[0].split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("required", ["1", ""])
 def test_the_browser_tests_say_that_there_is_no_browser_and_are_never_skipped_in_ci(
     tmp_path, required

@@ -324,6 +324,7 @@ def test_a_compiled_network_comes_back_unwrapped(loaders, small_network):
     assert model is small_network
 
 
+@pytest.mark.slow
 def test_mixed_precision_is_on_in_a_second_run_too():
     """bfloat16 on a processor stands for a GPU here, in a process of its own."""
     code = """

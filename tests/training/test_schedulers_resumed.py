@@ -203,6 +203,7 @@ def test_added_epochs_have_a_warm_up_and_a_decay_of_their_own(tmp_path, capsys):
     assert found.rates == pytest.approx(expected.rates)
 
 
+@pytest.mark.slow
 def test_a_longer_fine_tuning_warms_up_again(photos, tmp_path, capsys):
     def tune(epochs):
         loaders = make_dataloaders(photos, image_size=32, batch_size=6, num_workers=0)

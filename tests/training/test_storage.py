@@ -175,6 +175,7 @@ assert Path(sys.argv[1], "best.pt").read_bytes() == before
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX limits the size of files")
 def test_a_run_continues_where_nothing_can_be_saved_anywhere(tmp_path):
     """What PyTorch makes of a full disk is no OSError."""
