@@ -119,6 +119,7 @@ _OTHERS: dict[str, Any] = {
     "mount_point": str,
     "staging_dir": str,
     "compare_archs": str | None,
+    "compare_with": str | None,
     "max_side": _Count | None,
     "pack_as": str | None,
     "num_workers": _NotNegative | None,
@@ -168,8 +169,8 @@ NOTEBOOKS: dict[str, tuple[str, ...]] = {
         *("keep_resume_state", "unmount", "disconnect_when_done", "seed", *_PLACES),
     ),
     "04_visualize": (
-        *("runs_dir", "run_name", "data_dir", "batch_size", "num_images", "num_workers"),
-        *_PLACES,
+        *("runs_dir", "run_name", "data_dir", "batch_size", "num_images", "compare_with"),
+        *("num_workers", *_PLACES),
     ),
     "05_infer": ("runs_dir", "run_name", "folder", "image", "top_k", "batch_size", *_PLACES),
 }
