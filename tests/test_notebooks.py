@@ -289,7 +289,7 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
     assert config["training"]["images"] == {"train": 244, "val": 154}  # of 245, without the leak
 
     visualized = execute("04_visualize", tmp_path, **common)
-    assert figures(visualized) >= 4
+    assert figures(visualized) >= 10
     assert len(pd.read_csv(run / "evaluation.csv")) == 154
     inferred = execute("05_infer", tmp_path, **common)
     assert figures(inferred) == 3
@@ -299,7 +299,12 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
     assert len(predictions) == 83 + 1  # those of Test, which have no labels
     assert predictions["error"].notna().sum() == 1
     names = {path.stem for path in (run / "figures").glob("*.png")}
-    assert names == {"history", "predictions", "confusion_matrix", "mistakes", "prediction"}
+    assert names == {
+        *("history", "predictions", "confusion_matrix", "confused_pairs", "mistakes", "attention"),
+        *("neighbours", "map", "calibration", "coverage", "learning_curve", "prediction"),
+    }
+    assert "points (" in outputs(visualized)  # what twice as many photographs would bring
+    assert "<h2" in (run / "report.html").read_text()
 
     with pytest.raises(papermill.PapermillExecutionError, match="began with other parameters"):
         execute("03_train", tmp_path, **common, data_dir=str(photos))
