@@ -84,7 +84,7 @@ print(memory("VmHWM") - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
-def test_a_million_rows_would_take_less_than_half_a_gigabyte(tmp_path):
+def test_memory_grows_by_the_rows_of_the_table_alone(tmp_path):
     few, peaks = many(tmp_path / "few", 6), []
     for count in (15_000, 45_000):
         folder = many(tmp_path / str(count), count)
@@ -92,8 +92,7 @@ def test_a_million_rows_would_take_less_than_half_a_gigabyte(tmp_path):
         peaks.append(
             int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         )
-    of_a_row = (peaks[1] - peaks[0]) / 30_000
-    assert peaks[0] + 1_000_000 * of_a_row < 500e6
+    assert peaks[1] - peaks[0] < 30_000 * 1000  # bytes of a row, while the table is read, too
 
 
 def run_script(*arguments):
