@@ -22,8 +22,7 @@ VALIDATE := $(BIN)/check-jsonschema --quiet --builtin-schema
 timed = @began=$$(date +%s); { $(1); } && echo "make $@: $$(($$(date +%s) - began)) s"
 
 .PHONY: demo lint test test-slow test-browser test-gpu docs bench-speed bench-accuracy \
-	bench-recipe template
-.PHONY: demo lint test test-slow test-browser test-gpu docs bench-speed bench-accuracy bench-gpu template
+	bench-recipe bench-gpu template
 
 demo: .venv/notebooks.stamp
 	$(call timed,$(BIN)/python scripts/demo.py)
@@ -65,6 +64,7 @@ bench-accuracy: .venv-bench/bench.stamp
 
 bench-recipe: .venv-bench/bench.stamp
 	$(call timed,.venv-bench/bin/python benchmarks/recipe.py $(if $(DATA),--data "$(DATA)"))
+
 bench-gpu: .venv/test.stamp
 	$(call timed,$(BIN)/python benchmarks/gpu.py $(if $(FRESH),--fresh) $(if $(QUICK),--quick) \
 		$(if $(DATA),--data "$(DATA)"))
