@@ -78,6 +78,7 @@ _PUBLIC = {
     "training.fine_tune": "fine_tune",
     "training.launch": "train_run launch_training",
     "inference.predictor": "Predictor",
+    "inference.export": "export_onnx",
     "reporting.page": "report",
     "widgets.browse": "browse_dataset explore_augmentation",
     "widgets.review": "review_dataset review_label_errors",
