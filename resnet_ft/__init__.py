@@ -78,6 +78,7 @@ _PUBLIC = {
     "training.fine_tune": "fine_tune",
     "training.launch": "train_run launch_training",
     "inference.predictor": "Predictor",
+    "inference.export": "export_onnx",
     "inference.prediction": "Prediction",
     "reporting.page": "report",
     "widgets.browse": "browse_dataset explore_augmentation",
