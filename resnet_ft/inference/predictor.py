@@ -242,10 +242,8 @@ class Predictor:
             paths, side, interpolation=interpolation, ranges=self.ranges, opener=self.opener
         )
 
-    def _prepared(self, image: Any, name: str, *, normalised: bool) -> tuple[Tensor, bytes | None]:
-        """One image for the network, from the pixels that the data loaders read, and to show."""
-        if normalised:
-            return normalised_tensor(image, name, self._image_size), None
+    def _pixels(self, image: Any, name: str = "image") -> np.ndarray:
+        """One image as the data loaders read it: (H, W, 3), uint8."""
         is_web = isinstance(image, str | Path) and is_address(image)
         name = masked(image) if isinstance(image, str | Path) else name
         try:
@@ -261,7 +259,13 @@ class Predictor:
             reason = getattr(error, "reason", "") or masked(reason_of(error))
             hidden = None if is_web else error  # which may hold the whole address
             raise ImageError(f"{name}: {reason}. Give another image.", reason) from hidden
-        pixels = np.array(read)
+        return np.array(read)
+
+    def _prepared(self, image: Any, name: str, *, normalised: bool) -> tuple[Tensor, bytes | None]:
+        """One image for the network, and as a small picture."""
+        if normalised:
+            return normalised_tensor(image, name, self._image_size), None
+        pixels = self._pixels(image, name)
         return torch.as_tensor(prepare(pixels, self.transform)), small_jpeg(pixels)
 
     def _said(
