@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 import warnings
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from resnet_ft.errors import ParameterError
+from resnet_ft.errors import ParameterError, needed
 from resnet_ft.files import atomic_write, user_path
 from resnet_ft.inference.check import (
     AnyModel,
@@ -68,7 +67,7 @@ def export_onnx(
         raise ParameterError(
             f"precision={precision!r} is unknown. Choose one of {', '.join(PRECISIONS)}."
         )
-    onnx: Any = _needed("onnx")
+    onnx: Any = needed("onnx", "onnx")
     predictor, path = Predictor.load(os.fspath(model)), user_path(path)
     with tempfile.TemporaryDirectory(prefix="resnet_ft-") as folder:
         plain, made = Path(folder, "plain.onnx"), Path(folder, f"{precision}.onnx")
@@ -138,7 +137,7 @@ class FromBytes(nn.Module):
 
 
 def _export(predictor: Predictor, path: Path) -> None:
-    _needed("onnxscript")
+    needed("onnxscript", "onnx")
     net, size = FromBytes(predictor).eval(), square(predictor).image_size
     try:
         with warnings.catch_warnings():
@@ -184,7 +183,7 @@ def _halve(graph: Any, onnx: Any) -> None:
 
 
 def _quantise(plain: Path, made: Path, images: np.ndarray) -> None:
-    quantization: Any = _needed("onnxruntime.quantization")
+    quantization: Any = needed("onnxruntime.quantization", "onnx")
 
     class Images(quantization.CalibrationDataReader):
         one_by_one = iter(images)
@@ -223,13 +222,3 @@ def _copied(file: Path, path: Path) -> Path:
     with atomic_write(path) as temporary:
         shutil.copyfile(file, temporary)
     return path
-
-
-def _needed(name: str) -> Any:
-    """A module of the extra "onnx"."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ParameterError(
-            f'This needs {name}, of the extra "onnx": pip install onnx onnxscript onnxruntime'
-        ) from error
