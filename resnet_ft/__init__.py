@@ -56,7 +56,7 @@ _PUBLIC = {
     "visualize.map": "explore_map plot_map",
     "visualize.plots": (
         "plot_class_counts plot_class_scores plot_confused_pairs plot_confusion_matrix "
-        "plot_histories plot_history plot_image_sizes plot_prediction"
+        "plot_histories plot_history plot_image_sizes"
     ),
     "visualize.calibration": "plot_calibration plot_coverage",
     "training.calibrate": "calibrate",
@@ -80,6 +80,7 @@ _PUBLIC = {
     "training.launch": "train_run launch_training",
     "inference.predictor": "Predictor",
     "inference.export": "export_onnx",
+    "inference.prediction": "Prediction",
     "reporting.page": "report",
     "widgets.browse": "browse_dataset explore_augmentation",
     "widgets.review": "review_dataset review_label_errors",

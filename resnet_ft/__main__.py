@@ -68,6 +68,7 @@ HELP = {
     "seed": "the same seed gives the same result",
     "top_k": "how many classes to name for an image",
     "train_batchnorm": "let batch normalisation learn too",
+    "tta": "also look at the mirror image of each, in twice the time",
     "weight_decay": "how strongly weights are pulled towards zero",
     "weights": '"auto", "DEFAULT" (an error if they cannot be had), "none", or a file',
     "workers": "files that are copied at a time",
@@ -255,7 +256,8 @@ def train(
     if (source := source or config) is None:
         print("Usage: resnet_ft train SOURCE, which is photographs or a config.json (see --help)")
         sys.exit(2)
-    from resnet_ft import distributed, evaluate_run, report, train_run
+    from resnet_ft import distributed, evaluate_run, load_predictions, report, train_run
+    from resnet_ft.training.evaluate import EVALUATIONS, images_of
     from resnet_ft.training.launch import run_folder
 
     images = {"data_dir": data_dir, "num_workers": num_workers}
@@ -264,8 +266,13 @@ def train(
     folder = run_folder(source, run_dir, options.get("arch", RunOptions.arch))
     if distributed.count() > 1:
         return f"Next: resnet_ft evaluate {folder}", {"run": str(folder)}
-    scored = evaluate_run(folder, **images)
-    page = report(folder, data_dir=..., predictions=scored)
+    page, files = folder / "report.html", [folder / name for name in EVALUATIONS.values()]
+    if page.exists() and page.stat().st_mtime >= (folder / "best.pt").stat().st_mtime:
+        splits = zip(EVALUATIONS, files, strict=True)
+        scored = {split: load_predictions(file) for split, file in splits if file.exists()}
+    else:
+        scored = evaluate_run(folder, **images)
+        report(folder, data_dir=images_of(folder, data_dir), predictions=scored)
     text, data = _scores(scored)
     return f"{text}\n{page}", {"run": str(folder), "scores": data, "report": str(page)}
 
@@ -310,23 +317,24 @@ def predict(
     num_workers: int | None = None,
     cache_dir: str | None = None,
     overwrite: bool = False,
+    tta: bool = False,
 ) -> _Result:
-    """Predict photographs: of a folder or several files into a table, of one file at once.
+    """Predict a file, several, or all photographs in a folder.
 
-    An interrupted table is continued by the same command.
+    The table of a folder is written row by row; the same command continues it.
     """
-    from resnet_ft.inference.predictor import Predictor
+    from resnet_ft import Predictor
     from resnet_ft.notebook import percent, show_table
 
     predictor = Predictor.load(model)
     is_folder = len(images) == 1 and Path(images[0]).is_dir()
     if len(images) == 1 and not is_folder and csv is None:
-        answer = predictor.predict(images[0], top_k)
-        return str(answer), answer.to_dict()
+        answer = predictor.predict(images[0], top_k, tta=tta)
+        return repr(answer), answer.to_dict()
     csv = csv or ("predictions.csv" if is_folder else None)
     options = {"batch_size": batch_size, "num_workers": num_workers, "cache_dir": cache_dir}
-    files = images[0] if is_folder else images
-    table = predictor.predict_folder(files, csv, top_k=top_k, overwrite=overwrite, **options)
+    options |= {"top_k": top_k, "overwrite": overwrite, "tta": tta}
+    table = predictor.predict_folder(images[0] if is_folder else images, csv, **options)
     if csv is None:
         text = show_table(table, {"confidence": percent}, index=False).text
         return text, table.astype(object).where(table.notna(), None).to_dict("records")

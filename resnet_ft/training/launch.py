@@ -97,7 +97,7 @@ def train_run(
     with distributed.one_per_machine_first():  # it downloads and decodes, the others find that
         images = stage_dataset(data_dir or chosen.data_source, project_root() / "data")
         if distributed.is_main() and not config and not run.has_begun:
-            print(audit_dataset(images, image_size=chosen.image_size).brief())
+            print(audit_dataset(images, image_size=chosen.image_size))
         preprocessing = preprocessing_of(chosen.arch, chosen.weights, image_size=chosen.image_size)
         dataloaders = make_dataloaders(
             images,

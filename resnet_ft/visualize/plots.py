@@ -1,4 +1,4 @@
-"""Numbers as figures: class counts, image sizes, learning curves, confusion, one prediction.
+"""Numbers as figures: class counts, image sizes, learning curves, confusion.
 
 A function that draws one plot takes `ax=`, axes to draw it into.
 """
@@ -23,8 +23,8 @@ from resnet_ft.evaluation.scores import (
     scored_weights,
     wilson_interval,
 )
-from resnet_ft.notebook import percent, shorten
-from resnet_ft.visualize.images import AnyImage, imshow
+from resnet_ft.notebook import shorten
+from resnet_ft.visualize.images import imshow
 from resnet_ft.visualize.style import (
     BLUE,
     GREEN,
@@ -372,23 +372,3 @@ def plot_class_scores(predictions: Predictions, *, ax: "Axes | None" = None) -> 
             loc="upper center", bbox_to_anchor=(0.5, -0.35 / (0.5 + 0.34 * len(shown))), ncols=2
         )
     return ax
-
-
-def plot_prediction(image: AnyImage, prediction: pd.DataFrame) -> "Figure":
-    """An image beside its most probable classes, from `Predictor.predict`."""
-    from matplotlib.ticker import PercentFormatter
-
-    with style() as plt:
-        figure, (left, right) = plt.subplots(1, 2, figsize=(6.4, 2.8), width_ratios=(1, 1.2))
-        imshow(image, ax=left)
-        rows = prediction[::-1]
-        places = range(len(rows))
-        bars = right.barh(places, rows["probability"], color=GREY, tick_label=rows["class_name"])
-        bars[-1].set_color(BLUE)
-        right.bar_label(bars, [percent(share) for share in rows["probability"]], padding=4)
-        right.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        right.set(xlim=(0, 1.15), xticks=(0, 0.5, 1), xlabel="probability")
-        right.grid(axis="y", visible=False)
-        best = prediction.iloc[0]
-        right.set_title(f"{best['class_name']}, with {percent(best['probability'])} probability")
-    return figure

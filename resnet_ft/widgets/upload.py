@@ -2,16 +2,12 @@
 
 from collections.abc import Iterator
 from html import escape
-from io import BytesIO
 
 import ipywidgets
 from IPython.display import Javascript, display
 
-from resnet_ft.data.images import open_image, opened_by
 from resnet_ft.errors import ImageError
 from resnet_ft.inference.predictor import Predictor
-from resnet_ft.visualize.plots import plot_prediction
-from resnet_ft.widgets.figure import FigureWidget
 
 # The button's file input is in no document, and only a click on the button reaches it. So a drop
 # clicks the button, and hands over the files where that would open the dialog.
@@ -82,9 +78,7 @@ def _clear(upload: ipywidgets.FileUpload) -> None:
 
 def _result(predictor: Predictor, name: str, content: bytes, top_k: int) -> ipywidgets.Widget:
     try:
-        file, opener = BytesIO(content), predictor.opener
-        image = opened_by(opener, file) if opener else open_image(file, ranges=predictor.ranges)
+        shown = predictor.predict(content, top_k)._repr_html_()
     except ImageError as error:
         return ipywidgets.HTML(f"<b>{escape(name)}</b> cannot be read: {escape(error.reason)}")
-    shown = FigureWidget(plot_prediction(image, predictor.predict(image, top_k)))
-    return ipywidgets.VBox([ipywidgets.HTML(f"<b>{escape(name)}</b>"), shown])
+    return ipywidgets.HTML(f"<b>{escape(name)}</b>{shown}")

@@ -20,7 +20,6 @@ from resnet_ft import (
     plot_histories,
     plot_history,
     plot_image_sizes,
-    plot_prediction,
 )
 from resnet_ft.evaluation.scores import wilson_interval
 
@@ -321,15 +320,3 @@ def test_class_scores_are_drawn_with_the_worst_class_on_top():
 )
 def test_a_probability_is_never_written_as_certainty(probability, text):
     assert percent(probability) == text
-    prediction = pd.DataFrame({"class_name": ["bee"], "probability": [probability]})
-    figure = plot_prediction(Image.new("RGB", (20, 10)), prediction)
-    assert title(figure) == f"bee, with {text} probability"
-    assert text in [label.get_text() for label in figure.axes[1].texts]
-
-
-def test_a_prediction_is_drawn_with_the_most_probable_class_on_top():
-    prediction = pd.DataFrame({"class_name": ["bee", "ant"], "probability": [0.9, 0.1]})
-    figure = plot_prediction(Image.new("RGB", (20, 10)), prediction)
-    right = figure.axes[1]
-    assert right.get_title(loc="left") == "bee, with 90.0% probability"
-    assert [bar.get_width() for bar in right.patches] == [0.1, 0.9]
