@@ -125,10 +125,10 @@ def _command(function: str = "", show: Callable[[Any], _Result] = _path) -> Call
                     warnings.showwarning = lambda message, *_: print(f"Warning: {message}")
                     does = getattr(resnet_ft, function) if function else work
                     text, data = show(does(**given)) if function else does(**given)
-            except ResnetFtError as error:
+            except (ResnetFtError, OSError) as error:  # a disk, a permission, a network
                 sys.exit(_printable(f"{type(error).__name__}: {error}"))
             except KeyboardInterrupt:
-                sys.stderr.write("Interrupted.\n")
+                sys.stderr.write("Interrupted: the same command continues.\n")
                 sys.exit(130)
             except Exception:
                 sys.stderr.write(_printable(traceback.format_exc()))
@@ -274,7 +274,8 @@ def train(
         scored = evaluate_run(folder, **images)
         report(folder, data_dir=images_of(folder, data_dir), predictions=scored)
     text, data = _scores(scored)
-    return f"{text}\n{page}", {"run": str(folder), "scores": data, "report": str(page)}
+    text = f"{text}\nReport: {page}\nTry it: resnet_ft predict {folder} PHOTO"
+    return text, {"run": str(folder), "scores": data, "report": str(page)}
 
 
 def _scores(predictions: Any) -> _Result:
@@ -343,6 +344,22 @@ def predict(
         counts[flag] = int(table[flag].eq(True).sum())
     text = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     return f"{len(table):,} rows in {csv}: {text}", {"csv": csv, "rows": len(table), **counts}
+
+
+@_command()
+def export(
+    model: str,
+    path: str | None = None,
+    *,
+    format: Literal["onnx", "onnx-fp16", "onnx-int8", "safetensors", "web", "bundle"] = "onnx",
+    data_dir: str | None = None,
+) -> _Result:
+    """Write a model for other programs, a web page, or one .zip of all."""
+    kind, _, precision = format.partition("-")
+    function = getattr(resnet_ft, kind if kind == "bundle" else f"export_{kind}")
+    given = {"precision": precision, "data_dir": data_dir}
+    options = {name: value for name, value in given.items() if value}
+    return _path(function(model, *([path] if path else []), **options))
 
 
 def main(arguments: list[str] | None = None) -> None:
