@@ -56,12 +56,12 @@ _PUBLIC = {
     "visualize.map": "explore_map plot_map",
     "visualize.plots": (
         "plot_class_counts plot_class_scores plot_confused_pairs plot_confusion_matrix "
-        "plot_histories plot_history plot_image_sizes"
+        "plot_image_sizes"
     ),
     "visualize.calibration": "plot_calibration plot_coverage",
     "training.calibrate": "calibrate",
     "training.evaluate": "evaluate_run",
-    "visualize.learning_curve": "plot_learning_curve",
+    "visualize.curves": "plot_histories plot_history plot_learning_curve",
     "training.run": "Run load_run space_of_run",
     "training.state": "StepOutput TrainingState",
     "training.callbacks": "Callback EarlyStop LivePlot ProgressBar Tracker",
