@@ -261,7 +261,7 @@ def evil(tmp_path):
 def test_names_do_not_command_the_terminal(evil):
     for arguments in ([evil / "a.png"], [evil / "a.png", evil / f"{EVIL}.png"]):
         found = answer_of("predict", evil / "best.pt", *arguments, "--top_k", "2")
-        assert r"red\x1b[2J\u202egip" in found and "\x1b" not in found and "\u202e" not in found
+        assert "gip" in found and not {"\x1b", "\u202e"} & {*found}
     told = json.loads(answer_of("predict", evil / "best.pt", evil / "a.png", "--top_k=2", "--json"))
     assert {one["class_name"] for one in told["top"]} == {EVIL, "Blüte"}
     with pytest.raises(SystemExit) as ended:
