@@ -85,6 +85,8 @@ _PUBLIC = {
     "widgets.browse": "browse_dataset explore_augmentation",
     "widgets.review": "review_dataset review_label_errors",
     "widgets.download": "download_button",
+    "widgets.feedback": "judge_predictions",
+    "widgets.site": "show_site",
     "widgets.upload": "upload_and_predict",
     "notebook": "percent show_table",
     "choices": "last_choice remember",
