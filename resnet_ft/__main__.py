@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, TextIO, Union, get_args, get_origin
 import typer
 
 import resnet_ft
-from resnet_ft.errors import ResnetFtError
+from resnet_ft.errors import ParameterError, ResnetFtError
 from resnet_ft.training.options import FineTuneOptions, RunOptions
 
 # What each argument and option means, whichever command has it.
@@ -33,7 +33,8 @@ HELP = {
     "model": "the folder of a trained run, or its best.pt",
     "images": "a folder of photographs, or one or several files",
     "destination": "the folder to write to",
-    "path": "the file or folder to write; by default a new one in the run's folder",
+    "path": "the file or folder to write",
+    "allow_changes": "write it although its answers differ from the checkpoint's",
     "arch": "the network: resnet18 to resnet152, resnext50_32x4d, timm/NAME and more",
     "accuracy": "mark answers as unsure so that this share of the others is right",
     "augmentation": "how much training images are varied",
@@ -46,6 +47,7 @@ HELP = {
     "csv": "the table to write, .csv or .parquet; of a folder, by default predictions.csv",
     "data_dir": "where the images are, if not where they were",
     "epochs": "passes over all images; by default 5, from random weights 25; 0: the head alone",
+    "examples": "publish up to six of the photographs with the page",
     "flawed": "with one of each flaw that real data sets have",
     "format": "what to write: for other programs, for a browser, or everything in one .zip",
     "freeze_until": 'fine-tune from this layer on: "layer4", or "fc" for the head alone',
@@ -256,16 +258,25 @@ def train(
     if (source := source or config) is None:
         print("Usage: resnet_ft train SOURCE, which is photographs or a config.json (see --help)")
         sys.exit(2)
-    from resnet_ft import distributed, evaluate_run, load_predictions, report, train_run
+    from resnet_ft import (
+        distributed,
+        evaluate_run,
+        load_predictions,
+        report,
+        scored_weights,
+        train_run,
+    )
     from resnet_ft.training.evaluate import EVALUATIONS, images_of
     from resnet_ft.training.launch import run_folder
 
     images = {"data_dir": data_dir, "num_workers": num_workers}
     saving = {"save_minutes": save_minutes, "keep_resume_state": keep_resume_state}
-    train_run(source, run_dir=run_dir, **images, **saving, **options)
+    _, history = train_run(source, run_dir=run_dir, **images, **saving, **options)
+    kept = scored_weights(history).query("kept").iloc[0]
+    best = f"Best of {history['epoch'].max()} epochs: {kept['weights']}, validation accuracy {kept['val_accuracy']:.1%}"
     folder = run_folder(source, run_dir, options.get("arch", RunOptions.arch))
     if distributed.count() > 1:
-        return f"Next: resnet_ft evaluate {folder}", {"run": str(folder)}
+        return f"{best}\nNext: resnet_ft evaluate {folder}", {"run": str(folder)}
     page, files = folder / "report.html", [folder / name for name in EVALUATIONS.values()]
     if page.exists() and page.stat().st_mtime >= (folder / "best.pt").stat().st_mtime:
         splits = zip(EVALUATIONS, files, strict=True)
@@ -274,8 +285,8 @@ def train(
         scored = evaluate_run(folder, **images)
         report(folder, data_dir=images_of(folder, data_dir), predictions=scored)
     text, data = _scores(scored)
-    text = f"{text}\nReport: {page}\nTry it: resnet_ft predict {folder} PHOTO"
-    return text, {"run": str(folder), "scores": data, "report": str(page)}
+    lines = [best, text, f"Report: {page}", f"Try it: resnet_ft predict {folder} PHOTO"]
+    return "\n".join(lines), {"run": str(folder), "scores": data, "report": str(page)}
 
 
 def _scores(predictions: Any) -> _Result:
@@ -353,12 +364,17 @@ def export(
     *,
     format: Literal["onnx", "onnx-fp16", "onnx-int8", "safetensors", "web", "bundle"] = "onnx",
     data_dir: str | None = None,
+    allow_changes: bool = False,
+    examples: bool = True,
 ) -> _Result:
-    """Write a model for other programs, a web page, or one .zip of all."""
+    """Write a model for other programs, a web page, or all in one .zip."""
     kind, _, precision = format.partition("-")
     function = getattr(resnet_ft, kind if kind == "bundle" else f"export_{kind}")
-    given = {"precision": precision, "data_dir": data_dir}
-    options = {name: value for name, value in given.items() if value}
+    options = {"precision": precision, "data_dir": data_dir, "allow_changes": allow_changes}
+    options = {name: value for name, value in options.items() if value}
+    options |= {} if examples else {"examples": False}
+    if wrong := {*options} - {*signature(function).parameters}:
+        raise ParameterError(f"--format {format} has no {', '.join(wrong)}.")
     return _path(function(model, *([path] if path else []), **options))
 
 
