@@ -26,10 +26,7 @@ from typing import (
     get_type_hints,
 )
 
-from resnet_ft import distributed
 from resnet_ft.errors import ParameterError
-from resnet_ft.models.build import check_architecture
-from resnet_ft.notebook import executed_cells
 
 
 class Range(NamedTuple):
@@ -49,6 +46,12 @@ class Range(NamedTuple):
         ends += [f"above {self.above:,}"] if math.isfinite(self.above) else []
         ends += [f"below {self.below:,}"] if math.isfinite(self.below) else []
         return " and ".join(ends)
+
+
+def _check_architecture(arch: str) -> None:
+    from resnet_ft.models.build import check_architecture  # which torch takes seconds to load
+
+    check_architecture(arch)
 
 
 _Count = Annotated[int, Range(1)]
@@ -101,7 +104,7 @@ class RunOptions:
     """What config.json says of a run beside `FineTuneOptions`, as notebook 03 does."""
 
     data_source: str = "sample"
-    arch: Annotated[str, check_architecture] = "resnet101"
+    arch: Annotated[str, _check_architecture] = "resnet101"
     weights: str | None = "auto"
     freeze_until: str | None = None
     image_size: _Count = 224
@@ -218,6 +221,8 @@ def checked(
         problems.append("Give epochs or minutes, not both.")
     if problems:
         raise ParameterError("\n".join([*problems, remedy]).strip())
+    from resnet_ft import distributed
+
     if converted and distributed.is_main():
         say(f"Taken as it is meant: {', '.join(converted)}.")
     return values
@@ -234,6 +239,8 @@ def check_parameters(notebook: str) -> None:
     and for a name in another cell that looks like a misspelt one. Outside of IPython it does
     nothing.
     """
+    from resnet_ft.notebook import executed_cells
+
     if notebook not in NOTEBOOKS:
         raise ParameterError(f"{notebook!r} should be one of {', '.join(NOTEBOOKS)}.")
     namespace, cells = executed_cells()
