@@ -75,8 +75,9 @@ def export_web(
         shutil.copyfile(runtime / name, folder / name)
     known = _metadata(file)
     classes = json.loads(known["classes"])
+    question = " or ".join(classes) if len(classes) <= 3 else f"{', '.join(classes[:3])}, or"
     about = json.loads(known["preprocessing"]) | {
-        "title": title or f"{' or '.join(classes[:3])}{', or …' if len(classes) > 3 else '?'}",
+        "title": title or f"{question[:1].upper()}{question[1:]}{'?' if len(classes) <= 3 else ' …?'}",
         "classes": classes,
         "arch": checkpoint.arch,
         "precision": precision,
