@@ -1,54 +1,113 @@
-"""A trained model for programs without torch: ONNX files, checked against the checkpoint."""
+"""A trained model for programs without this library: ONNX and safetensors, checked when written."""
 
 import copy
 import json
 import os
+import shutil
+import tempfile
 import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from resnet_ft.data.transforms import Preprocessing, preprocessing_in
 from resnet_ft.errors import ParameterError
 from resnet_ft.files import atomic_write, user_path
+from resnet_ft.inference.check import (
+    AnyModel,
+    checkpoint_file,
+    compare_exports,
+    photographs,
+    square,
+)
 from resnet_ft.inference.predictor import Predictor
 from resnet_ft.models.calibration import strangeness
+from resnet_ft.models.checkpoint import load_checkpoint
 from resnet_ft.models.cutting import WithFeatures, fold_batchnorm
 from resnet_ft.reading import in_words
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "int8")
 
-_OPSET = 18  # what torch's exporter writes without a conversion, and every runtime of today reads
-_MOST_IN_FILE = 2**31  # bytes of a protocol buffer
+_OPSET = 18  # what torch's exporter writes without a conversion
+_CALIBRATED_ON = 100  # training images
+_LARGE = 256  # numbers, from which on half of their bytes is worth a conversion
+_QUANTISED = ("Conv", "Gemm", "Relu", "Clip")  # the last two end the range of a convolution
+_MOST_CHANGED, _MOST_LOST = 0.01, 0.02  # of all answers; of the accuracy, for int8
 
 
 def export_onnx(
-    model: str | os.PathLike[str],
+    model: AnyModel,
     path: str | Path = "model.onnx",
     *,
     precision: str = "fp32",
+    data_dir: str | Path | None = None,
+    allow_changes: bool = False,
 ) -> Path:
     """Write a run's model as one ONNX file (opset 18), which needs neither torch nor this library.
 
     `model` is the folder of a run or a checkpoint file. Input "images" is uint8 (N, 3, H, W), RGB,
-    resized and cropped to the square that the metadata's `preprocessing` describes; N may be any.
-    Normalisation, softmax and temperature are inside: output "probabilities" is float32 (N, C),
-    and, where the calibration flags unfamiliar images, "strangeness" (N,). The metadata are texts:
-    `classes` and `preprocessing` in JSON, `image_size`, `temperature` and, where the calibration
-    has them, `unsure_below` (a confidence) and `unfamiliar_above` (a strangeness). Raises
-    ParameterError for a network that cannot be exported, and without the extra "onnx".
+    the square that the metadata's `preprocessing` describes; N may be any. Normalisation, softmax
+    and temperature are inside: output "probabilities" is float32 (N, C), and, where the calibration
+    flags unfamiliar images, "strangeness" (N,). The metadata are texts: `classes` and
+    `preprocessing` in JSON, `image_size`, `temperature` and, where the calibration has them,
+    `unsure_below` (a confidence) and `unfamiliar_above` (a strangeness).
+
+    "fp16" stores weights in half precision, and computes with floats everywhere. "int8" quantises
+    convolutions and linear layers, per channel, with ranges from 100 training images (static, QDQ).
+    The images are those of the run's `data_source`, or in `data_dir`. The file is compared with the
+    checkpoint (see `compare_exports`), and not written where more than 1% of the answers change, or
+    for int8 the accuracy falls by more than 2 points, unless `allow_changes`. Raises ParameterError
+    then, for a network that cannot be exported, and without the extra "onnx", and DatasetError
+    where int8 finds no images.
     """
     if precision not in PRECISIONS:
         raise ParameterError(
             f"precision={precision!r} is unknown. Choose one of {', '.join(PRECISIONS)}."
         )
+    onnx: Any = _needed("onnx")
     predictor, path = Predictor.load(os.fspath(model)), user_path(path)
-    with atomic_write(path) as temporary:
-        _export(predictor, temporary)
-    return path
+    with tempfile.TemporaryDirectory(prefix="resnet_ft-") as folder:
+        made = Path(folder, "model.onnx")
+        _export(predictor, made)
+        if precision == "int8":
+            images, _ = photographs(model, predictor, "train", _CALIBRATED_ON, data_dir)
+            made = _quantised(made, images)
+        graph = onnx.load(made)
+        if precision == "fp16":
+            _halve(graph, onnx)
+        onnx.helper.set_model_props(graph, _metadata(predictor))
+        onnx.save(graph, made)
+        _check(model, made, f"{path.name} ({precision})", data_dir, allow_changes)
+        return _copied(made, path)
+
+
+def export_safetensors(
+    model: AnyModel, folder: str | Path, *, data_dir: str | Path | None = None
+) -> Path:
+    """Write a run's model as model.safetensors and model.json into a folder; returns the former.
+
+    `Predictor.load` reads it. Without this library, torchvision's `get_model(arch,
+    num_classes=...)` or timm's `create_model` makes the network, which takes the tensors with
+    `load_state_dict(safetensors.torch.load_file(...))`. The JSON file has `arch`, `classes`,
+    `preprocessing` (as `Preprocessing` has it), `calibration` and `scores`. The file is compared
+    with the checkpoint as in `export_onnx`.
+    """
+    checkpoint, folder = load_checkpoint(checkpoint_file(model)), user_path(folder)
+    about: dict[str, Any] = {**vars(checkpoint), "state_dict": [*checkpoint.state_dict]}
+    if checkpoint.calibration and (means := checkpoint.calibration["means"]) is not None:
+        exact = [[float(f"{one:.5g}") for one in row] for row in means.tolist()]  # of float16
+        about["calibration"] = {**checkpoint.calibration, "means": exact}
+    with tempfile.TemporaryDirectory(prefix="resnet_ft-") as made:
+        weights = Path(made, "model.safetensors")
+        save_file({name: one.clone() for name, one in checkpoint.state_dict.items()}, weights)
+        weights.with_suffix(".json").write_text(json.dumps(about, indent=1))
+        _check(model, weights, weights.name, data_dir)
+        _copied(weights.with_suffix(".json"), folder / "model.json")
+        return _copied(weights, folder / weights.name)
 
 
 class FromBytes(nn.Module):
@@ -57,17 +116,17 @@ class FromBytes(nn.Module):
     The latter is left out where the calibration has no limit for it.
     """
 
-    def __init__(self, predictor: Predictor, preprocessing: Preprocessing) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         super().__init__()
-        calibration = predictor.calibration
+        calibration, wanted = predictor.calibration, square(predictor)
         self.num_classes, self.temperature = len(predictor.classes), calibration.temperature
         net = predictor.model if calibration.strangest is None else WithFeatures(predictor.model)
         self.net = fold_batchnorm(copy.deepcopy(net).cpu().float())
         self.mean: Tensor
         self.std: Tensor
         self.means: Tensor | None
-        self.register_buffer("mean", torch.tensor(preprocessing.mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(preprocessing.std)[:, None, None])
+        self.register_buffer("mean", torch.tensor(wanted.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(wanted.std)[:, None, None])
         self.register_buffer("means", calibration.means)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -80,53 +139,110 @@ class FromBytes(nn.Module):
 
 def _export(predictor: Predictor, path: Path) -> None:
     _needed("onnxscript")
-    preprocessing = preprocessing_in(predictor.transform)
-    assert preprocessing is not None  # else the checkpoint could not be loaded
-    net = FromBytes(predictor, preprocessing).eval()
-    shape = 2, 3, preprocessing.image_size, preprocessing.image_size  # one alone is no dimension
-    outputs = ["probabilities", *(["strangeness"] if net.means is not None else [])]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
+    net, size = FromBytes(predictor).eval(), square(predictor).image_size
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             program: Any = torch.onnx.export(
                 net,
-                (torch.zeros(shape, dtype=torch.uint8),),
+                (torch.zeros(2, 3, size, size, dtype=torch.uint8),),  # a batch of 1 stays 1
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim("N")},),
                 input_names=["images"],
-                output_names=outputs,
+                output_names=["probabilities", "strangeness"][: 1 if net.means is None else 2],
                 opset_version=_OPSET,
                 verbose=False,
             )
-        except Exception as error:  # tracing runs the model's own code, which may fail in any way
-            raise ParameterError(
-                f"{type(predictor.model).__name__} cannot be exported to ONNX "
-                f"({in_words(error)}). Its forward pass may do nothing that depends on pixels."
-            ) from error
-    program.model.metadata_props.update(_metadata(predictor, preprocessing))
-    size = sum(one.nbytes for one in net.state_dict().values())
-    if size > _MOST_IN_FILE:
-        raise ParameterError(f"The model takes {size / 2**30:.1f} GiB, and an ONNX file at most 2.")
-    program.save(path, external_data=False)
+        program.save(path, external_data=False)
+    except Exception as error:  # tracing runs the model's own code, which may fail in any way
+        raise ParameterError(
+            f"{type(predictor.model).__name__} cannot be exported to ONNX ({in_words(error)})."
+        ) from error
 
 
-def _metadata(predictor: Predictor, preprocessing: Preprocessing) -> dict[str, str]:
-    known = predictor.calibration
+def _metadata(predictor: Predictor) -> dict[str, str]:
+    known, wanted = predictor.calibration, square(predictor)
     limits = {"unsure_below": known.threshold, "unfamiliar_above": known.strangest}
     return {
-        "classes": json.dumps(predictor.classes, ensure_ascii=False),
-        "image_size": str(preprocessing.image_size),
-        "preprocessing": json.dumps({**preprocessing.described(), "side": preprocessing.side}),
+        "classes": json.dumps(predictor.classes),
+        "image_size": str(wanted.image_size),
+        "preprocessing": json.dumps({**wanted.described(), "side": wanted.side}),
         "temperature": str(known.temperature),
         **{name: str(limit) for name, limit in limits.items() if limit is not None},
     }
 
 
+def _halve(graph: Any, onnx: Any) -> None:
+    """Store weights in half precision; runtimes convert them once, when they load the file."""
+    casts = []
+    for tensor in graph.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size >= _LARGE:
+            stored = f"{tensor.name}.half"
+            casts.append(onnx.helper.make_node("Cast", [stored], [tensor.name], to=1))  # a float
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), stored))
+    nodes = [*casts, *graph.graph.node]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+
+
+def _quantised(path: Path, images: np.ndarray) -> Path:
+    quantization: Any = _needed("onnxruntime.quantization")
+    batches = iter([{"images": image[None]} for image in images])
+
+    class Images(quantization.CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(batches, None)
+
+    quantised = path.with_name("int8.onnx")
+    quantization.quantize_static(
+        path,
+        quantised,
+        Images(),
+        op_types_to_quantize=[*_QUANTISED],
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+    )
+    return quantised
+
+
+def _check(
+    model: AnyModel,
+    file: Path,
+    name: str,
+    data_dir: str | Path | None,
+    allow_changes: bool = False,
+) -> None:
+    table = compare_exports(model, {name: file}, data_dir=data_dir)
+    before, after = table.to_dict("records")
+    changed, lost = 1 - after["agreement"], before["accuracy"] - after["accuracy"]
+    found = (
+        f"{name}: {after['megabytes']:.1f} MB, {after['milliseconds']:.1f} ms per image; of "
+        f"{table.attrs['images']}, {changed:.1%} get another class than by the checkpoint, "
+        f"probabilities differ by up to {after['largest_difference']:.4f}"
+    )
+    if not np.isnan(lost):
+        found += f", accuracy is {after['accuracy']:.1%} (checkpoint {before['accuracy']:.1%})"
+    by_accuracy = "int8" in name and not np.isnan(lost)
+    if not allow_changes and not (lost <= _MOST_LOST if by_accuracy else changed <= _MOST_CHANGED):
+        raise ParameterError(
+            f"{found}. That is too much, so it is not written. Choose another precision, or "
+            "write it nonetheless with allow_changes=True."
+        )
+    print(f"{found}.")
+
+
+def _copied(file: Path, path: Path) -> Path:
+    with atomic_write(path) as temporary:
+        shutil.copyfile(file, temporary)
+    return path
+
+
 def _needed(name: str) -> Any:
-    """A package of the extra "onnx"."""
+    """A module of the extra "onnx"."""
     try:
         return import_module(name)
     except ImportError as error:
         raise ParameterError(
-            f'Export needs {name}, of the extra "onnx": pip install onnx onnxscript onnxruntime'
+            f'This needs {name}, of the extra "onnx": pip install onnx onnxscript onnxruntime'
         ) from error

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -23,7 +24,7 @@ from resnet_ft.engine import unwrapped
 from resnet_ft.errors import CheckpointError, ParameterError
 from resnet_ft.files import atomic_write, user_path
 from resnet_ft.models.build import build_model, num_outputs
-from resnet_ft.reading import check_finite, read_saved, reading
+from resnet_ft.reading import check_finite, read_json, read_saved, reading
 
 _LARGEST_SIDE = 8192  # pixels that a checkpoint may ask for
 _TYPES: dict[str, Any] = {
@@ -175,6 +176,8 @@ def save_checkpoint(
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read what `save_checkpoint` wrote, on the CPU and without running any code from the file.
 
+    Or what `export_safetensors` wrote, with the JSON file beside it.
+
     Raises CheckpointError, with the remedy, for a file that is missing, damaged, or something else.
     """
     path = user_path(path)
@@ -183,7 +186,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     remedy = "Save it again with save_checkpoint, or fetch it again from where it came."
     with reading(path, CheckpointError, remedy):
         with path.open("rb") as file:
-            content = read_saved(file)
+            is_exported = path.suffix == ".safetensors"
+            content = _read_exported(path) if is_exported else read_saved(file)
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         if found == _FORMATS[0] and "num_classes" not in content:
             last = [*(content.get("state_dict") or {}).values()][-1:] if content.get("arch") else []
@@ -198,6 +202,14 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             )
         _check(checkpoint := Checkpoint(**content))
     return checkpoint
+
+
+def _read_exported(path: Path) -> dict[str, Any]:
+    content, tensors = read_json(path.with_suffix(".json")), load_file(path)
+    content["state_dict"] = {name: tensors[name] for name in content["state_dict"]}  # in order
+    if (content["calibration"] or {}).get("means"):
+        content["calibration"]["means"] = torch.tensor(content["calibration"]["means"]).half()
+    return content
 
 
 def weights_digest(model: nn.Module) -> str:
