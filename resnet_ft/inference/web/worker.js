@@ -4,6 +4,7 @@
 const STRIP = 2 ** 21; // pixels that are read at once: a large photograph is never held twice
 const LONGEST = 16; // times as long as wide: of a longer image only the middle counts
 const THUMBNAIL = 480;
+const FINEST = 2 ** 22; // of the shares of pixels, as Pillow has them
 const HEIC = ["heic", "heix", "hevc", "heim", "heis", "mif1", "msf1"];
 const KERNELS = {
   bilinear: [1, (x) => Math.max(0, 1 - x)],
@@ -95,13 +96,13 @@ export function pixels(bitmap, { image_size: size, side, interpolation }) {
     return weights(length, kept, Math.floor((side * kept) / short), size, KERNELS[interpolation]);
   });
   const rows = narrowed(bitmap, across, down.from, down.to);
-  const square = new Uint8ClampedArray(3 * size * size); // it rounds and clamps
+  const square = new Uint8ClampedArray(3 * size * size);
   for (let y = 0; y < size; y++) {
     const { first, shares } = down.taps[y];
     for (let x = 0; x < 3 * size; x++) {
       let sum = 0;
       for (let i = 0; i < shares.length; i++) sum += shares[i] * rows[(first - down.from + i) * 3 * size + x];
-      square[(x % 3) * size * size + y * size + (x - (x % 3)) / 3] = sum;
+      square[(x % 3) * size * size + y * size + (x - (x % 3)) / 3] = Math.floor(sum + 0.5);
     }
   }
   return new Uint8Array(square.buffer);
@@ -120,7 +121,7 @@ function weights(length, kept, resized, size, [radius, kernel]) {
     const shares = Float64Array.from({ length: end - first }, (_, i) =>
       kernel(Math.abs((first + i - centre + 0.5) / stretch)));
     const sum = shares.reduce((a, b) => a + b);
-    return { first, end, shares: shares.map((share) => share / sum) };
+    return { first, end, shares: shares.map((share) => Math.round((share / sum) * FINEST) / FINEST) };
   });
   return { taps, from: taps[0].first, to: taps[size - 1].end };
 }
@@ -151,9 +152,7 @@ function narrowed(bitmap, { taps, from: left, to: right }, from, to) {
           green += shares[i] * data[place + 1];
           blue += shares[i] * data[place + 2];
         }
-        rows[at++] = red;
-        rows[at++] = green;
-        rows[at++] = blue;
+        for (const sum of [red, green, blue]) rows[at++] = Math.floor(sum + 0.5);
       }
     }
   }
