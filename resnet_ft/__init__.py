@@ -79,6 +79,7 @@ _PUBLIC = {
     "training.launch": "train_run launch_training",
     "inference.predictor": "Predictor",
     "inference.export": "export_onnx",
+    "inference.web": "export_web",
     "reporting.page": "report",
     "widgets.browse": "browse_dataset explore_augmentation",
     "widgets.review": "review_dataset review_label_errors",

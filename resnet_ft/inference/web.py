@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tarfile
 import tempfile
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -71,40 +73,26 @@ def export_web(
     shutil.rmtree(folder / "examples", ignore_errors=True)  # an earlier page may have had some
     shutil.copytree(_PAGE, folder, dirs_exist_ok=True)
     file = export_onnx(model, folder / "model.onnx", precision=precision, data_dir=data_dir)
-    for name in _RUNTIME if runtime else ():
-        shutil.copyfile(runtime / name, folder / name)
-    known = _metadata(file)
-    classes = json.loads(known["classes"])
-    question = " or ".join(classes) if len(classes) <= 3 else f"{', '.join(classes[:3])}, or"
-    about = json.loads(known["preprocessing"]) | {
-        "title": title or f"{question[:1].upper()}{question[1:]}{'?' if len(classes) <= 3 else ' …?'}",
-        "classes": classes,
+    if runtime is not None:
+        shutil.copytree(runtime, folder, dirs_exist_ok=True)
+    onnx: Any = import_module("onnx")
+    known = {one.key: json.loads(one.value) for one in onnx.load(file).metadata_props}
+    few = " or ".join(known["classes"]) if len(known["classes"]) <= 3 else ""
+    shown = _write_examples(source, data_dir, folder / "examples") if examples else []
+    known |= {
+        "title": title or (f"{few[0].upper()}{few[1:]}?" if few else "What is in the picture?"),
         "arch": checkpoint.arch,
         "precision": precision,
         "runtime": "./" if offline else _CDN,
         "bytes": {"model": file.stat().st_size, "runtime": _RUNTIME_BYTES},
-        "examples": _write_examples(source, data_dir, folder / "examples") if examples else [],
-        **{
-            name: float(known[name])
-            for name in ("unsure_below", "unfamiliar_above")
-            if name in known
-        },
+        "examples": shown,
     }
     with atomic_write(folder / "model.json") as temporary:
-        temporary.write_text(json.dumps(about, indent=1, ensure_ascii=False), "utf-8")
-    shown = len(about["examples"])
-    print(
-        f"{folder}: a model of {file.stat().st_size / 1e6:.1f} MB in {precision}"
-        f"{f', and {shown} photographs, which are published with the page' if shown else ''}. "
-        f"To look at it: python -m http.server --directory {folder}"
-    )
+        temporary.write_text(json.dumps(known, indent=1, ensure_ascii=False), "utf-8")
+    if shown:
+        print(f"{len(shown)} of your photographs are published with the page: examples=False.")
+    print(f"To look at the page: python -m http.server --directory {shlex.quote(str(folder))}")
     return folder
-
-
-def _metadata(file: Path) -> dict[str, str]:
-    import onnx  # export_onnx has found it
-
-    return {one.key: one.value for one in onnx.load(file).metadata_props}
 
 
 def _write_examples(source: Path, data_dir: str | Path | None, folder: Path) -> list[str]:

@@ -85,7 +85,7 @@ function showExamples() {
 function predict(files) {
   const added = [...files].map((file) => {
     const id = cards.size;
-    const card = element("article", "card waiting", element("h3", "", element("bdi", "", file.name)), element("p", "muted", "Waiting …"));
+    const card = element("article", "card waiting", element("h2", "", element("bdi", "", file.name)), element("p", "muted", "Waiting …"));
     cards.set(id, card);
     worker.postMessage({ id, file });
     return card;

@@ -44,7 +44,7 @@ async function load(description) {
 async function answer({ id, file }) {
   try {
     const bitmap = await decode(file);
-    const square = pixels(bitmap, model);
+    const square = pixels(bitmap, model.preprocessing);
     const thumbnail = reduced(bitmap);
     const size = [bitmap.width, bitmap.height];
     bitmap.close();
@@ -152,7 +152,9 @@ function narrowed(bitmap, { taps, from: left, to: right }, from, to) {
           green += shares[i] * data[place + 1];
           blue += shares[i] * data[place + 2];
         }
-        for (const sum of [red, green, blue]) rows[at++] = Math.floor(sum + 0.5);
+        rows[at++] = Math.floor(red + 0.5);
+        rows[at++] = Math.floor(green + 0.5);
+        rows[at++] = Math.floor(blue + 0.5);
       }
     }
   }
