@@ -107,7 +107,6 @@ def test_a_jpeg_that_is_read_at_a_reduced_size_has_nearly_the_answer_of_its_pixe
     large = [path for path in paths if min(Image.open(path).size) >= 4 * side]
     pixels = [np.asarray(Image.open(path).convert("RGB")) for path in large]
     found, expected = map(share_of_ants, (predictor.predict(large), predictor.predict(pixels)))
-    print("MAX", abs(found - expected))
     assert 0 < abs(found - expected).max() < 1e-3
 
 
@@ -134,8 +133,6 @@ def test_half_precision_gives_nearly_the_same_answers(trained, alone, tmp_path):
     command = [sys.executable, "-c", HALF, str(trained[0]), str(tmp_path / "a.npy"), *files]
     subprocess.run(command, env=environment, check=True)
     found = np.load(tmp_path / "a.npy")
-    print(abs(found - expected).max(), (abs(found - expected) < 5e-3).mean())
     assert ((found > 0.5) == (expected > 0.5)).mean() >= 0.995
-    print("Q", np.quantile(abs(found - expected), [0.9, 0.95, 0.97, 0.98, 0.99, 1]))
     assert 0 < np.quantile(abs(found - expected), 0.97) < 5e-3
     assert abs(found - expected).max() < 0.02
