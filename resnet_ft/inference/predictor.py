@@ -21,7 +21,7 @@ from resnet_ft.data.folders import PathArray
 from resnet_ft.data.images import Opener, read_image, resized, upright_rgb
 from resnet_ft.data.ranges import Ranges
 from resnet_ft.data.transforms import prepare, preprocessing_in
-from resnet_ft.errors import ImageError, ParameterError
+from resnet_ft.errors import CheckpointError, ImageError, ParameterError, needed
 from resnet_ft.files import user_path
 from resnet_ft.inference.files import Answering, PredictedFiles, answers
 from resnet_ft.inference.folder import FolderTable, Listing, write_parquet
@@ -36,6 +36,7 @@ from resnet_ft.models.checkpoint import (
 )
 from resnet_ft.models.cutting import WithFeatures
 from resnet_ft.notebook import shorten
+from resnet_ft.reading import in_words
 from resnet_ft.remote import is_address, masked, reason_of
 from resnet_ft.training.describe import described
 from resnet_ft.training.options import checked
@@ -105,6 +106,23 @@ class Predictor:
             open_image=open_image,
             calibration=_calibration(path, checkpoint),
         )
+
+    @classmethod
+    def from_hub(cls, repo_id: str, *, revision: str | None = None) -> "Predictor":
+        """Load the best.pt that `push_to_hub` uploaded to "user/name", or find it in the cache.
+
+        A private repository needs `hf auth login` or HF_TOKEN. Raises CheckpointError where there
+        is no such file, and for one that cannot be read.
+        """
+        hub = needed("huggingface_hub", "hub")
+        try:
+            file = hub.hf_hub_download(repo_id, "best.pt", revision=revision)
+        except Exception as error:  # of the package, of what it connects with, of the system
+            raise CheckpointError(
+                f"{repo_id} has no best.pt that can be downloaded ({in_words(error)}). Check the "
+                "name and the connection; a private one needs hf auth login, or HF_TOKEN."
+            ) from error
+        return cls.load(file)
 
     @overload
     def predict(
