@@ -36,7 +36,7 @@ def missing(reason: str) -> None:
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
+def chromium(*arguments: str) -> Iterator[Any]:
     """Playwright's browser, with the Chromium or Chrome of this machine."""
     try:
         from playwright.sync_api import sync_playwright
@@ -46,7 +46,9 @@ def chromium() -> Iterator[Any]:
     if program is None:
         missing("there is no Chromium: on Debian and Ubuntu, apt install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=_ARGUMENTS)
+        browser = playwright.chromium.launch(
+            executable_path=program, args=[*_ARGUMENTS, *arguments]
+        )
         yield browser
         browser.close()
 
