@@ -82,7 +82,6 @@ _PUBLIC = {
     "inference.export": "export_onnx export_safetensors",
     "inference.check": "compare_exports",
     "inference.prediction": "Prediction",
-    "inference.export": "export_onnx",
     "inference.web": "export_web",
     "reporting.page": "report",
     "reporting.card": "model_card",
