@@ -56,11 +56,11 @@ _PUBLIC = {
     "visualize.map": "explore_map plot_map",
     "visualize.plots": (
         "plot_class_counts plot_class_scores plot_confused_pairs plot_confusion_matrix "
-        "plot_histories plot_history plot_image_sizes plot_prediction"
+        "plot_image_sizes"
     ),
     "visualize.calibration": "plot_calibration plot_coverage",
     "training.calibrate": "calibrate",
-    "visualize.learning_curve": "plot_learning_curve",
+    "visualize.curves": "plot_histories plot_history plot_learning_curve",
     "training.run": "Run load_run space_of_run",
     "training.state": "StepOutput TrainingState",
     "training.callbacks": "Callback EarlyStop LivePlot ProgressBar Tracker",
@@ -78,12 +78,18 @@ _PUBLIC = {
     "training.fine_tune": "fine_tune",
     "training.launch": "train_run launch_training",
     "inference.predictor": "Predictor",
-    "inference.export": "export_onnx",
+    "inference.export": "export_onnx export_safetensors",
+    "inference.check": "compare_exports",
+    "inference.prediction": "Prediction",
     "inference.web": "export_web",
     "reporting.page": "report",
+    "reporting.card": "model_card",
+    "reporting.bundle": "bundle push_to_hub",
     "widgets.browse": "browse_dataset explore_augmentation",
     "widgets.review": "review_dataset review_label_errors",
     "widgets.download": "download_button",
+    "widgets.feedback": "judge_predictions",
+    "widgets.site": "show_site",
     "widgets.upload": "upload_and_predict",
     "notebook": "percent show_table",
     "choices": "last_choice remember",

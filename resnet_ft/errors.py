@@ -4,6 +4,7 @@ In a live notebook they are shown as that message alone; `%tb` shows where they 
 """
 
 import traceback
+from importlib import import_module
 from typing import Any
 
 from resnet_ft import frontend
@@ -57,6 +58,19 @@ class RunInterrupted(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         return _rendered(self)
+
+
+_EXTRAS = {"onnx": "onnx onnxscript onnxruntime", "hub": "huggingface_hub"}
+
+
+def needed(module: str, extra: str) -> Any:
+    """A module that an extra installs. Raises ParameterError without it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ParameterError(
+            f'This needs {module}, of the extra "{extra}": pip install {_EXTRAS[extra]}'
+        ) from error
 
 
 def _rendered(error: Any) -> list[str]:

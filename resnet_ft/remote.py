@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -78,6 +78,20 @@ def in_parallel(
             pool.shutdown(cancel_futures=True)
 
 
+def in_background(function: Callable[..., _Result], *given: Any, **options: Any) -> Future[_Result]:
+    """The result of a call in a thread that nobody has to wait for, not even the end of Python."""
+    answer: Future[_Result] = Future()
+
+    def call() -> None:
+        try:
+            answer.set_result(function(*given, **options))
+        except Exception as error:
+            answer.set_exception(error)
+
+    Thread(target=call, daemon=True).start()
+    return answer
+
+
 def request(url: str, **headers: str) -> requests.Response:
     """Open a file on the web; `read_body` reads it.
 
@@ -90,15 +104,7 @@ def request(url: str, **headers: str) -> requests.Response:
             f"{url} was stored without its password or signature. Give the whole address."
         )
     headers = {"User-Agent": "resnet_ft", "Accept-Encoding": "identity", **headers}
-    answer: Future[requests.Response] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(requests.get(url, headers=headers, stream=True, timeout=60))
-        except Exception as error:
-            answer.set_exception(error)
-
-    Thread(target=ask, daemon=True).start()
+    answer = in_background(requests.get, url, headers=headers, stream=True, timeout=60)
     try:
         response = answer.result(_PATIENCE_S)
     except TimeoutError:

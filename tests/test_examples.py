@@ -34,5 +34,5 @@ def test_an_example_runs_as_it_is(script, folder):
         assert accuracy <= val_top2 <= 1 and train_top2 > 0.5 and norm > 0
     else:
         accuracy = float(re.findall(r"accuracy ([\d.]+)%", printed)[-1]) / 100
-        assert "class_name" in printed
+        assert re.search(r"^\S+ >?[\d.]+%, \S+ <?[\d.]+%", printed, re.MULTILINE)
     assert accuracy > 0.4  # guessing among four classes gives 0.25

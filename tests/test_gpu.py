@@ -112,9 +112,9 @@ def test_the_recipe_learns_and_its_checkpoint_is_read_on_a_processor(photos, tmp
     assert np.isfinite(history.iloc[1:].to_numpy(float)).all()  # the head alone has no average
     best = tmp_path / "run" / "best.pt"
     image = photos / "Val/red/0.png"
-    here = Predictor.load(best).predict(image).set_index("class_name")["probability"]
-    code = f"from resnet_ft import Predictor; print(Predictor.load({str(best)!r}).predict("
-    code += f"{str(image)!r}).set_index('class_name')['probability'].to_json())"
+    here = pd.Series(dict(Predictor.load(best).predict(image).top))
+    code = "import json; from resnet_ft import Predictor; print(json.dumps(dict(Predictor.load("
+    code += f"{str(best)!r}).predict({str(image)!r}).top)))"
     without = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-c", code], env=without, capture_output=True, text=True, check=True

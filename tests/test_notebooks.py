@@ -301,7 +301,7 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
     names = {path.stem for path in (run / "figures").glob("*.png")}
     assert names == {
         *("history", "predictions", "confusion_matrix", "confused_pairs", "mistakes", "attention"),
-        *("neighbours", "map", "calibration", "coverage", "learning_curve", "prediction"),
+        *("neighbours", "map", "calibration", "coverage", "learning_curve"),
     }
     assert "points (" in outputs(visualized)  # what twice as many photographs would bring
     assert "<h2" in (run / "report.html").read_text()

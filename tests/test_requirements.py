@@ -42,7 +42,15 @@ def test_colab_meets_every_floor_so_that_nothing_there_is_replaced():
         else:
             missing.append(requirement.name)
     # Colab brings its own Jupyter.
-    assert missing == ["imagehash", "jupyter", "papermill", "captum"]
+    assert missing == [
+        "imagehash",
+        "jupyter",
+        "papermill",
+        "captum",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+    ]
 
 
 @pytest.mark.parametrize("requirement", LIBRARY + NOTEBOOKS, ids=str)

@@ -21,14 +21,7 @@ from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader, Dataset
 
 from resnet_ft.data.folders import PathArray
-from resnet_ft.data.images import (
-    Opener,
-    decoding_key,
-    open_image,
-    open_resized,
-    opened_by,
-    opener_key,
-)
+from resnet_ft.data.images import Opener, decoding_key, opener_key, read_image
 from resnet_ft.data.ranges import KINDS, Ranges, RangeUndecided, decide_range
 from resnet_ft.errors import ImageError
 from resnet_ft.files import DiskBudget, atomic_write, default_cache_dir, user_path
@@ -88,12 +81,13 @@ class DecodedImages:
 
     def decode(self, i: int, *, decided: bool = True) -> np.ndarray:
         """The image from its file, whether it is stored or not. `decided`: see `open_resized`."""
-        path, side, method = self.paths[i], self.side, self.interpolation
-        if self.opener:
-            return np.array(opened_by(self.opener, path, side, method))
-        if side:
-            return np.array(open_resized(path, side, method, ranges=self.ranges, decided=decided))
-        return np.array(open_image(path, ranges=self.ranges))
+        image = read_image(
+            *(self.paths[i], self.side, self.interpolation),
+            ranges=self.ranges,
+            opener=self.opener,
+            decided=decided,
+        )
+        return np.array(image)
 
     def take(self, rows: np.ndarray) -> "DecodedImages":
         """The images in these rows."""

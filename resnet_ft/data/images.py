@@ -102,10 +102,20 @@ def open_resized(
         return _turned(resized(rgb, side, interpolation, full_size), orientation(image))
 
 
-def opened_by(
-    opener: Opener, file: ImageSource, side: int | None = None, interpolation: str = "bilinear"
+def read_image(
+    file: ImageSource,
+    side: int | None = None,
+    interpolation: str = "bilinear",
+    *,
+    ranges: Ranges | None = None,
+    opener: Opener | None = None,
+    decided: bool = True,
 ) -> Image.Image:
-    """`open_image`, or `open_resized` with a side, by a function of one's own."""
+    """`open_image`, or `open_resized` with a side; with `opener`, by a function of one's own."""
+    if opener is None and side:
+        return open_resized(file, side, interpolation, ranges=ranges, decided=decided)
+    if opener is None:
+        return open_image(file, ranges=ranges)
     try:
         image = upright_rgb(opener(file))
     except Exception as error:

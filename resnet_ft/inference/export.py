@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 import warnings
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from resnet_ft.errors import ParameterError
+from resnet_ft.errors import ParameterError, needed
 from resnet_ft.files import atomic_write, user_path
 from resnet_ft.inference.check import (
     AnyModel,
@@ -68,20 +67,20 @@ def export_onnx(
         raise ParameterError(
             f"precision={precision!r} is unknown. Choose one of {', '.join(PRECISIONS)}."
         )
-    onnx: Any = _needed("onnx")
+    onnx: Any = needed("onnx", "onnx")
     predictor, path = Predictor.load(os.fspath(model)), user_path(path)
     with tempfile.TemporaryDirectory(prefix="resnet_ft-") as folder:
-        made = Path(folder, "model.onnx")
-        _export(predictor, made)
+        plain, made = Path(folder, "plain.onnx"), Path(folder, f"{precision}.onnx")
+        _export(predictor, plain)
         if precision == "int8":
             images, _ = photographs(model, predictor, "train", _CALIBRATED_ON, data_dir)
-            made = _quantised(made, images)
-        graph = onnx.load(made)
+            _quantise(plain, made, images)
+        graph = onnx.load(made if made.exists() else plain)
         if precision == "fp16":
             _halve(graph, onnx)
         onnx.helper.set_model_props(graph, _metadata(predictor))
         onnx.save(graph, made)
-        _check(model, made, f"{path.name} ({precision})", data_dir, allow_changes)
+        _check(model, made, data_dir, allow_changes=allow_changes)
         return _copied(made, path)
 
 
@@ -105,7 +104,7 @@ def export_safetensors(
         weights = Path(made, "model.safetensors")
         save_file({name: one.clone() for name, one in checkpoint.state_dict.items()}, weights)
         weights.with_suffix(".json").write_text(json.dumps(about, indent=1))
-        _check(model, weights, weights.name, data_dir)
+        _check(model, weights, data_dir)
         _copied(weights.with_suffix(".json"), folder / "model.json")
         return _copied(weights, folder / weights.name)
 
@@ -138,7 +137,7 @@ class FromBytes(nn.Module):
 
 
 def _export(predictor: Predictor, path: Path) -> None:
-    _needed("onnxscript")
+    needed("onnxscript", "onnx")
     net, size = FromBytes(predictor).eval(), square(predictor).image_size
     try:
         with warnings.catch_warnings():
@@ -174,75 +173,52 @@ def _metadata(predictor: Predictor) -> dict[str, str]:
 
 def _halve(graph: Any, onnx: Any) -> None:
     """Store weights in half precision; runtimes convert them once, when they load the file."""
-    casts = []
     for tensor in graph.graph.initializer:
-        values = onnx.numpy_helper.to_array(tensor)
+        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
         if values.dtype == np.float32 and values.size >= _LARGE:
-            stored = f"{tensor.name}.half"
-            casts.append(onnx.helper.make_node("Cast", [stored], [tensor.name], to=1))  # a float
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), stored))
-    nodes = [*casts, *graph.graph.node]
-    del graph.graph.node[:]
-    graph.graph.node.extend(nodes)
+            half = onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
+            tensor.CopyFrom(half)
+            cast = onnx.helper.make_node("Cast", [half.name], [name], to=onnx.TensorProto.FLOAT)
+            graph.graph.node.insert(0, cast)
 
 
-def _quantised(path: Path, images: np.ndarray) -> Path:
-    quantization: Any = _needed("onnxruntime.quantization")
-    batches = iter([{"images": image[None]} for image in images])
+def _quantise(plain: Path, made: Path, images: np.ndarray) -> None:
+    quantization: Any = needed("onnxruntime.quantization", "onnx")
 
     class Images(quantization.CalibrationDataReader):
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(batches, None)
+        one_by_one = iter(images)
 
-    quantised = path.with_name("int8.onnx")
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(self.one_by_one, None)
+            return None if image is None else {"images": image[None]}
+
     quantization.quantize_static(
-        path,
-        quantised,
+        plain,
+        made,
         Images(),
         op_types_to_quantize=[*_QUANTISED],
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
     )
-    return quantised
 
 
 def _check(
-    model: AnyModel,
-    file: Path,
-    name: str,
-    data_dir: str | Path | None,
-    allow_changes: bool = False,
+    model: AnyModel, file: Path, data_dir: str | Path | None, *, allow_changes: bool = False
 ) -> None:
-    table = compare_exports(model, {name: file}, data_dir=data_dir)
+    """Print how a file compares with its checkpoint. Raises ParameterError for too many changes."""
+    table = compare_exports(model, {file.name: file}, data_dir=data_dir)
     before, after = table.to_dict("records")
-    changed, lost = 1 - after["agreement"], before["accuracy"] - after["accuracy"]
-    found = (
-        f"{name}: {after['megabytes']:.1f} MB, {after['milliseconds']:.1f} ms per image; of "
-        f"{table.attrs['images']}, {changed:.1%} get another class than by the checkpoint, "
-        f"probabilities differ by up to {after['largest_difference']:.4f}"
-    )
-    if not np.isnan(lost):
-        found += f", accuracy is {after['accuracy']:.1%} (checkpoint {before['accuracy']:.1%})"
-    by_accuracy = "int8" in name and not np.isnan(lost)
-    if not allow_changes and not (lost <= _MOST_LOST if by_accuracy else changed <= _MOST_CHANGED):
+    print(f"{table.round(4).to_string()}\nOn {table.attrs['images']}.")
+    lost, changed = before["accuracy"] - after["accuracy"], 1 - after["agreement"]
+    by_accuracy = file.name == "int8.onnx" and not np.isnan(lost)
+    if (lost > _MOST_LOST if by_accuracy else not changed <= _MOST_CHANGED) and not allow_changes:
         raise ParameterError(
-            f"{found}. That is too much, so it is not written. Choose another precision, or "
-            "write it nonetheless with allow_changes=True."
+            f"{changed:.1%} of the answers are not the checkpoint's ({table.attrs['images']}; see "
+            "the table), so nothing is written. Choose another precision, or allow_changes=True."
         )
-    print(f"{found}.")
 
 
 def _copied(file: Path, path: Path) -> Path:
     with atomic_write(path) as temporary:
         shutil.copyfile(file, temporary)
     return path
-
-
-def _needed(name: str) -> Any:
-    """A module of the extra "onnx"."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ParameterError(
-            f'This needs {name}, of the extra "onnx": pip install onnx onnxscript onnxruntime'
-        ) from error

@@ -37,28 +37,42 @@ class Answering(nn.Module):
     """What a model answers: its probabilities (N, C), calibrated, then a column for each flag.
 
     These are 1 for answers that are "unsure" or images that are "unfamiliar", where the calibration
-    has a threshold for that, and else 0. `net` puts out logits, then features if it has to.
+    has a threshold for that, and else 0. `net` puts out logits, then features if it has to. With
+    `tta`, they are about the mean of what it says of the images and of the flipped images.
     """
 
     quick: "tuple[str, Answering, torch.memory_format] | None" = None  # of which weights, and how
 
-    def __init__(self, net: nn.Module, num_classes: int, calibration: Calibration):
+    def __init__(
+        self, net: nn.Module, num_classes: int, calibration: Calibration, *, tta: bool = False
+    ):
         super().__init__()
         self.net, self.num_classes, self.calibration = net, num_classes, calibration
+        self.tta = tta
         limits = {"unsure": calibration.threshold, "unfamiliar": calibration.strangest}
         self.flags = [name for name, limit in limits.items() if limit is not None]
         self.means: Tensor
         self.register_buffer("means", calibration.means)
 
     def forward(self, images: Tensor) -> Tensor:
-        outputs, limits = self.net(images).float(), self.calibration
-        found = [(outputs[:, : self.num_classes] / limits.temperature).softmax(dim=1)]
+        said, limits = self._said(images), self.calibration
+        if self.tta:
+            said = (said + self._said(images.flip(-1))) / 2
+        shares, strange = said.tensor_split([self.num_classes], dim=1)
+        found = [shares]
         if limits.threshold is not None:
-            found.append(found[0].amax(dim=1, keepdim=True) < limits.threshold)
+            found.append(shares.amax(dim=1, keepdim=True) < limits.threshold)
         if limits.strangest is not None:
-            strange = strangeness(outputs[:, self.num_classes :], self.means)
-            found.append(strange[:, None] > limits.strangest)
+            found.append(strange > limits.strangest)
         return torch.cat(found, dim=1)
+
+    def _said(self, images: Tensor) -> Tensor:
+        """Probabilities and, where that has a limit, how strange the images are."""
+        logits, features = self.net(images).float().tensor_split([self.num_classes], dim=1)
+        said = [(logits / self.calibration.temperature).softmax(dim=1)]
+        if self.calibration.strangest is not None:
+            said.append(strangeness(features, self.means)[:, None])
+        return torch.cat(said, dim=1)
 
 
 class PredictedFiles(SeededDataset):
@@ -235,7 +249,8 @@ def _made_quick(model: Answering, images: Tensor) -> tuple[Answering, torch.memo
         try:
             if (copied := made()) is None:
                 continue
-            quick = Answering(copied, model.num_classes, model.calibration).to(images.device)
+            quick = Answering(copied, model.num_classes, model.calibration, tta=model.tta)
+            quick.to(images.device)
             found = answers(quick, images[:2].contiguous(memory_format=memory))
         except Exception:  # the model's own code may fail in any way
             continue

@@ -1,16 +1,14 @@
-"""What an exported file answers in a process of its own: numpy and its runtime, nothing else.
-
-python -m resnet_ft.inference.fresh FILE IMAGES.npy ANSWERS.npz THREADS
-"""
+"""How a model's file answers in a process of its own, which `compare_exports` starts."""
 
 import sys
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
 
 def answer(file: str, images: str, answers: str, threads: str) -> None:
-    """Write the probabilities (N, C) of images (N, 3, H, W), uint8, and the seconds for each."""
+    """Write the probabilities (N, C) of bytes (N, 3, H, W), one by one, and the seconds of each."""
     if file.endswith(".onnx"):
         import onnxruntime
 
@@ -18,20 +16,21 @@ def answer(file: str, images: str, answers: str, threads: str) -> None:
         options.intra_op_num_threads = int(threads)
         session = onnxruntime.InferenceSession(file, options)
 
-        def run(image: np.ndarray) -> np.ndarray:
+        def run(image: np.ndarray) -> Any:
             return session.run(["probabilities"], {"images": image})[0]
     else:
         import torch
 
-        from resnet_ft.inference.export import FromBytes
         from resnet_ft.inference.predictor import Predictor
 
         torch.set_num_threads(int(threads))
-        net = FromBytes(Predictor.load(file)).eval()
+        predictor: Any = Predictor.load(file)
+        model, (*_, to_floats, normalise) = predictor.model.cpu(), predictor.transform.transforms
 
-        def run(image: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                return net(torch.from_numpy(image))[0].numpy()
+        @torch.inference_mode()
+        def run(image: np.ndarray) -> Any:
+            logits = model(normalise(to_floats(torch.from_numpy(image))))
+            return (logits / predictor.calibration.temperature).softmax(dim=1).numpy()
 
     found, times = [], [perf_counter()]
     for image in np.load(images):

@@ -4,7 +4,9 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
@@ -16,13 +18,15 @@ from resnet_ft import distributed, engine
 from resnet_ft.data.batches import worker_processes
 from resnet_ft.data.cache import DecodedImages, decode_once
 from resnet_ft.data.folders import PathArray
-from resnet_ft.data.images import Opener, resized, upright_rgb
+from resnet_ft.data.images import Opener, read_image, resized, upright_rgb
 from resnet_ft.data.ranges import Ranges
 from resnet_ft.data.transforms import prepare, preprocessing_in
-from resnet_ft.errors import ParameterError
+from resnet_ft.errors import CheckpointError, ImageError, ParameterError, needed
 from resnet_ft.files import user_path
 from resnet_ft.inference.files import Answering, PredictedFiles, answers
 from resnet_ft.inference.folder import FolderTable, Listing, write_parquet
+from resnet_ft.inference.inputs import AnyImage, Several, as_source, normalised_tensor
+from resnet_ft.inference.prediction import Prediction, small_jpeg
 from resnet_ft.models.calibration import Calibration
 from resnet_ft.models.checkpoint import (
     Checkpoint,
@@ -31,10 +35,12 @@ from resnet_ft.models.checkpoint import (
     weights_digest,
 )
 from resnet_ft.models.cutting import WithFeatures
+from resnet_ft.reading import in_words
+from resnet_ft.remote import is_address, masked, reason_of
 from resnet_ft.training.describe import described
 from resnet_ft.training.options import checked
 
-AnyFile = str | Path | Image.Image
+_AT_ONCE = 32  # images of a list
 
 
 class Predictor:
@@ -62,11 +68,14 @@ class Predictor:
         self.classes = list(classes)
         self.calibration = calibration or Calibration(1.0, "", 0, {}, {})
         net = self.model if self.calibration.strangest is None else WithFeatures(self.model)
-        self._network = Answering(net, len(self.classes), self.calibration)
-        self._network.to(engine.device()).eval()
+        self._network, self._twice = (
+            Answering(net, len(self.classes), self.calibration, tta=tta).to(engine.device()).eval()
+            for tta in (False, True)
+        )
         self.transform = transform
         wanted = preprocessing_in(transform)
         self._resizing = (wanted.side, wanted.interpolation) if wanted else None
+        self._image_size = wanted.image_size if wanted else None
 
     @classmethod
     def load(
@@ -97,37 +106,59 @@ class Predictor:
             calibration=_calibration(path, checkpoint),
         )
 
-    def predict(self, image: AnyFile, top_k: int = 5) -> pd.DataFrame:
-        """The most probable classes of one image: columns `class_name` and `probability`.
+    @classmethod
+    def from_hub(cls, repo_id: str, *, revision: str | None = None) -> "Predictor":
+        """Load the best.pt that `push_to_hub` uploaded to "user/name", or find it in the cache.
 
-        `image` is a path or a PIL image. The table's `attrs` say whether the answer is "unsure" and
-        the image "unfamiliar", where the calibration has a threshold for that. Raises ImageError
-        for a file that cannot be read, and ParameterError for what is neither.
+        A private repository needs `hf auth login` or HF_TOKEN. Raises CheckpointError where there
+        is no such file, and for one that cannot be read.
         """
-        return self.predict_batch([image], top_k)[0]
+        hub = needed("huggingface_hub", "hub")
+        try:
+            file = hub.hf_hub_download(repo_id, "best.pt", revision=revision)
+        except Exception as error:  # of the package, of what it connects with, of the system
+            raise CheckpointError(
+                f"{repo_id} has no best.pt that can be downloaded ({in_words(error)}). Check the "
+                "name and the connection; a private one needs hf auth login, or HF_TOKEN."
+            ) from error
+        return cls.load(file)
 
-    def predict_batch(self, images: Sequence[AnyFile], top_k: int = 5) -> list[pd.DataFrame]:
-        """`predict` for several images at once."""
-        top_k = checked({"top_k": top_k})["top_k"]
-        if isinstance(images, AnyFile):
-            raise ParameterError("predict_batch takes a list of images; predict takes one.")
-        for image in images:
-            if not isinstance(image, AnyFile):
-                raise ParameterError(
-                    f"An image is the path of a file or a PIL image, not {type(image).__name__}. "
-                    "PIL.Image.fromarray makes one of an array of bytes (H, W, 3)."
-                )
-        if not images:
-            return []
-        batch = torch.stack([self._tensor(self._pixels(image)) for image in images])
-        found = answers(self._network, batch.to(engine.device()))
-        shares, flags = found.tensor_split([len(self.classes)], dim=1)
-        most, tables = shares.topk(min(top_k, len(self.classes))), list[pd.DataFrame]()
-        for *best, flagged in zip(*map(Tensor.numpy, most), flags.bool().tolist(), strict=True):
-            names = [self.classes[label] for label in best[1]]
-            tables.append(pd.DataFrame({"class_name": names, "probability": best[0]}))
-            tables[-1].attrs = dict(zip(self._network.flags, flagged, strict=True))
-        return tables
+    @overload
+    def predict(
+        self, image: AnyImage, top_k: int = 5, *, tta: bool = False, normalised: bool = False
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self, image: Several, top_k: int = 5, *, tta: bool = False, normalised: bool = False
+    ) -> list[Prediction]: ...
+    def predict(
+        self, image: Any, top_k: int = 5, *, tta: bool = False, normalised: bool = False
+    ) -> Prediction | list[Prediction]:
+        """The `top_k` most probable classes of an image, or of each image of a list.
+
+        `image` is the path of a file, an http or https address (up to 20 MB within 10 seconds, of
+        an image type), bytes or an open binary file, a PIL image of any mode, an array (H, W),
+        (H, W, 3) or (H, W, 4), or a tensor (3, H, W); arrays and tensors are of uint8 or of floats
+        from 0 to 1. With `normalised`, it is a tensor (3, H, W) as `transform` makes it. With `tta`
+        (test-time augmentation), the probabilities are the mean of those of the image and of its
+        mirror image, in twice the time.
+
+        An array has the answer of the same pixels in a file within 1e-5. A large JPEG file is
+        decoded at a reduced size, and its decoded pixels have its answer within 1e-3. Raises
+        ImageError for what cannot be read, with address or path and reason, and ParameterError for
+        anything else that is no image.
+        """
+        given = {"top_k": top_k, "tta": tta, "normalised": normalised}
+        top_k, tta, normalised = checked(given).values()
+        is_one = not isinstance(image, list | tuple)
+        prepared = (
+            self._prepared(one, "image" if is_one else f"images[{i}]", normalised=normalised)
+            for i, one in enumerate([image] if is_one else image)
+        )
+        found: list[Prediction] = []
+        while batch := list(islice(prepared, _AT_ONCE)):
+            found += self._said(batch, top_k, tta=tta)
+        return found[0] if is_one else found
 
     def predict_folder(
         self,
@@ -139,6 +170,7 @@ class Predictor:
         num_workers: int | None = None,
         cache_dir: str | Path | None = None,
         overwrite: bool = False,
+        tta: bool = False,
     ) -> pd.DataFrame:
         """Every image below a folder: columns `path`, `predicted`, `confidence`, `error`.
 
@@ -147,7 +179,7 @@ class Predictor:
         above 1, `class_2`, `confidence_2` and so on are the next classes. `unsure` and `unfamiliar`
         are columns too, where the calibration has a threshold for that. `num_workers` processes
         (one per core) decode the images; with `cache_dir`, a cache keeps them as for
-        `make_dataloaders`.
+        `make_dataloaders`. `tta` is that of `predict`.
 
         `csv` is a file to write the table to, row by row: the same call continues an interrupted
         one, and reads the table of a finished one. A name that ends in ".parquet" gets that format
@@ -161,9 +193,8 @@ class Predictor:
         DriveError, before any image is read, where `csv` cannot be written. Where that fails later,
         the table goes to a temporary folder, which a warning names.
         """
-        top_k, batch_size, num_workers = checked(
-            {"top_k": top_k, "batch_size": batch_size, "num_workers": num_workers}
-        ).values()
+        given = {"top_k": top_k, "batch_size": batch_size, "num_workers": num_workers, "tta": tta}
+        top_k, batch_size, num_workers, tta = checked(given).values()
         listing, flags = Listing.of(folder), self._network.flags
         table = FolderTable(listing, self.classes, min(top_k, len(self.classes)), batch_size, flags)
         with tempfile.TemporaryDirectory(prefix="resnet_ft-") as made:
@@ -172,21 +203,22 @@ class Predictor:
             if is_parquet and find_spec("pyarrow") is None:
                 raise ParameterError(f"{place} needs pyarrow: pip install pyarrow")
             journal_file = place.with_name(f"{place.name}.csv") if is_parquet else place
-            journal = table.journal(journal_file, self._about())
+            journal = table.journal(journal_file, self._about(tta=tta))
             journal.check(overwrite=overwrite)
             is_complete = table.is_complete(journal)
             if not is_complete:
                 journal.try_to_write(listing.size())
                 images = self._decoded(listing.paths, cache_dir, num_workers)
                 files = PredictedFiles(images, self.transform)
-                journal = table.fill(journal, self._network, files, num_workers)
+                network = self._twice if tta else self._network
+                journal = table.fill(journal, network, files, num_workers)
             found = table.read(journal)
             if is_parquet and distributed.is_main() and not (is_complete and place.exists()):
                 write_parquet(found, place)
             distributed.wait()
         return found
 
-    def _about(self) -> dict[str, object]:
+    def _about(self, *, tta: bool) -> dict[str, object]:
         """What answers depend on, beside the files: plain data."""
         about: dict[str, object] = {
             "model": weights_digest(self.model)[:16],
@@ -200,6 +232,7 @@ class Predictor:
             "temperature": known.temperature if known.temperature != 1 else None,
             "unsure below": known.threshold,
             "unfamiliar above": known.strangest,
+            "tta": tta,
         }
         return {**about, **{name: value for name, value in own.items() if value}}
 
@@ -221,21 +254,51 @@ class Predictor:
         )
         return images
 
-    def _images(self, paths: PathArray | Sequence[str | Path]) -> DecodedImages:
+    def _images(self, paths: PathArray) -> DecodedImages:
         side, interpolation = self._resizing or (None, "bilinear")
         return DecodedImages(
             paths, side, interpolation=interpolation, ranges=self.ranges, opener=self.opener
         )
 
-    def _pixels(self, image: AnyFile) -> np.ndarray:
-        """One image as the data loaders read it: (H, W, 3), uint8."""
-        if not isinstance(image, Image.Image):
-            return self._images([image])[0]
-        image = upright_rgb(image, self.ranges)
-        return np.array(resized(image, *self._resizing) if self._resizing else image)
+    def _prepared(self, image: Any, name: str, *, normalised: bool) -> tuple[Tensor, bytes | None]:
+        """One image for the network, from the pixels that the data loaders read, and to show."""
+        if normalised:
+            return normalised_tensor(image, name, self._image_size), None
+        is_web = isinstance(image, str | Path) and is_address(image)
+        name = masked(image) if isinstance(image, str | Path) else name
+        try:
+            read, resizing = as_source(image, name), self._resizing or ()
+            if not isinstance(read, Image.Image):
+                read = read_image(read, *resizing, ranges=self.ranges, opener=self.opener)
+            else:
+                read = upright_rgb(read, self.ranges)
+                read = resized(read, *resizing) if resizing else read
+        except ParameterError:
+            raise
+        except Exception as error:  # a decoder can fail in any way
+            reason = getattr(error, "reason", "") or masked(reason_of(error))
+            hidden = None if is_web else error  # which may hold the whole address
+            raise ImageError(f"{name}: {reason}. Give another image.", reason) from hidden
+        pixels = np.array(read)
+        return torch.as_tensor(prepare(pixels, self.transform)), small_jpeg(pixels)
 
-    def _tensor(self, pixels: np.ndarray) -> Tensor:
-        return torch.as_tensor(prepare(pixels, self.transform))
+    def _said(
+        self, prepared: list[tuple[Tensor, bytes | None]], top_k: int, *, tta: bool
+    ) -> list[Prediction]:
+        """What the network says of a batch of images."""
+        images, pictures = zip(*prepared, strict=True)
+        network = self._twice if tta else self._network
+        found = answers(network, torch.stack(images).to(engine.device()))
+        shares, flags = found.tensor_split([len(self.classes)], dim=1)
+        best = shares.topk(min(top_k, len(self.classes)))
+        predictions = []
+        for *top, flagged, picture in zip(
+            *map(Tensor.tolist, best), flags.bool().tolist(), pictures, strict=True
+        ):
+            named = [(self.classes[label], share) for share, label in zip(*top, strict=True)]
+            by_name = dict(zip(network.flags, flagged, strict=True))
+            predictions.append(Prediction(named, **by_name, picture=picture))
+        return predictions
 
 
 def _calibration(path: Path, checkpoint: Checkpoint) -> Calibration | None:

@@ -22,10 +22,10 @@ from resnet_ft.notebook import as_unicode, percent
 from resnet_ft.reading import read_json, reading
 from resnet_ft.training.run import load_run
 from resnet_ft.visualize.calibration import plot_calibration, plot_coverage
+from resnet_ft.visualize.curves import plot_history, plot_learning_curve
 from resnet_ft.visualize.images import jpeg_thumbnail
-from resnet_ft.visualize.learning_curve import plot_learning_curve
 from resnet_ft.visualize.map import plot_map
-from resnet_ft.visualize.plots import plot_confusion_matrix, plot_history
+from resnet_ft.visualize.plots import plot_confusion_matrix
 
 _SIDE = 300  # pixels of a photograph
 _PHOTOGRAPHS = 12

@@ -4,17 +4,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
 from resnet_ft.errors import ParameterError
 from resnet_ft.evaluation.calibration import (
     calibration_scores,
     coverage_at,
     cross_calibrated,
 )
-from resnet_ft.evaluation.familiarity import fit_familiarity
 from resnet_ft.evaluation.predictions import Predictions, load_predictions
-from resnet_ft.models.calibration import Calibration
+from resnet_ft.models.calibration import Calibration, strangeness
 from resnet_ft.models.checkpoint import load_checkpoint, tensors_digest
 from resnet_ft.training.run import Run
+
+_FAMILIAR = 0.95  # of the validation images
 
 
 def calibrate(
@@ -68,3 +73,21 @@ def calibrate(
     text = json.dumps(numbers, indent=2) + "\n"  # the means themselves are in best.pt
     run.write("calibration.json", lambda path: path.write_text(text, "utf-8"))
     return found
+
+
+def fit_familiarity(
+    train: Predictions | None, val: Predictions
+) -> tuple[Tensor | None, float | None]:
+    """The mean features of Train's classes, halves, and what 95% of Val are not stranger than.
+
+    A Mahalanobis distance to the nearest class (Lee et al., NeurIPS 2018) of features of length 1,
+    its covariance shrunk to a sphere, which makes it a cosine: that recognised strangers best. None
+    where one of them has no features.
+    """
+    if train is None or train.features is None or val.features is None:
+        return None, None
+    units, labels = normalize(torch.tensor(train.features).float()), torch.tensor(train.labels)
+    sums = torch.zeros(len(train.classes), units.shape[1]).index_add_(0, labels, units)
+    means = normalize(sums[labels.unique()]).half()
+    seen = strangeness(torch.tensor(val.features), means).clamp(0, 1)
+    return means, float(seen.quantile(_FAMILIAR, interpolation="higher"))

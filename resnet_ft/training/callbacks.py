@@ -16,7 +16,7 @@ from resnet_ft.frontend import is_live
 from resnet_ft.notebook import progress_bar
 from resnet_ft.training.describe import describe_training
 from resnet_ft.training.state import TrainingState
-from resnet_ft.visualize.plots import plot_history
+from resnet_ft.visualize.curves import plot_history
 from resnet_ft.visualize.style import BLUE, style
 
 if TYPE_CHECKING:

@@ -134,6 +134,8 @@ _OTHERS: dict[str, Any] = {
     "folder": str | None,
     "image": str | None,
     "top_k": _Count,
+    "tta": bool,
+    "normalised": bool,
 }
 
 # What each name may be, wherever it is a parameter.

@@ -134,9 +134,9 @@ def test_top_k_adds_columns_for_the_next_classes(predictor, images, tmp_path):
     assert table.loc[2].drop(["path", "error"]).isna().all()
     for row in table.drop(index=2).itertuples():
         expected = predictor.predict(images / row.path)
-        assert [row.predicted, row.class_2, row.class_3] == expected["class_name"].tolist()
+        assert [row.predicted, row.class_2, row.class_3] == [name for name, _ in expected.top]
         found = [row.confidence, row.confidence_2, row.confidence_3]
-        assert found == pytest.approx(expected["probability"].tolist(), abs=1e-6)
+        assert found == pytest.approx([share for _, share in expected.top], abs=1e-6)
 
 
 @pytest.mark.processes
@@ -160,9 +160,9 @@ def test_any_transform_will_do(transform, images):
     table = predictor.predict_folder(images, num_workers=0, batch_size=4)
     assert table["error"].notna().sum() == 1
     for row in table.dropna(subset="predicted").itertuples():
-        best = predictor.predict(images / row.path).iloc[0]
-        assert row.predicted == best["class_name"]
-        assert row.confidence == pytest.approx(best["probability"], abs=1e-5)
+        best = predictor.predict(images / row.path)
+        assert row.predicted == best.class_name
+        assert row.confidence == pytest.approx(best.confidence, abs=1e-5)
 
 
 def test_a_network_is_quicker_as_a_copy_and_stays_as_it_is(images):
@@ -176,8 +176,8 @@ def test_a_network_is_quicker_as_a_copy_and_stays_as_it_is(images):
     for name, (tensor, stride) in before.items():
         assert torch.equal(after[name], tensor) and after[name].stride() == stride
     for row in table.itertuples():
-        best = predictor.predict(images / row.path).iloc[0]
-        assert row.confidence == pytest.approx(best["probability"], abs=1e-5)
+        best = predictor.predict(images / row.path)
+        assert row.confidence == pytest.approx(best.confidence, abs=1e-5)
 
 
 def test_a_quick_copy_is_made_once_for_the_same_weights(images):
@@ -192,8 +192,8 @@ def test_a_quick_copy_is_made_once_for_the_same_weights(images):
         model.fc.bias[2] += 5
     later = predictor.predict_folder(images, num_workers=0).dropna(subset="predicted")
     assert set(later["predicted"]) == {CLASSES[2]} != set(first["predicted"].dropna())
-    best = predictor.predict(images / later["path"].iloc[0]).iloc[0]
-    assert later["confidence"].iloc[0] == pytest.approx(best["probability"], abs=1e-5)
+    best = predictor.predict(images / later["path"].iloc[0])
+    assert later["confidence"].iloc[0] == pytest.approx(best.confidence, abs=1e-5)
 
 
 @pytest.mark.parametrize("threads", [2, 5])
@@ -236,9 +236,9 @@ def test_a_network_that_cannot_be_copied_so_is_used_as_it_is(network, images):
     predictor = Predictor(network(), CLASSES, eval_transform(8))
     table = predictor.predict_folder(images, num_workers=0)
     for row in table.dropna(subset="predicted").itertuples():
-        best = predictor.predict(images / row.path).iloc[0]
-        assert row.predicted == best["class_name"]
-        assert row.confidence == pytest.approx(best["probability"], abs=1e-6)
+        best = predictor.predict(images / row.path)
+        assert row.predicted == best.class_name
+        assert row.confidence == pytest.approx(best.confidence, abs=1e-6)
 
 
 def test_the_same_call_reads_a_finished_table(predictor, images, tmp_path):

@@ -32,6 +32,10 @@ from resnet_ft import (
 PREPROCESSING = {"image_size": 16, "mean": [0.0] * 3, "std": [1.0] * 3}
 
 
+def approx(top):
+    return [(name, pytest.approx(share, abs=1e-5)) for name, share in top]
+
+
 @pytest.fixture
 def predictor():
     """Distinguishes red, green and blue by their share of the image."""
@@ -48,15 +52,16 @@ def predictor():
 def test_one_image_gives_its_most_probable_classes_in_order(predictor, tmp_path):
     path = write_image(tmp_path / "a.png", colour=(20, 60, 220))
     prediction = predictor.predict(path)
-    assert prediction["class_name"].tolist() == ["blue", "green", "red"]
-    assert prediction["probability"].sum() == pytest.approx(1)
-    assert prediction["probability"].is_monotonic_decreasing
-    assert len(predictor.predict(path, top_k=1)) == 1
+    assert [name for name, _ in prediction.top] == ["blue", "green", "red"]
+    shares = [share for _, share in prediction.top]
+    assert sum(shares) == pytest.approx(1) and shares == sorted(shares, reverse=True)
+    assert (prediction.class_name, prediction.confidence) == prediction.top[0]
+    assert predictor.predict(path, top_k=1).top == prediction.top[:1]
 
 
 def test_paths_and_open_images_are_the_same(predictor, tmp_path):
     path = write_image(tmp_path / "a.png")
-    pd.testing.assert_frame_equal(predictor.predict(str(path)), predictor.predict(Image.open(path)))
+    assert predictor.predict(str(path)) == predictor.predict(Image.open(path))
 
 
 def test_an_open_image_is_turned_upright_too(predictor):
@@ -70,8 +75,10 @@ def test_an_open_image_is_turned_upright_too(predictor):
 
 def test_a_batch_is_the_same_as_one_by_one(predictor, tmp_path):
     paths = [write_image(tmp_path / f"{i}.png", colour=(90 * i, 90, 90)) for i in range(3)]
-    for path, prediction in zip(paths, predictor.predict_batch(paths), strict=True):
-        pd.testing.assert_frame_equal(prediction, predictor.predict(path))
+    for path, prediction in zip(paths, predictor.predict(paths), strict=True):
+        assert prediction.top == approx(predictor.predict(path).top)
+    assert predictor.predict(tuple(paths), top_k=1)[2].top == predictor.predict(paths)[2].top[:1]
+    assert predictor.predict([]) == []
 
 
 def test_a_folder_gives_a_row_per_image_and_lists_what_cannot_be_read(predictor, tmp_path):
@@ -115,9 +122,9 @@ def test_a_checkpoint_alone_predicts_as_evaluation_did(photos, tmp_path):
         warnings.simplefilter("error")  # no complaint about random weights on loading
         predictor = Predictor.load(path)
     for row in evaluate(model, loaders["val"]).table.itertuples():
-        answer = predictor.predict(row.path).iloc[0]
-        assert answer["class_name"] == row.predicted
-        assert answer["probability"] == pytest.approx(row.confidence, abs=1e-5)
+        answer = predictor.predict(row.path)
+        assert answer.class_name == row.predicted
+        assert answer.confidence == pytest.approx(row.confidence, abs=1e-5)
 
 
 WITHOUT_LIBRARY = """
@@ -148,7 +155,7 @@ def test_the_notebook_predicts_the_same_without_this_library(tmp_path):
     code = WITHOUT_LIBRARY.format(cells="\n".join(cells))
     command = [sys.executable, "-c", code, str(path), str(image)]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    expected = Predictor.load(path).predict(image).set_index("class_name")["probability"]
+    expected = dict(Predictor.load(path).predict(image).top)
     found = json.loads(run.stdout.splitlines()[-1])
     assert found == pytest.approx([expected[name] for name in "abc"], abs=1e-5)
 
@@ -165,7 +172,7 @@ def test_a_custom_model_or_transform_has_to_be_handed_in(tmp_path):
         Predictor.load(path, transform=eval_transform(8))
     predictor = Predictor.load(path, model, transform=eval_transform(8))
     answer = predictor.predict(Image.new("RGB", (9, 9)))
-    assert set(answer["class_name"]) == {"a", "b"}
+    assert set(dict(answer.top)) == {"a", "b"}
 
 
 def test_predictions_are_no_formulas_in_a_spreadsheet(tmp_path, small_network):
@@ -177,19 +184,14 @@ def test_predictions_are_no_formulas_in_a_spreadsheet(tmp_path, small_network):
     assert table["predicted"][0] in ("=1+1", "-b")
 
 
-@pytest.mark.parametrize("image", [None, 3, np.zeros((4, 4, 3), np.uint8), b"bytes"])
-def test_what_is_no_image_is_refused_with_what_is_one(predictor, image):
-    with pytest.raises(ParameterError, match=f"or a PIL image, not {type(image).__name__}"):
-        predictor.predict(image)
-
-
 def test_numbers_that_make_no_sense_are_refused_by_name(predictor, tmp_path):
     path = write_image(tmp_path / "a.png")
     for top_k in (-1, 0, "many"):
         with pytest.raises(ParameterError, match="top_k="):
             predictor.predict(path, top_k=top_k)
-    with pytest.raises(ParameterError, match="takes a list"):
-        predictor.predict_batch(str(path))
+    for option in ("tta", "normalised"):
+        with pytest.raises(ParameterError, match=f"{option}='perhaps'"):
+            predictor.predict(path, **{option: "perhaps"})
     with pytest.raises(ParameterError, match="batch_size=0"):
         predictor.predict_folder(tmp_path, batch_size=0)
     with pytest.raises(ParameterError, match="num_workers=-1"):
@@ -268,14 +270,14 @@ def rooms(tmp_path):
 
 
 def test_probabilities_are_divided_by_the_temperature(predictor, rooms):
-    plain = predictor.predict(rooms / "1.png").set_index("class_name")["probability"]
+    plain = pd.Series(dict(predictor.predict(rooms / "1.png").top))
     cooler = Predictor(
         predictor.model,
         predictor.classes,
         predictor.transform,
         calibration=calibration(temperature=2.0),
     )
-    found = cooler.predict(rooms / "1.png").set_index("class_name")["probability"]
+    found = pd.Series(dict(cooler.predict(rooms / "1.png").top))
     expected = plain**0.5 / (plain**0.5).sum()  # softmax(z / 2) is proportional to sqrt(softmax(z))
     assert np.allclose(found, expected[found.index], atol=1e-6)
     table = cooler.predict_folder(rooms)
@@ -297,7 +299,8 @@ def test_answers_below_the_threshold_are_unsure(predictor, rooms, tmp_path):
     assert list(table)[-2:] == ["unsure", "error"]
     assert table["unsure"].tolist() == [False, False, False, True, pd.NA]
     for row in table[:4].itertuples():
-        assert careful.predict(rooms / row.path).attrs == {"unsure": row.unsure}
+        prediction = careful.predict(rooms / row.path)
+        assert (prediction.unsure, prediction.unfamiliar) == (row.unsure, None)
     saved = pd.read_csv(tmp_path / "out.csv")
     assert saved["unsure"].dropna().astype(bool).tolist() == [False, False, False, True]
     again = careful.predict_folder(rooms, tmp_path / "out.csv", top_k=2)
@@ -328,8 +331,8 @@ def test_images_whose_features_are_unlike_those_of_training_are_unfamiliar(rooms
     expected = (strange > limit).tolist()
     assert sum(expected) == 2
     for number in range(4):
-        attributes = wary.predict(rooms / f"{number}.png").attrs
-        assert attributes == {"unsure": False, "unfamiliar": expected[number]}
+        prediction = wary.predict(rooms / f"{number}.png")
+        assert (prediction.unsure, prediction.unfamiliar) == (False, expected[number])
     assert len(passes) == 4  # features and logits are of one pass
     torch.set_num_threads(threads)
     table = wary.predict_folder(rooms, batch_size=1, num_workers=0)

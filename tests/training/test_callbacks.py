@@ -28,7 +28,7 @@ from resnet_ft.training.averaging import WeightAverage
 from resnet_ft.training.callbacks import Callback, EarlyStop, LivePlot, Tracker
 from resnet_ft.training.loop import train_model
 from resnet_ft.training.schedule import PerStep
-from resnet_ft.visualize.plots import plot_history
+from resnet_ft.visualize.curves import plot_history
 
 
 @pytest.fixture

@@ -54,6 +54,6 @@ def test_a_new_head_on_a_frozen_model_tells_ants_from_bees(tmp_path):
 
     predictor = Predictor.load(tmp_path / "best.pt", efficientnet_lite0(2))
     table = evaluate(model, loaders["val"]).table
-    answer = predictor.predict(table["path"][0]).iloc[0]
-    assert answer["class_name"] == table["predicted"][0]
-    assert answer["probability"] == pytest.approx(table["confidence"][0], abs=1e-4)
+    answer = predictor.predict(table["path"][0])
+    assert answer.class_name == table["predicted"][0]
+    assert answer.confidence == pytest.approx(table["confidence"][0], abs=1e-4)

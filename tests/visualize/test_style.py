@@ -16,7 +16,6 @@ from resnet_ft import (
     plot_class_counts,
     plot_confusion_matrix,
     plot_image_sizes,
-    plot_prediction,
     show_images,
 )
 from resnet_ft.visualize.style import style
@@ -45,12 +44,6 @@ def confusion_matrix():
     return plot_confusion_matrix(Predictions(table, np.zeros((4, 4)), NAMES)).figure
 
 
-def prediction():
-    return plot_prediction(
-        IMAGE, pd.DataFrame({"class_name": NAMES, "probability": [0.4, 0.3, 0.2, 0.1]})
-    )
-
-
 def titles():
     return show_images([IMAGE] * 4, NAMES, title=NAMES[0])
 
@@ -63,7 +56,7 @@ def legend():
 
 
 @pytest.mark.parametrize(
-    "figure", [class_counts, confusion_matrix, prediction, titles, legend], ids=lambda f: f.__name__
+    "figure", [class_counts, confusion_matrix, titles, legend], ids=lambda f: f.__name__
 )
 def test_names_are_shown_as_they_are_written(figure):
     assert set(NAMES) <= shown(figure())
@@ -77,11 +70,6 @@ def test_a_title_on_axes_of_ones_own_is_shown_as_it_is_written():
 
 def test_a_file_name_that_is_no_unicode_can_be_a_title():
     assert {"caf?.jpg", "caf?"} <= shown(show_images([IMAGE], ["caf\udce9.jpg"], title="caf\udce9"))
-
-
-def test_a_name_on_top_of_a_prediction_is_shown_as_it_is_written():
-    best = pd.DataFrame({"class_name": [NAMES[0]], "probability": [1.0]})
-    assert r"$\frac$, with >99.9% probability" in shown(plot_prediction(IMAGE, best))
 
 
 def test_logarithmic_axes_have_plain_numbers():

@@ -1,7 +1,6 @@
 """The widgets, driven as a browser would: a value changes, and something is shown."""
 
 import io
-from datetime import UTC, datetime
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -9,11 +8,9 @@ import pytest
 import torch
 from conftest import write_image
 from PIL import Image
-from torch import nn
 
 from resnet_ft import (
     ParameterError,
-    Predictor,
     Preprocessing,
     browse_dataset,
     eval_transform,
@@ -21,10 +18,8 @@ from resnet_ft import (
     index_dataset,
     make_dataloaders,
     train_transform,
-    upload_and_predict,
 )
 from resnet_ft.widgets.browse import augmented_views
-from resnet_ft.widgets.upload import _files
 
 
 def png_size(image: ipywidgets.Image) -> tuple[int, int]:
@@ -143,63 +138,3 @@ def test_the_explorer_shows_the_crops_of_training(photos):
             assert torch.equal(view, train[epoch, index][0])
     lighter = augmented_views(train, 0, wanted, strength="light")
     assert not torch.equal(lighter[0], train[0, 0][0])
-
-
-class Colour(nn.Module):
-    def forward(self, images):
-        return 5 * images.mean(dim=(2, 3))
-
-
-@pytest.fixture
-def predictor():
-    return Predictor(Colour(), ["red", "green", "blue"], eval_transform(16))
-
-
-def test_uploads_are_understood_in_both_versions_of_ipywidgets():
-    version_7 = {"a.png": {"metadata": {"name": "a.png"}, "content": b"one"}}
-    version_8 = ({"name": "a.png", "content": memoryview(b"one")},)
-    assert list(_files(version_7)) == list(_files(version_8)) == [("a.png", b"one")]
-
-
-def send(upload: ipywidgets.FileUpload, name: str, content: bytes) -> None:
-    """Do what a browser does when a file is chosen, in the installed version of ipywidgets."""
-    if ipywidgets.__version__.startswith("7."):
-        with upload.hold_trait_notifications():
-            upload.metadata, upload.data = [{"name": name}], [content]
-            upload._counter += 1
-    else:
-        file = {"name": name, "type": "", "size": len(content), "content": memoryview(content)}
-        upload.value = ({**file, "last_modified": datetime(2026, 1, 1, tzinfo=UTC)},)
-
-
-def test_what_is_dropped_is_predicted(predictor, tmp_path):
-    upload, results = upload_and_predict(predictor).children
-    content = write_image(tmp_path / "a.png", colour=(20, 20, 220)).read_bytes()
-    send(upload, "a.png", content)
-    name, shown = results.children[0].children
-    assert "a.png" in name.value
-    assert png_size(shown)[0] > 100
-
-
-def test_the_same_file_can_be_uploaded_again(predictor, tmp_path):
-    upload, results = upload_and_predict(predictor).children
-    content = write_image(tmp_path / "a.png").read_bytes()
-    send(upload, "a.png", content)
-    assert not upload.value  # cleared, or the browser's next value would be no change
-    (first,) = results.children
-    send(upload, "a.png", content)
-    (second,) = results.children
-    assert second is not first
-
-
-def test_files_can_be_dropped_on_the_upload_button(predictor, capsys):
-    upload, _ = upload_and_predict(predictor).children
-    assert "resnet-ft-drop" in upload._dom_classes  # what the script looks for
-    assert "Javascript object" in capsys.readouterr().out  # display() outside of a notebook
-
-
-def test_an_upload_that_cannot_be_read_is_named(predictor):
-    upload, results = upload_and_predict(predictor).children
-    send(upload, "<b>.jpg", b"no image")
-    assert "&lt;b&gt;.jpg" in results.children[0].value
-    assert "not an image" in results.children[0].value

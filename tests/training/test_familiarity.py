@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from resnet_ft import Predictions
-from resnet_ft.evaluation.familiarity import fit_familiarity
 from resnet_ft.models.calibration import strangeness
+from resnet_ft.training.calibrate import fit_familiarity
 
 
 def seen(features, labels, classes=("ant", "bee")):
