@@ -83,7 +83,7 @@ _LIBRARY: Any = resnet_ft  # whose names load when they are used
 _Result = tuple[str, object]  # a text, and what --json writes
 
 app = typer.Typer(
-    epilog="To try it, with photographs that it draws itself: resnet_ft train sample",
+    epilog="To try it on drawings: resnet_ft train sample --arch resnet18",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={
@@ -346,7 +346,7 @@ def export(
     allow_changes: bool = False,
     examples: bool = True,
 ) -> _Result:
-    """Write a model for other programs, a web page, or all in one .zip."""
+    """Write a model for other programs, or as a web page."""
     kind, _, precision = format.partition("-")
     function = getattr(_LIBRARY, kind if kind == "bundle" else f"export_{kind}")
     options = {"precision": precision, "data_dir": data_dir, "allow_changes": allow_changes}
