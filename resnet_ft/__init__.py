@@ -82,6 +82,7 @@ _PUBLIC = {
     "inference.export": "export_onnx export_safetensors",
     "inference.check": "compare_exports",
     "inference.prediction": "Prediction",
+    "inference.web": "export_web",
     "reporting.page": "report",
     "reporting.card": "model_card",
     "reporting.bundle": "bundle push_to_hub",

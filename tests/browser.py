@@ -26,6 +26,8 @@ WIDTHS = (1400, 400)  # pixels: a laptop and a phone
 _REQUIRED = os.environ.get("RESNET_FT_REQUIRE_BROWSER") == "1"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+# A camera that shows a test picture, and that every page may use.
+_ARGUMENTS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 _TALLEST = 12_000  # pixels of a picture
 _MINUTE = 60_000  # Playwright counts milliseconds
 
@@ -36,7 +38,7 @@ def missing(reason: str) -> None:
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
+def chromium(*arguments: str) -> Iterator[Any]:
     """Playwright's browser, with the Chromium or Chrome of this machine."""
     try:
         from playwright.sync_api import sync_playwright
@@ -46,7 +48,9 @@ def chromium() -> Iterator[Any]:
     if program is None:
         missing("there is no Chromium: on Debian and Ubuntu, apt install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=_ARGUMENTS)
+        browser = playwright.chromium.launch(
+            executable_path=program, args=[*_ARGUMENTS, *arguments]
+        )
         yield browser
         browser.close()
 

@@ -35,6 +35,7 @@ from resnet_ft.models.checkpoint import (
     weights_digest,
 )
 from resnet_ft.models.cutting import WithFeatures
+from resnet_ft.notebook import shorten
 from resnet_ft.reading import in_words
 from resnet_ft.remote import is_address, masked, reason_of
 from resnet_ft.training.describe import described
@@ -260,12 +261,10 @@ class Predictor:
             paths, side, interpolation=interpolation, ranges=self.ranges, opener=self.opener
         )
 
-    def _prepared(self, image: Any, name: str, *, normalised: bool) -> tuple[Tensor, bytes | None]:
-        """One image for the network, from the pixels that the data loaders read, and to show."""
-        if normalised:
-            return normalised_tensor(image, name, self._image_size), None
+    def _pixels(self, image: Any, name: str = "image") -> np.ndarray:
+        """One image as the data loaders read it: (H, W, 3), uint8."""
         is_web = isinstance(image, str | Path) and is_address(image)
-        name = masked(image) if isinstance(image, str | Path) else name
+        name = shorten(masked(image) or "''", 300) if isinstance(image, str | Path) else name
         try:
             read, resizing = as_source(image, name), self._resizing or ()
             if not isinstance(read, Image.Image):
@@ -276,10 +275,16 @@ class Predictor:
         except ParameterError:
             raise
         except Exception as error:  # a decoder can fail in any way
-            reason = getattr(error, "reason", "") or masked(reason_of(error))
+            reason = (getattr(error, "reason", "") or masked(reason_of(error))).rstrip(".")
             hidden = None if is_web else error  # which may hold the whole address
             raise ImageError(f"{name}: {reason}. Give another image.", reason) from hidden
-        pixels = np.array(read)
+        return np.array(read)
+
+    def _prepared(self, image: Any, name: str, *, normalised: bool) -> tuple[Tensor, bytes | None]:
+        """One image for the network, and as a small picture."""
+        if normalised:
+            return normalised_tensor(image, name, self._image_size), None
+        pixels = self._pixels(image, name)
         return torch.as_tensor(prepare(pixels, self.transform)), small_jpeg(pixels)
 
     def _said(

@@ -139,6 +139,7 @@ _OTHERS: dict[str, Any] = {
     "top_k": _Count,
     "tta": bool,
     "normalised": bool,
+    **dict.fromkeys(("make_onnx", "make_web_page", "make_bundle"), bool),
 }
 
 # What each name may be, wherever it is a parameter.
@@ -177,7 +178,10 @@ NOTEBOOKS: dict[str, tuple[str, ...]] = {
         *("runs_dir", "run_name", "data_dir", "batch_size", "num_images", "compare_with"),
         *("num_workers", *_PLACES),
     ),
-    "05_infer": ("runs_dir", "run_name", "folder", "image", "top_k", "batch_size", *_PLACES),
+    "05_infer": (
+        *("runs_dir", "run_name", "folder", "image", "top_k", "make_onnx", "make_web_page"),
+        *("make_bundle", "batch_size", *_PLACES),
+    ),
 }
 
 

@@ -340,3 +340,28 @@ def test_images_whose_features_are_unlike_those_of_training_are_unfamiliar(rooms
     assert table["unfamiliar"].tolist() == [*expected, pd.NA]
     plain = Predictor(model, ["a", "b"], transform).predict_folder(rooms, num_workers=0)
     assert np.allclose(table["confidence"], plain["confidence"], atol=1e-5, equal_nan=True)
+
+
+def test_test_time_augmentation_is_the_mean_of_an_image_and_its_mirror_image(rooms):
+    torch.manual_seed(0)
+    model = build_model("resnet18", 2, weights=None)
+    image = np.asarray(Image.open(rooms / "0.png"))[:, :40].copy()  # a square
+    image[:, 20:] = (10, 200, 10)  # whose two halves differ
+    found = [
+        calibration(threshold=limit, strangest=0.4, means=torch.ones(1, 512).half())
+        for limit in (0.0, 1.0)
+    ]
+    for known in found:
+        predictor = Predictor(model, ["a", "b"], eval_transform(16), calibration=known)
+        both = [dict(one.top)["a"] for one in predictor.predict([image, image[:, ::-1]])]
+        assert abs(both[0] - both[1]) > 1e-4
+        twice = predictor.predict(image, tta=True)
+        assert dict(twice.top)["a"] == pytest.approx(np.mean(both), abs=1e-5)
+        assert twice.unsure == bool(known.threshold) and twice.unfamiliar is not None
+    Image.fromarray(image).save(rooms / "halves.png")
+    table = predictor.predict_folder(rooms, rooms / "t.csv", tta=True, num_workers=0)
+    row = table[table["path"] == "halves.png"].iloc[0]
+    assert (row["predicted"], row["unsure"]) == (twice.class_name, True)
+    assert row["confidence"] == pytest.approx(twice.confidence, abs=1e-5)
+    with pytest.raises(ParameterError, match="another tta"):
+        predictor.predict_folder(rooms, rooms / "t.csv", num_workers=0)
