@@ -329,7 +329,7 @@ def predict(
     if csv is None:
         shown = _LIBRARY.show_table(table, {"confidence": _LIBRARY.percent}, index=False)
         return repr(shown), table.astype(object).where(table.notna(), None).to_dict("records")
-    counts = {"files that cannot be read": int(table["error"].notna().sum())}
+    counts = {"unreadable": int(table["error"].notna().sum())}
     for flag in table.columns.intersection(["unsure", "unfamiliar"]):
         counts[flag] = int(table[flag].eq(True).sum())
     text = ", ".join(f"{count:,} {name}" for name, count in counts.items())
