@@ -120,7 +120,10 @@ def test_anything_else_is_no_prepared_tensor(predictor, wrong):
 
 def test_with_a_transform_of_ones_own_prepared_tensors_have_any_size():
     predictor = Predictor(Shares(), ["red", "green", "blue"], lambda image: torch.zeros(3, 4, 4))
-    assert predictor.predict(torch.zeros(3, 5, 7), normalised=True).confidence < 0.34
+    images = [torch.zeros(3, 5, 7), torch.zeros(3, 6, 6)]
+    assert [one.confidence < 0.34 for one in predictor.predict(images, normalised=True)] == [
+        True
+    ] * 2
     for wrong in (torch.zeros(3, 5), torch.zeros(3, 0, 5), torch.zeros(1, 3, 5, 7)):
         with pytest.raises(ParameterError, match=r"finite floats \(3, H, W\)"):
             predictor.predict(wrong, normalised=True)
