@@ -83,7 +83,7 @@ _LIBRARY: Any = resnet_ft  # whose names load when they are used
 _Result = tuple[str, object]  # a text, and what --json writes
 
 app = typer.Typer(
-    epilog="To try it, with photographs that it draws itself: resnet_ft train sample",
+    epilog="To try it on drawings: resnet_ft train sample --arch resnet18",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={
@@ -329,7 +329,7 @@ def predict(
     if csv is None:
         shown = _LIBRARY.show_table(table, {"confidence": _LIBRARY.percent}, index=False)
         return repr(shown), table.astype(object).where(table.notna(), None).to_dict("records")
-    counts = {"files that cannot be read": int(table["error"].notna().sum())}
+    counts = {"unreadable": int(table["error"].notna().sum())}
     for flag in table.columns.intersection(["unsure", "unfamiliar"]):
         counts[flag] = int(table[flag].eq(True).sum())
     text = ", ".join(f"{count:,} {name}" for name, count in counts.items())
@@ -346,7 +346,7 @@ def export(
     allow_changes: bool = False,
     examples: bool = True,
 ) -> _Result:
-    """Write a model for other programs, a web page, or all in one .zip."""
+    """Write a model for other programs, or as a web page."""
     kind, _, precision = format.partition("-")
     function = getattr(_LIBRARY, kind if kind == "bundle" else f"export_{kind}")
     options = {"precision": precision, "data_dir": data_dir, "allow_changes": allow_changes}

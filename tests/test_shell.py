@@ -140,7 +140,7 @@ def test_one_command_trains_evaluates_and_reports(trained):
     assert "Report: runs/photos-resnet18/report.html" in answer.stdout
     progress = answer.stderr
     assert "photos: 136 images (80 train, 32 val, 24 test) of 2 classes. Nothing was" in progress
-    assert "epoch  1/1" in progress and "epoch" not in answer.stdout
+    assert "epoch  1/1" in progress and "loss" not in answer.stdout
     assert "Warning: Taken as it is meant: weights 'none' as None.\n" in progress
     assert not {"\r", "\x1b"} & {*progress, *answer.stdout}  # a log gets no bars
     assert json.loads((run / "config.json").read_text())["data_source"] == "photos"
@@ -216,7 +216,7 @@ def test_mistakes_are_told_in_a_line(arguments, said, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ("predict none.pt none.jpg", 1, r"^CheckpointError: There is no checkpoint .*\n$"),
+        ("stage nowhere", 1, r"^DatasetError: There is no data set at nowhere.*\n$"),
         ("train . --epochs x", 2, "valid integer"),
         ("train . --mix all", 2, "not one of 'mixup', 'cutmix', 'both'"),
         ("train", 2, "Usage: resnet_ft train SOURCE"),
@@ -269,19 +269,14 @@ def test_names_do_not_command_the_terminal(evil):
     assert "\\x1b" in ended.value.code and "\x1b" not in ended.value.code
 
 
-def test_any_terminal_and_any_pipe_will_do(evil):
-    arguments = ("predict", evil / "best.pt", evil / "a.png", "--top_k", "2")
-    assert "Bl?te" in shell(*arguments, PYTHONIOENCODING="ascii").stdout
+def test_any_terminal_and_any_pipe_will_do(photos):
+    folder = photos.rename(photos.with_name("Blüte"))
+    assert "/Bl?te: 23 images" in shell("audit", folder, PYTHONIOENCODING="ascii").stdout
     reading, writing = os.pipe()
     os.close(reading)  # as `| head` does when it has read enough
-    ended = subprocess.run(
-        [sys.executable, "-m", "resnet_ft", *map(str, arguments)],
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "resnet_ft", "audit", str(folder)]
+    options = {"stdout": writing, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    ended = subprocess.run(command, check=False, **options)
     os.close(writing)
     assert ended.returncode == 0 and ended.stderr == ""
 

@@ -60,7 +60,7 @@ class Prediction:
             for name, share in self.top
         )
         source = f"data:image/jpeg;base64,{b64encode(self.picture or b'').decode()}"
-        picture = f"<img alt='' src='{source}'>" if self.picture else ""
+        picture = f"<img alt='' style='min-width:96px' src='{source}'>" if self.picture else ""
         return scrolling(
             f"<div class='{NO_FORMULAS}' style='display:flex;flex-wrap:wrap;gap:1em;"
             f"align-items:center'>{picture}<table><tr>{rows}</tr></table><b>{self._flags()}</b></div>"
