@@ -175,7 +175,8 @@ def _halve(graph: Any, onnx: Any) -> None:
     """Store weights in half precision; runtimes convert them once, when they load the file."""
     for tensor in graph.graph.initializer:
         name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.size >= _LARGE:
+        fits = abs(values).max(initial=0) <= np.finfo(np.float16).max
+        if values.dtype == np.float32 and values.size >= _LARGE and fits:
             half = onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
             tensor.CopyFrom(half)
             cast = onnx.helper.make_node("Cast", [half.name], [name], to=onnx.TensorProto.FLOAT)
