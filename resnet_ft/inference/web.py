@@ -44,13 +44,14 @@ def export_web(
     data_dir: str | Path | None = None,
     examples: bool = True,
     offline: bool = True,
+    allow_changes: bool = False,
 ) -> Path:
     """Write a web page on which the model answers in the visitor's browser; returns its folder.
 
     `model` is the folder of a run or a checkpoint file. Any static host can show the folder, and
     `python -m http.server --directory site` here. Images are prepared as `Predictor` does it, and
     sent nowhere. `precision` "auto" is "fp16" for up to 30 million weights, such as ResNet50, and
-    "int8" for more: see `export_onnx`, which also takes `data_dir`.
+    "int8" for more: see `export_onnx`, which also takes `data_dir` and `allow_changes`.
 
     With `examples`, the page shows up to six validation images from the run's `data_source`, or
     from `data_dir`. **They are published with it**: give False where they should not be. `offline`
@@ -69,7 +70,8 @@ def export_web(
     runtime = _runtime() if offline else None
     with tempfile.TemporaryDirectory(prefix="resnet_ft-") as made:
         site = shutil.copytree(_PAGE, Path(made, "site"))
-        file = export_onnx(model, site / "model.onnx", precision=precision, data_dir=data_dir)
+        options: dict[str, Any] = {"data_dir": data_dir, "allow_changes": allow_changes}
+        file = export_onnx(model, site / "model.onnx", precision=precision, **options)
         if runtime is not None:
             shutil.copytree(runtime, site, dirs_exist_ok=True)
         onnx: Any = import_module("onnx")
