@@ -192,8 +192,10 @@ def _quantise(plain: Path, made: Path, images: np.ndarray) -> None:
             image = next(self.one_by_one, None)
             return None if image is None else {"images": image[None]}
 
+    prepared = plain.with_name("prepared.onnx")
+    quantization.shape_inference.quant_pre_process(plain, prepared, skip_symbolic_shape=True)
     quantization.quantize_static(
-        plain,
+        prepared,
         made,
         Images(),
         op_types_to_quantize=[*_QUANTISED],

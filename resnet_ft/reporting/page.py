@@ -56,8 +56,7 @@ def report(
     heads, found = saved.pop("heads", None), {**(predictions or saved)}
     if "val" not in found:
         raise DatasetError(
-            f"There is no {files['val']}. Evaluate the run with notebook 04 or "
-            "resnet_ft evaluate."
+            f"There is no {files['val']}. Evaluate the run with notebook 04 or resnet_ft evaluate."
         )
     audit = None if data_dir is None else audit_dataset(data_dir)
     val, history, table = found["val"], run.history, found["val"].table

