@@ -27,14 +27,15 @@ import resnet_ft
 from resnet_ft.errors import ParameterError, ResnetFtError
 from resnet_ft.training.options import FineTuneOptions, RunOptions
 
-# What each argument and option means, whichever command has it.
+# What each ARGUMENT and option means, whichever command has it.
 HELP = {
-    "source": 'photographs: a folder, an archive, an address, "kaggle:owner/name" or "sample"',
-    "run": "the folder of a trained run, such as runs/photos-resnet101",
-    "model": "the folder of a trained run, or its best.pt",
-    "images": "a folder of photographs, or one or several files",
-    "destination": "the folder to write to",
-    "path": "the file or folder to write",
+    "DATA_DIR": "a folder of images",
+    "SOURCE": 'photographs: a folder, an archive, an address, "kaggle:owner/name" or "sample"',
+    "RUN": "the folder of a trained run, such as runs/photos-resnet101",
+    "MODEL": "the folder of a trained run, or its best.pt",
+    "IMAGES": "a folder of photographs, one or several files, or the address of one",
+    "DESTINATION": "the folder to write to",
+    "PATH": "the file or folder to write; by default named after the format",
     "allow_changes": "write it although its answers differ from the checkpoint's",
     "arch": "the network: resnet18 to resnet152, resnext50_32x4d, timm/NAME and more",
     "accuracy": "mark answers as unsure so that this share of the others is right",
@@ -46,7 +47,7 @@ HELP = {
     "clip_grad_norm": "limit the norm of all gradients, for example to 1",
     "config": "a config.json to train or to resume; the same as giving it in place of SOURCE",
     "csv": "the table to write, .csv or .parquet; of a folder, by default predictions.csv",
-    "data_dir": "where the images are, if not where they were",
+    "data_dir": "where the images are now, if the run does not know",
     "epochs": "passes over all images; by default 5, from random weights 25; 0: the head alone",
     "examples": "publish up to six of the photographs with the page",
     "flawed": "with one of each flaw that real data sets have",
@@ -173,7 +174,7 @@ def _described(parameter: Parameter) -> Parameter:
     if parameter.kind is _OPTION:
         about = typer.Option(f"--{name}{off}", metavar=choices, help=HELP[name])
     else:
-        about = typer.Argument(metavar=name.upper(), help=HELP[name])
+        about = typer.Argument(metavar=name.upper(), help=HELP[name.upper()])
     return parameter.replace(annotation=Annotated[hint | None if default is None else hint, about])
 
 
