@@ -16,6 +16,7 @@ from contextlib import redirect_stdout
 from dataclasses import fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
+from operator import methodcaller
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TextIO, Union, get_args, get_origin
@@ -26,14 +27,15 @@ import resnet_ft
 from resnet_ft.errors import ParameterError, ResnetFtError
 from resnet_ft.training.options import FineTuneOptions, RunOptions
 
-# What each argument and option means, whichever command has it.
+# What each ARGUMENT and option means, whichever command has it.
 HELP = {
-    "source": 'photographs: a folder, an archive, an address, "kaggle:owner/name" or "sample"',
-    "run": "the folder of a trained run, such as runs/photos-resnet101",
-    "model": "the folder of a trained run, or its best.pt",
-    "images": "a folder of photographs, or one or several files",
-    "destination": "the folder to write to",
-    "path": "the file or folder to write",
+    "DATA_DIR": "a folder of images",
+    "SOURCE": 'photographs: a folder, an archive, an address, "kaggle:owner/name" or "sample"',
+    "RUN": "the folder of a trained run, such as runs/photos-resnet101",
+    "MODEL": "the folder of a trained run, or its best.pt",
+    "IMAGES": "a folder of photographs, one or several files, or the address of one",
+    "DESTINATION": "the folder to write to",
+    "PATH": "the file or folder to write; by default named after the format",
     "allow_changes": "write it although its answers differ from the checkpoint's",
     "arch": "the network: resnet18 to resnet152, resnext50_32x4d, timm/NAME and more",
     "accuracy": "mark answers as unsure so that this share of the others is right",
@@ -45,7 +47,7 @@ HELP = {
     "clip_grad_norm": "limit the norm of all gradients, for example to 1",
     "config": "a config.json to train or to resume; the same as giving it in place of SOURCE",
     "csv": "the table to write, .csv or .parquet; of a folder, by default predictions.csv",
-    "data_dir": "where the images are, if not where they were",
+    "data_dir": "where the images are now, if the run does not know",
     "epochs": "passes over all images; by default 5, from random weights 25; 0: the head alone",
     "examples": "publish up to six of the photographs with the page",
     "flawed": "with one of each flaw that real data sets have",
@@ -79,6 +81,7 @@ _NO = {"keep_resume_state": "--drop_resume_state"}  # what turns an option off
 # What a terminal would obey, what turns the direction of writing, and half a character.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _OPTION = Parameter.KEYWORD_ONLY
+_item = methodcaller("item")  # a number of NumPy's as one of Python's
 _LIBRARY: Any = resnet_ft  # whose names load when they are used
 _Result = tuple[str, object]  # a text, and what --json writes
 
@@ -107,10 +110,14 @@ def _begin(
         print(f"resnet_ft {resnet_ft.__version__}" if version else context.get_help())
 
 
-def _command(function: str = "", show: Callable[[Any], _Result] | None = None) -> Callable:
+def _path(made: object) -> _Result:
+    return str(made), {"path": str(made)}
+
+
+def _command(function: str = "", show: Callable[[Any], _Result] = _path) -> Callable:
     """Make a command of a signature: it calls a function of the library with what was given.
 
-    `show` says how a result reads that is no path. Without a function, the command is its own.
+    `show` says how its result reads. Without a function, the command does its own work.
     """
 
     def decorate(work: Callable) -> Callable:
@@ -122,8 +129,8 @@ def _command(function: str = "", show: Callable[[Any], _Result] | None = None) -
             try:
                 with redirect_stdout(_Shown(sys.stderr)), warnings.catch_warnings():
                     warnings.showwarning = lambda message, *_: print(f"Warning: {message}")
-                    found = (getattr(_LIBRARY, function) if function else work)(**given)
-                    text, data = found if isinstance(found, tuple) else (show or _path)(found)
+                    does = getattr(_LIBRARY, function) if function else work
+                    text, data = show(does(**given)) if function else does(**given)
             except (ResnetFtError, OSError) as error:  # a disk, a permission, a network
                 sys.exit(_printable(f"{type(error).__name__}: {error}"))
             except KeyboardInterrupt:
@@ -133,8 +140,7 @@ def _command(function: str = "", show: Callable[[Any], _Result] | None = None) -
                 sys.stderr.write(_printable(traceback.format_exc()))
                 sys.exit(70)
             if os.environ.get("RANK", "0") == "0":  # of several processes, one answers
-                text = to_json.dumps(data, indent=2, default=_plain) if json else text
-                print(text, file=out)
+                print(to_json.dumps(data, indent=2, default=_item) if json else text, file=out)
 
         own = list(signature(work).parameters.values())
         if own[-1].kind is Parameter.VAR_KEYWORD:
@@ -168,7 +174,7 @@ def _described(parameter: Parameter) -> Parameter:
     if parameter.kind is _OPTION:
         about = typer.Option(f"--{name}{off}", metavar=choices, help=HELP[name])
     else:
-        about = typer.Argument(metavar=name.upper(), help=HELP[name])
+        about = typer.Argument(metavar=name.upper(), help=HELP[name.upper()])
     return parameter.replace(annotation=Annotated[hint | None if default is None else hint, about])
 
 
@@ -190,14 +196,6 @@ class _Shown(io.TextIOBase):
 
 def _printable(text: str) -> str:
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else str(value)  # a number of NumPy's, a path
-
-
-def _path(made: object) -> _Result:
-    return str(made), {"path": str(made)}
 
 
 @_command("make_sample_dataset")
@@ -263,9 +261,8 @@ def train(
     page = folder / "report.html"
     if page.exists() and page.stat().st_mtime >= (folder / "best.pt").stat().st_mtime:
         files = {split: folder / name for split, name in EVALUATIONS.items()}
-        scored = {
-            name: _LIBRARY.load_predictions(one) for name, one in files.items() if one.exists()
-        }
+        files = {split: file for split, file in files.items() if file.exists()}
+        scored = {split: _LIBRARY.load_predictions(file) for split, file in files.items()}
     else:
         scored = _LIBRARY.evaluate_run(folder, **images)
         _LIBRARY.report(folder, data_dir=images_of(folder, data_dir), predictions=scored)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -29,6 +30,7 @@ from resnet_ft import (
     save_checkpoint,
 )
 from resnet_ft.__main__ import app, main
+from resnet_ft.training.launch import run_folder
 from resnet_ft.training.options import FineTuneOptions, RunOptions
 
 TINY = ("--arch", "resnet18", "--weights", "none", "--image_size", "32", "--num_workers", "0")
@@ -114,6 +116,9 @@ def trained(tmp_path_factory):
             shutil.rmtree(folder / "photos" / split / kind)
     torch.set_num_threads(1)
     with contextlib.chdir(folder):
+        decided = resnet_ft.decisions_file("runs", "photos")
+        decided.parent.mkdir()
+        decided.write_text("path,decision\nTrain/balloon/balloon_000.jpg,exclude\n")
         answer = CliRunner().invoke(app, ["train", "photos", *TINY, "--epochs", "1"])
     assert answer.exit_code == 0, answer.stderr
     return folder, answer
@@ -141,6 +146,7 @@ def test_one_command_trains_evaluates_and_reports(trained):
     progress = answer.stderr
     assert "photos: 136 images (80 train, 32 val, 24 test) of 2 classes. Nothing was" in progress
     assert "epoch  1/1" in progress and "loss" not in answer.stdout
+    assert "79 train, 32 val, 24 test, 2 classes; 1 excluded by you" in progress
     assert "Warning: Taken as it is meant: weights 'none' as None.\n" in progress
     assert not {"\r", "\x1b"} & {*progress, *answer.stdout}  # a log gets no bars
     assert json.loads((run / "config.json").read_text())["data_source"] == "photos"
@@ -168,6 +174,20 @@ def test_what_was_trained_is_never_overwritten(inside, tmp_path):
     with pytest.raises(ParameterError, match="colour is not a parameter"):
         resnet_ft.train_run("photos", colour="red")
     assert config.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("a/photos", "photos-resnet18"),
+        ("photos.tar.gz", "photos-resnet18"),
+        ("https://a.example/my%20photos.zip?key=1", "my-20photos-resnet18"),
+        ("kaggle:somebody/birds", "birds-resnet18"),
+    ],
+)
+def test_a_run_is_named_after_its_photographs_and_its_network(source, name, tmp_path):
+    assert run_folder(source, arch="resnet18") == Path("runs", name)
+    assert run_folder(source, tmp_path / "mine") == tmp_path / "mine"
 
 
 def test_results_are_also_json(inside):
@@ -306,7 +326,8 @@ def test_an_interrupted_training_says_what_was_saved_and_resumes(trained, tmp_pa
     assert "run: interrupted; saved at epoch" in said
     ended = shell(*arguments, cwd=tmp_path)
     assert ended.returncode == 0 and "resumes" in ended.stderr
-    assert pd.read_csv(tmp_path / "run" / "history.csv")["epoch"].tolist() == [1, 2, 3, 4]
+    answer_of("train", tmp_path / "run", "--epochs", "5")  # a longer one continues it
+    assert pd.read_csv(tmp_path / "run" / "history.csv")["epoch"].tolist() == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.slow

@@ -63,8 +63,8 @@ def train_run(
     config = _config_of(source)
     if config and run_dir is not None:
         raise ParameterError(f"{config} is of a run, which stays in its folder: leave run_dir out.")
-    content: dict[str, Any] = {"data_source": os.fspath(source)}
-    content = _described(config) if config else content
+    new: dict[str, Any] = {"data_source": os.fspath(source)}
+    content = _described(config) if config else new
     defaults = asdict(RunOptions())
     content |= {name: options.pop(name) for name in defaults if name in options}
     options = {**content.get("fine_tune", {}), **options}
