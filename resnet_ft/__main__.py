@@ -16,6 +16,7 @@ from contextlib import redirect_stdout
 from dataclasses import fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
+from operator import methodcaller
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TextIO, Union, get_args, get_origin
@@ -26,14 +27,15 @@ import resnet_ft
 from resnet_ft.errors import ParameterError, ResnetFtError
 from resnet_ft.training.options import FineTuneOptions, RunOptions
 
-# What each argument and option means, whichever command has it.
+# What each ARGUMENT and option means, whichever command has it.
 HELP = {
-    "source": 'photographs: a folder, an archive, an address, "kaggle:owner/name" or "sample"',
-    "run": "the folder of a trained run, such as runs/photos-resnet101",
-    "model": "the folder of a trained run, or its best.pt",
-    "images": "a folder of photographs, or one or several files",
-    "destination": "the folder to write to",
-    "path": "the file or folder to write",
+    "DATA_DIR": "a folder of images",
+    "SOURCE": 'photographs: a folder, an archive, an address, "kaggle:owner/name" or "sample"',
+    "RUN": "the folder of a trained run, such as runs/photos-resnet101",
+    "MODEL": "the folder of a trained run, or its best.pt",
+    "IMAGES": "a folder of photographs, one or several files, or the address of one",
+    "DESTINATION": "the folder to write to",
+    "PATH": "the file or folder to write; by default named after the format",
     "allow_changes": "write it although its answers differ from the checkpoint's",
     "arch": "the network: resnet18 to resnet152, resnext50_32x4d, timm/NAME and more",
     "accuracy": "mark answers as unsure so that this share of the others is right",
@@ -45,7 +47,7 @@ HELP = {
     "clip_grad_norm": "limit the norm of all gradients, for example to 1",
     "config": "a config.json to train or to resume; the same as giving it in place of SOURCE",
     "csv": "the table to write, .csv or .parquet; of a folder, by default predictions.csv",
-    "data_dir": "where the images are, if not where they were",
+    "data_dir": "where the images are now, if the run does not know",
     "epochs": "passes over all images; by default 5, from random weights 25; 0: the head alone",
     "examples": "publish up to six of the photographs with the page",
     "flawed": "with one of each flaw that real data sets have",
@@ -79,10 +81,12 @@ _NO = {"keep_resume_state": "--drop_resume_state"}  # what turns an option off
 # What a terminal would obey, what turns the direction of writing, and half a character.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _OPTION = Parameter.KEYWORD_ONLY
+_item = methodcaller("item")  # a number of NumPy's as one of Python's
+_LIBRARY: Any = resnet_ft  # whose names load when they are used
 _Result = tuple[str, object]  # a text, and what --json writes
 
 app = typer.Typer(
-    epilog="To try it, with photographs that it draws itself: resnet_ft train sample",
+    epilog="To try it on drawings: resnet_ft train sample --arch resnet18",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={
@@ -111,21 +115,21 @@ def _path(made: object) -> _Result:
 
 
 def _command(function: str = "", show: Callable[[Any], _Result] = _path) -> Callable:
-    """Make a command of a signature: it calls a function of the library with the options given.
+    """Make a command of a signature: it calls a function of the library with what was given.
 
-    Without the name of a function, it calls what has the signature.
+    `show` says how its result reads. Without a function, the command does its own work.
     """
 
     def decorate(work: Callable) -> Callable:
         @wraps(work)
         def command(context: typer.Context, json: bool, **values: object) -> None:
-            sources = {name: context.get_parameter_source(name) for name in values}
-            given = {name: one for name, one in values.items() if sources[name].name != "DEFAULT"}
+            sources = {name: str(context.get_parameter_source(name)) for name in values}
+            given = {name: one for name, one in values.items() if "DEFAULT" not in sources[name]}
             out = _Shown(sys.stdout)
             try:
                 with redirect_stdout(_Shown(sys.stderr)), warnings.catch_warnings():
                     warnings.showwarning = lambda message, *_: print(f"Warning: {message}")
-                    does = getattr(resnet_ft, function) if function else work
+                    does = getattr(_LIBRARY, function) if function else work
                     text, data = show(does(**given)) if function else does(**given)
             except (ResnetFtError, OSError) as error:  # a disk, a permission, a network
                 sys.exit(_printable(f"{type(error).__name__}: {error}"))
@@ -136,12 +140,14 @@ def _command(function: str = "", show: Callable[[Any], _Result] = _path) -> Call
                 sys.stderr.write(_printable(traceback.format_exc()))
                 sys.exit(70)
             if os.environ.get("RANK", "0") == "0":  # of several processes, one answers
-                text = to_json.dumps(data, indent=2, default=_plain) if json else text
-                print(text, file=out)
+                print(to_json.dumps(data, indent=2, default=_item) if json else text, file=out)
 
+        own = list(signature(work).parameters.values())
+        if own[-1].kind is Parameter.VAR_KEYWORD:
+            own[1:] = [*_RUN_OPTIONS, *own[1:-1]]
         json = Parameter("json", _OPTION, default=False, annotation=bool)
         context = Parameter("context", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-        parameters = [context, *map(_described, [*_parameters(work), json])]
+        parameters = [context, *map(_described, [*own, json])]
         command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {one.name: one.annotation for one in parameters}
         app.command(work.__name__)(command)
@@ -150,38 +156,26 @@ def _command(function: str = "", show: Callable[[Any], _Result] = _path) -> Call
     return decorate
 
 
-def _parameters(work: Callable) -> list[Parameter]:
-    """What a command takes; **options are those of a run."""
-    own = list(signature(work).parameters.values())
-    if own[-1].kind is not Parameter.VAR_KEYWORD:
-        return own
-    options = {
-        one.name: Parameter(one.name, _OPTION, default=one.default, annotation=one.type)
-        for one in (*fields(RunOptions), *fields(FineTuneOptions))
-        if one.name != "data_source"
-    }
-    return [own[0], *options.values(), *own[1:-1]]
+# The **options of a run.
+_RUN_OPTIONS = {
+    one.name: Parameter(one.name, _OPTION, default=one.default, annotation=one.type)
+    for one in (*fields(RunOptions), *fields(FineTuneOptions))
+    if one.name != "data_source"
+}.values()
 
 
 def _described(parameter: Parameter) -> Parameter:
-    """The parameter as typer wants it: what a text may be, and what it means."""
-    name, hint, default = parameter.name, _typed(parameter.annotation), parameter.default
+    """The parameter as typer wants it: what a text may be, which is no None, and its meaning."""
+    name, hint, default = parameter.name, parameter.annotation, parameter.default
+    while get_origin(hint) in (Annotated, Union, UnionType):
+        hint = next(one for one in get_args(hint) if one is not NoneType)
     choices = "|".join(get_args(hint)) if get_origin(hint) is Literal else None
     off = f"/{_NO.get(name, f'--no_{name}')}" if default is True else ""
     if parameter.kind is _OPTION:
         about = typer.Option(f"--{name}{off}", metavar=choices, help=HELP[name])
     else:
-        about = typer.Argument(metavar=name.upper(), help=HELP[name])
+        about = typer.Argument(metavar=name.upper(), help=HELP[name.upper()])
     return parameter.replace(annotation=Annotated[hint | None if default is None else hint, about])
-
-
-def _typed(hint: Any) -> Any:
-    """The type that a text can be turned into: it is not None, and no function."""
-    if get_origin(hint) is Annotated:
-        return _typed(get_args(hint)[0])
-    if get_origin(hint) in (Union, UnionType):
-        return _typed(next(one for one in get_args(hint) if one is not NoneType))
-    return hint
 
 
 class _Shown(io.TextIOBase):
@@ -204,10 +198,6 @@ def _printable(text: str) -> str:
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else str(value)  # a number of NumPy's, a path
-
-
 @_command("make_sample_dataset")
 def sample(destination: str, *, flawed: bool = False, seed: int = 0) -> None:
     """Draw a small data set to try everything with."""
@@ -221,10 +211,9 @@ def stage(
 
 
 def _findings(audit: Any) -> _Result:
-    from resnet_ft.notebook import show_table
-
-    text = f"{audit!r}\n\n{show_table(audit.issues, index=False, empty='').text}".rstrip()
-    return text, {"images": len(audit.images), "issues": audit.issues.to_dict("records")}
+    rows = _LIBRARY.show_table(audit.issues, index=False, empty="")
+    data = {"images": len(audit.images), "issues": audit.issues.to_dict("records")}
+    return f"{audit!r}\n\n{rows!r}".rstrip(), data
 
 
 @_command("audit_dataset", _findings)
@@ -258,32 +247,25 @@ def train(
     if (source := source or config) is None:
         print("Usage: resnet_ft train SOURCE, which is photographs or a config.json (see --help)")
         sys.exit(2)
-    from resnet_ft import (
-        distributed,
-        evaluate_run,
-        load_predictions,
-        report,
-        scored_weights,
-        train_run,
-    )
     from resnet_ft.training.evaluate import EVALUATIONS, images_of
     from resnet_ft.training.launch import run_folder
 
     images = {"data_dir": data_dir, "num_workers": num_workers}
     saving = {"save_minutes": save_minutes, "keep_resume_state": keep_resume_state}
-    _, history = train_run(source, run_dir=run_dir, **images, **saving, **options)
-    kept = scored_weights(history).query("kept").iloc[0]
-    best = f"Best of {history['epoch'].max()} epochs: {kept['weights']}, validation accuracy {kept['val_accuracy']:.1%}"
+    _, history = _LIBRARY.train_run(source, run_dir=run_dir, **images, **saving, **options)
+    kept = _LIBRARY.scored_weights(history).query("kept").iloc[0]
+    best = f"Best: {kept['weights']}, validation accuracy {kept['val_accuracy']:.1%}"
     folder = run_folder(source, run_dir, options.get("arch", RunOptions.arch))
-    if distributed.count() > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return f"{best}\nNext: resnet_ft evaluate {folder}", {"run": str(folder)}
-    page, files = folder / "report.html", [folder / name for name in EVALUATIONS.values()]
+    page = folder / "report.html"
     if page.exists() and page.stat().st_mtime >= (folder / "best.pt").stat().st_mtime:
-        splits = zip(EVALUATIONS, files, strict=True)
-        scored = {split: load_predictions(file) for split, file in splits if file.exists()}
+        files = {split: folder / name for split, name in EVALUATIONS.items()}
+        files = {split: file for split, file in files.items() if file.exists()}
+        scored = {split: _LIBRARY.load_predictions(file) for split, file in files.items()}
     else:
-        scored = evaluate_run(folder, **images)
-        report(folder, data_dir=images_of(folder, data_dir), predictions=scored)
+        scored = _LIBRARY.evaluate_run(folder, **images)
+        _LIBRARY.report(folder, data_dir=images_of(folder, data_dir), predictions=scored)
     text, data = _scores(scored)
     lines = [best, text, f"Report: {page}", f"Try it: resnet_ft predict {folder} PHOTO"]
     return "\n".join(lines), {"run": str(folder), "scores": data, "report": str(page)}
@@ -291,14 +273,11 @@ def train(
 
 def _scores(predictions: Any) -> _Result:
     """How good a model is on images that it has not learned from."""
-    from resnet_ft import accuracy_summary, verdict
-    from resnet_ft.notebook import show_table
-
     scored = {split: one for split, one in predictions.items() if split != "train"}
-    table = accuracy_summary(scored)
+    table = _LIBRARY.accuracy_summary(scored)
     formats = dict.fromkeys(table.columns.drop("images"), "{:.1%}")
-    lines = [verdict(one, split) for split, one in scored.items()]
-    return "\n".join([show_table(table, formats).text, *lines]), table.to_dict("index")
+    lines = [_LIBRARY.verdict(one, split) for split, one in scored.items()]
+    return "\n".join([repr(_LIBRARY.show_table(table, formats)), *lines]), table.to_dict("index")
 
 
 @_command("evaluate_run", _scores)
@@ -335,10 +314,7 @@ def predict(
 
     The table of a folder is written row by row; the same command continues it.
     """
-    from resnet_ft import Predictor
-    from resnet_ft.notebook import percent, show_table
-
-    predictor = Predictor.load(model)
+    predictor = _LIBRARY.Predictor.load(model)
     is_folder = len(images) == 1 and Path(images[0]).is_dir()
     if len(images) == 1 and not is_folder and csv is None:
         answer = predictor.predict(images[0], top_k, tta=tta)
@@ -348,9 +324,9 @@ def predict(
     options |= {"top_k": top_k, "overwrite": overwrite, "tta": tta}
     table = predictor.predict_folder(images[0] if is_folder else images, csv, **options)
     if csv is None:
-        text = show_table(table, {"confidence": percent}, index=False).text
-        return text, table.astype(object).where(table.notna(), None).to_dict("records")
-    counts = {"files that cannot be read": int(table["error"].notna().sum())}
+        shown = _LIBRARY.show_table(table, {"confidence": _LIBRARY.percent}, index=False)
+        return repr(shown), table.astype(object).where(table.notna(), None).to_dict("records")
+    counts = {"unreadable": int(table["error"].notna().sum())}
     for flag in table.columns.intersection(["unsure", "unfamiliar"]):
         counts[flag] = int(table[flag].eq(True).sum())
     text = ", ".join(f"{count:,} {name}" for name, count in counts.items())
@@ -367,9 +343,9 @@ def export(
     allow_changes: bool = False,
     examples: bool = True,
 ) -> _Result:
-    """Write a model for other programs, a web page, or all in one .zip."""
+    """Write a model for other programs, or as a web page."""
     kind, _, precision = format.partition("-")
-    function = getattr(resnet_ft, kind if kind == "bundle" else f"export_{kind}")
+    function = getattr(_LIBRARY, kind if kind == "bundle" else f"export_{kind}")
     options = {"precision": precision, "data_dir": data_dir, "allow_changes": allow_changes}
     options = {name: value for name, value in options.items() if value}
     options |= {} if examples else {"examples": False}

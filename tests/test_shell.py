@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -29,6 +30,7 @@ from resnet_ft import (
     save_checkpoint,
 )
 from resnet_ft.__main__ import app, main
+from resnet_ft.training.launch import run_folder
 from resnet_ft.training.options import FineTuneOptions, RunOptions
 
 TINY = ("--arch", "resnet18", "--weights", "none", "--image_size", "32", "--num_workers", "0")
@@ -114,6 +116,9 @@ def trained(tmp_path_factory):
             shutil.rmtree(folder / "photos" / split / kind)
     torch.set_num_threads(1)
     with contextlib.chdir(folder):
+        decided = resnet_ft.decisions_file("runs", "photos")
+        decided.parent.mkdir()
+        decided.write_text("path,decision\nTrain/balloon/balloon_000.jpg,exclude\n")
         answer = CliRunner().invoke(app, ["train", "photos", *TINY, "--epochs", "1"])
     assert answer.exit_code == 0, answer.stderr
     return folder, answer
@@ -140,7 +145,8 @@ def test_one_command_trains_evaluates_and_reports(trained):
     assert "Report: runs/photos-resnet18/report.html" in answer.stdout
     progress = answer.stderr
     assert "photos: 136 images (80 train, 32 val, 24 test) of 2 classes. Nothing was" in progress
-    assert "epoch  1/1" in progress and "epoch" not in answer.stdout
+    assert "epoch  1/1" in progress and "loss" not in answer.stdout
+    assert "79 train, 32 val, 24 test, 2 classes; 1 excluded by you" in progress
     assert "Warning: Taken as it is meant: weights 'none' as None.\n" in progress
     assert not {"\r", "\x1b"} & {*progress, *answer.stdout}  # a log gets no bars
     assert json.loads((run / "config.json").read_text())["data_source"] == "photos"
@@ -161,13 +167,27 @@ def test_what_was_trained_is_never_overwritten(inside, tmp_path):
     with pytest.raises(RunError, match="batch_size was 32, now 8"):
         resnet_ft.train_run("photos", arch="resnet18", weights=None, image_size=32, batch_size=8)
     other = shutil.copytree(inside / "photos", tmp_path / "photos")
-    with pytest.raises(RunError, match=r"holds a run on photos, not on .*Choose another run_dir"):
+    with pytest.raises(RunError, match=r"holds a run on photos\. Choose another run_dir"):
         resnet_ft.train_run(other, arch="resnet18", weights=None, image_size=32)
     with pytest.raises(ParameterError, match="leave run_dir out"):
         resnet_ft.train_run(config, run_dir="runs/other")
     with pytest.raises(ParameterError, match="colour is not a parameter"):
         resnet_ft.train_run("photos", colour="red")
     assert config.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("a/photos", "photos-resnet18"),
+        ("photos.tar.gz", "photos-resnet18"),
+        ("https://a.example/my%20photos.zip?key=1", "my-20photos-resnet18"),
+        ("kaggle:somebody/birds", "birds-resnet18"),
+    ],
+)
+def test_a_run_is_named_after_its_photographs_and_its_network(source, name, tmp_path):
+    assert run_folder(source, arch="resnet18") == Path("runs", name)
+    assert run_folder(source, tmp_path / "mine") == tmp_path / "mine"
 
 
 def test_results_are_also_json(inside):
@@ -216,7 +236,7 @@ def test_mistakes_are_told_in_a_line(arguments, said, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ("predict none.pt none.jpg", 1, r"^CheckpointError: There is no checkpoint .*\n$"),
+        ("stage nowhere", 1, r"^DatasetError: There is no data set at nowhere.*\n$"),
         ("train . --epochs x", 2, "valid integer"),
         ("train . --mix all", 2, "not one of 'mixup', 'cutmix', 'both'"),
         ("train", 2, "Usage: resnet_ft train SOURCE"),
@@ -269,19 +289,14 @@ def test_names_do_not_command_the_terminal(evil):
     assert "\\x1b" in ended.value.code and "\x1b" not in ended.value.code
 
 
-def test_any_terminal_and_any_pipe_will_do(evil):
-    arguments = ("predict", evil / "best.pt", evil / "a.png", "--top_k", "2")
-    assert "Bl?te" in shell(*arguments, PYTHONIOENCODING="ascii").stdout
+def test_any_terminal_and_any_pipe_will_do(photos):
+    folder = photos.rename(photos.with_name("Blüte"))
+    assert "/Bl?te: 23 images" in shell("audit", folder, PYTHONIOENCODING="ascii").stdout
     reading, writing = os.pipe()
     os.close(reading)  # as `| head` does when it has read enough
-    ended = subprocess.run(
-        [sys.executable, "-m", "resnet_ft", *map(str, arguments)],
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "resnet_ft", "audit", str(folder)]
+    options = {"stdout": writing, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    ended = subprocess.run(command, check=False, **options)
     os.close(writing)
     assert ended.returncode == 0 and ended.stderr == ""
 
@@ -311,7 +326,8 @@ def test_an_interrupted_training_says_what_was_saved_and_resumes(trained, tmp_pa
     assert "run: interrupted; saved at epoch" in said
     ended = shell(*arguments, cwd=tmp_path)
     assert ended.returncode == 0 and "resumes" in ended.stderr
-    assert pd.read_csv(tmp_path / "run" / "history.csv")["epoch"].tolist() == [1, 2, 3, 4]
+    answer_of("train", tmp_path / "run", "--epochs", "5")  # a longer one continues it
+    assert pd.read_csv(tmp_path / "run" / "history.csv")["epoch"].tolist() == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.slow

@@ -79,6 +79,25 @@ def photographs(
 
     Raises DatasetError where the run's `data_source` is not found and no `data_dir` is given.
     """
+    paths, names = photograph_files(model, split, most, data_dir)
+    wanted = square(predictor)
+    decoded = DecodedImages(
+        paths, wanted.side, interpolation=wanted.interpolation, ranges=predictor.ranges
+    )
+    cut, _ = split_transform(predictor.transform)  # the second part is in the exported file
+    numbers = {name: number for number, name in enumerate(predictor.classes)}
+    images, labels = [], []
+    for row, name in enumerate(names):
+        with suppress(ImageError):
+            images.append(np.asarray(prepare(decoded[row], cut)))
+            labels.append(numbers.get(name, -1))
+    return np.stack(images), np.array(labels)
+
+
+def photograph_files(
+    model: AnyModel, split: str, most: int, data_dir: str | Path | None
+) -> tuple[list[Path], list[str]]:
+    """The files of `photographs`, and their classes."""
     run = Run(checkpoint_file(model).parent)
     try:
         source = data_dir or run.data_source
@@ -87,22 +106,9 @@ def photographs(
         raise DatasetError(f"{error} For images elsewhere, give data_dir=.") from error
     if run.decisions and data_dir is None:
         index = apply_decisions(index, run.decisions)
-    table, wanted = index.split(split), square(predictor)
+    table = index.split(split)
     table = table.iloc[np.unique(np.linspace(0, len(table) - 1, most).astype(int))]
-    decoded = DecodedImages(
-        [index.root / path for path in table["path"]],
-        wanted.side,
-        interpolation=wanted.interpolation,
-        ranges=predictor.ranges,
-    )
-    cut, _ = split_transform(predictor.transform)  # the second part is in the exported file
-    numbers = {name: number for number, name in enumerate(predictor.classes)}
-    images, labels = [], []
-    for row, name in enumerate(table["class_name"]):
-        with suppress(ImageError):
-            images.append(np.asarray(prepare(decoded[row], cut)))
-            labels.append(numbers.get(name, -1))
-    return np.stack(images), np.array(labels)
+    return [index.root / path for path in table["path"]], [*table["class_name"]]
 
 
 def square(predictor: Predictor) -> Preprocessing:

@@ -84,7 +84,7 @@ def export_onnx(
 
 
 def export_safetensors(
-    model: AnyModel, folder: str | Path = "export", *, data_dir: str | Path | None = None
+    model: AnyModel, folder: str | Path = "safetensors", *, data_dir: str | Path | None = None
 ) -> Path:
     """Write a run's model as model.safetensors and model.json into a folder; returns the former.
 

@@ -12,12 +12,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from resnet_ft.data.index import held_out_images
 from resnet_ft.errors import DatasetError, ImageError, ParameterError
-from resnet_ft.evaluation.predictions import load_predictions
 from resnet_ft.files import atomic_write, default_cache_dir, user_path
+from resnet_ft.inference.check import AnyModel, checkpoint_file, photograph_files
 from resnet_ft.inference.export import export_onnx
 from resnet_ft.models.checkpoint import load_checkpoint
 from resnet_ft.reading import reading
@@ -39,7 +36,7 @@ _EXAMPLES, _EXAMPLE_SIZE = 6, (512, 512)
 
 
 def export_web(
-    model: str | os.PathLike[str],
+    model: AnyModel,
     folder: str | Path = "site",
     *,
     title: str | None = None,
@@ -47,67 +44,70 @@ def export_web(
     data_dir: str | Path | None = None,
     examples: bool = True,
     offline: bool = True,
+    allow_changes: bool = False,
 ) -> Path:
     """Write a web page on which the model answers in the visitor's browser; returns its folder.
 
     `model` is the folder of a run or a checkpoint file. Any static host can show the folder, and
     `python -m http.server --directory site` here. Images are prepared as `Predictor` does it, and
     sent nowhere. `precision` "auto" is "fp16" for up to 30 million weights, such as ResNet50, and
-    "int8" for more: see `export_onnx`, which also takes `data_dir`.
+    "int8" for more: see `export_onnx`, which also takes `data_dir` and `allow_changes`.
 
-    With `examples`, up to six validation images are on the page: from `data_dir`, or from where
-    they were when notebook 4 evaluated the run. **They are published with the page**: give False
-    where that should not be. `offline` puts ONNX Runtime Web into the folder, from the npm registry
-    (the environment variable `npm_config_registry` names another one), with its hashes checked;
-    without it, visitors load that from a CDN (jsdelivr), which is untried. Raises ParameterError
-    for a folder that holds anything else, and DatasetError where the runtime cannot be had.
+    With `examples`, the page shows up to six validation images from the run's `data_source`, or
+    from `data_dir`. **They are published with it**: give False where they should not be. `offline`
+    puts ONNX Runtime Web into the folder, from the npm registry (the environment variable
+    `npm_config_registry` names another one), with its hashes checked; without it, visitors load
+    that from a CDN (jsdelivr), which is untried. Raises ParameterError for a folder that holds
+    anything else, and DatasetError where the runtime cannot be had.
     """
-    source, folder = user_path(model), user_path(folder)
+    folder = user_path(folder)
     if folder.exists() and not (folder / "model.json").exists() and any(folder.iterdir()):
         raise ParameterError(f"{folder} holds other files. Choose a new folder for the page.")
-    checkpoint = load_checkpoint(source / "best.pt" if source.is_dir() else source)
+    checkpoint = load_checkpoint(checkpoint_file(model))
     if precision == "auto":
         weights = sum(one.numel() for one in checkpoint.state_dict.values())
         precision = "fp16" if weights <= _SMALL else "int8"
     runtime = _runtime() if offline else None
-    shutil.rmtree(folder / "examples", ignore_errors=True)  # an earlier page may have had some
-    shutil.copytree(_PAGE, folder, dirs_exist_ok=True)
-    file = export_onnx(model, folder / "model.onnx", precision=precision, data_dir=data_dir)
-    if runtime is not None:
-        shutil.copytree(runtime, folder, dirs_exist_ok=True)
-    onnx: Any = import_module("onnx")
-    known = {one.key: json.loads(one.value) for one in onnx.load(file).metadata_props}
-    few = " or ".join(known["classes"]) if len(known["classes"]) <= 3 else ""
-    shown = _write_examples(source, data_dir, folder / "examples") if examples else []
-    known |= {
-        "title": title or (f"{few[0].upper()}{few[1:]}?" if few else "What is in the picture?"),
-        "arch": checkpoint.arch,
-        "precision": precision,
-        "runtime": "./" if offline else _CDN,
-        "bytes": {"model": file.stat().st_size, "runtime": _RUNTIME_BYTES},
-        "examples": shown,
-    }
-    with atomic_write(folder / "model.json") as temporary:
-        temporary.write_text(json.dumps(known, indent=1, ensure_ascii=False), "utf-8")
+    with tempfile.TemporaryDirectory(prefix="resnet_ft-") as made:
+        site = shutil.copytree(_PAGE, Path(made, "site"))
+        options: dict[str, Any] = {"data_dir": data_dir, "allow_changes": allow_changes}
+        file = export_onnx(model, site / "model.onnx", precision=precision, **options)
+        if runtime is not None:
+            shutil.copytree(runtime, site, dirs_exist_ok=True)
+        onnx: Any = import_module("onnx")
+        known = {one.key: json.loads(one.value) for one in onnx.load(file).metadata_props}
+        few = " or ".join(known["classes"]) if len(known["classes"]) <= 3 else ""
+        shown = _write_examples(model, data_dir, site / "examples") if examples else []
+        known |= {
+            "title": title or (f"{few[0].upper()}{few[1:]}?" if few else "What is in the picture?"),
+            "arch": checkpoint.arch,
+            "precision": precision,
+            "runtime": "./" if offline else _CDN,
+            "bytes": {"model": file.stat().st_size, "runtime": _RUNTIME_BYTES},
+            "examples": shown,
+        }
+        (site / "model.json").write_text(json.dumps(known, indent=1, ensure_ascii=False), "utf-8")
+        shutil.rmtree(folder / "examples", ignore_errors=True)  # of an earlier page
+        shutil.copytree(site, folder, dirs_exist_ok=True)
     if shown:
-        print(f"{len(shown)} of your photographs are published with the page: examples=False.")
-    print(f"To look at the page: python -m http.server --directory {shlex.quote(str(folder))}")
+        print(
+            f"Whoever opens the page sees {len(shown)} of your validation images; examples=False "
+            "leaves them out."
+        )
+    print(f"To look at it: python -m http.server --directory {shlex.quote(str(folder))}")
     return folder
 
 
-def _write_examples(source: Path, data_dir: str | Path | None, folder: Path) -> list[str]:
-    """Small copies of validation images of all classes, without what a camera noted in them."""
-    table, written = (source if source.is_dir() else source.parent) / "evaluation.csv", list[str]()
-    if data_dir is not None:
-        paths = held_out_images(data_dir)
-    else:
-        paths = [*load_predictions(table).table["path"].map(Path)] if table.exists() else []
-    folder.mkdir()
-    for at in np.linspace(0, len(paths) - 1, min(_EXAMPLES, len(paths))).astype(int):
-        with suppress(ImageError):  # it may not be there any more
-            content = jpeg_thumbnail(paths[at], _EXAMPLE_SIZE)
-            written.append(f"{folder.name}/{len(written) + 1}.jpg")
-            (folder.parent / written[-1]).write_bytes(content)
+def _write_examples(model: AnyModel, data_dir: str | Path | None, folder: Path) -> list[str]:
+    """Small copies of validation images, without what a camera noted in them; their names."""
+    written = list[str]()
+    with suppress(*(() if data_dir else (DatasetError,))):
+        folder.mkdir()
+        for file in photograph_files(model, "val", _EXAMPLES, data_dir)[0]:
+            with suppress(ImageError):
+                content = jpeg_thumbnail(file, _EXAMPLE_SIZE)
+                written.append(f"{folder.name}/{len(written) + 1}.jpg")
+                (folder.parent / written[-1]).write_bytes(content)
     return written
 
 

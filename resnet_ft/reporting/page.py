@@ -55,7 +55,9 @@ def report(
     saved = {split: load_predictions(files[split]) for split in needed if files[split].exists()}
     heads, found = saved.pop("heads", None), {**(predictions or saved)}
     if "val" not in found:
-        raise DatasetError(f"There is no {files['val']}. Evaluate the run with notebook 04.")
+        raise DatasetError(
+            f"There is no {files['val']}. Evaluate the run with notebook 04 or resnet_ft evaluate."
+        )
     audit = None if data_dir is None else audit_dataset(data_dir)
     val, history, table = found["val"], run.history, found["val"].table
     if curve is None and (run.folder / curves.FEATURES_FILE).exists():

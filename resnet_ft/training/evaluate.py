@@ -13,11 +13,10 @@ from resnet_ft.training.calibrate import calibrate
 from resnet_ft.training.options import checked
 from resnet_ft.training.run import load_run
 
-# The tables of what a run's model says of its images.
+_SPLITS = {"val": "", "test": "_test", "train": "_train"}
 EVALUATIONS = {
-    **{"val": "evaluation.csv", "test": "evaluation_test.csv"},
-    "train": "evaluation_train.csv",
-}
+    split: f"evaluation{name}.csv" for split, name in _SPLITS.items()
+}  # in a run's folder
 
 
 def evaluate_run(
@@ -30,9 +29,9 @@ def evaluate_run(
 ) -> dict[str, Predictions]:
     """What a run's best model says of "val", "train" and, where there are any, "test" images.
 
-    The tables are kept in the run's folder, where `report` finds them, and calibrate best.pt; that
-    also marks answers as unsure so that `accuracy` of the others are right (see `calibrate`). The
-    images are those of the run, or in `data_dir`. Raises RunError where there is no trained run.
+    The tables are kept in the run's folder, and calibrate best.pt, with a threshold for `accuracy`
+    (see `calibrate`). The images are those of the run, or in `data_dir`. Raises RunError where
+    there is no trained run.
     """
     given = {"data_dir": data_dir, "batch_size": batch_size, "num_workers": num_workers}
     data_dir, batch_size, num_workers = checked(given).values()
@@ -48,12 +47,10 @@ def evaluate_run(
     )
     print(describe_loaders(dataloaders))
     model = checkpoint.load_into()
-    predictions = {
-        split: evaluate(model, unshuffled(loader), features=True)
-        for split, loader in dataloaders.items()
-    }
-    for split, scored in predictions.items():
-        scored.save(run.folder / EVALUATIONS[split])
+    predictions = {}
+    for split, loader in dataloaders.items():
+        predictions[split] = evaluate(model, unshuffled(loader), features=True)
+        predictions[split].save(run.folder / EVALUATIONS[split])
     print(calibrate(run, predictions, accuracy=accuracy))
     return predictions
 

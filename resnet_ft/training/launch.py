@@ -45,7 +45,7 @@ def train_run(
     num_workers: int | None = None,
     save_minutes: float = 5.0,
     keep_resume_state: bool = True,
-    **options: object,
+    **options: Any,
 ) -> tuple[nn.Module, pd.DataFrame]:
     """Train or resume a run without a notebook; returns model and history.
 
@@ -63,7 +63,8 @@ def train_run(
     config = _config_of(source)
     if config and run_dir is not None:
         raise ParameterError(f"{config} is of a run, which stays in its folder: leave run_dir out.")
-    content = _described(config) if config else {"data_source": os.fspath(source)}
+    new: dict[str, Any] = {"data_source": os.fspath(source)}
+    content = _described(config) if config else new
     defaults = asdict(RunOptions())
     content |= {name: options.pop(name) for name in defaults if name in options}
     options = {**content.get("fine_tune", {}), **options}
@@ -88,16 +89,17 @@ def train_run(
 
     engine.configure_engine(mixed_precision=chosen.mixed_precision)
     run = Run(run_folder(source, run_dir, chosen.arch))
-    if distributed.is_main():
-        decisions = None if config else decisions_file(run.folder.parent, chosen.data_source)
-        if not config and run_dir is None:
-            _check_source(run, chosen.data_source)
-        content = {**asdict(chosen), **({"fine_tune": options} if options else {})}
-        Run.open(run, content, decisions=decisions)
-    with distributed.one_per_machine_first():  # it downloads and decodes, the others find that
+    with distributed.one_per_machine_first():  # it downloads, the others find that
         images = stage_dataset(data_dir or chosen.data_source, project_root() / "data")
-        if distributed.is_main() and not config and not run.has_begun:
-            print(audit_dataset(images, image_size=chosen.image_size))
+        if distributed.is_main():
+            if not config:
+                _check_source(run, chosen.data_source, run_dir)
+            content = {**asdict(chosen), **({"fine_tune": options} if options else {})}
+            decisions = None if config else decisions_file(run.folder.parent, chosen.data_source)
+            Run.open(run, content, decisions=decisions)
+            if not config and not run.has_begun:
+                print(audit_dataset(images, image_size=chosen.image_size))
+    with distributed.one_per_machine_first():  # it decodes
         preprocessing = preprocessing_of(chosen.arch, chosen.weights, image_size=chosen.image_size)
         dataloaders = make_dataloaders(
             images,
@@ -146,23 +148,20 @@ def run_folder(
     return user_path(run_dir or Path("runs", name))
 
 
+def _check_source(run: Run, source: str, run_dir: str | Path | None) -> None:
+    """Raise RunError where photographs of the same name already have a run of that name."""
+    if run_dir is None and (run.folder / "config.json").exists():
+        now, before = masked(source), str(run.config.get("data_source"))
+        if os.path.abspath(before) != os.path.abspath(now):
+            raise RunError(f"{run.folder} holds a run on {before}. Choose another run_dir.")
+
+
 def _config_of(source: str | PathLike[str]) -> Path | None:
     """The config.json that a source is, or that the folder of a run has."""
     path = user_path(source)
     if (path / "config.json").is_file():
         return path / "config.json"
     return path if path.suffix == ".json" else None
-
-
-def _check_source(run: Run, source: str) -> None:
-    """Raise RunError where the folder that photographs get by their name has a run on others."""
-    known = (run.folder / "config.json").exists()
-    before = str(run.config.get("data_source", "")) if known else masked(source)
-    if os.path.abspath(before) != os.path.abspath(masked(source)):
-        raise RunError(
-            f"{run.folder} holds a run on {before}, not on {masked(source)}. Choose another "
-            "run_dir."
-        )
 
 
 def launch_training(

