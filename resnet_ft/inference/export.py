@@ -66,7 +66,7 @@ def export_onnx(
         raise ParameterError(
             f"precision={precision!r} is unknown. Choose one of {', '.join(PRECISIONS)}."
         )
-    onnx: Any = needed("onnx", "onnx")
+    onnx, *_ = (needed(name, "onnx") for name in ("onnx", "onnxscript", "onnxruntime"))
     predictor, path = Predictor.load(os.fspath(model)), user_path(path)
     with tempfile.TemporaryDirectory(prefix="resnet_ft-") as folder:
         plain, made = Path(folder, "plain.onnx"), Path(folder, f"{precision}.onnx")
@@ -136,7 +136,6 @@ class FromBytes(nn.Module):
 
 
 def _export(predictor: Predictor, path: Path) -> None:
-    needed("onnxscript", "onnx")
     net, size = FromBytes(predictor).eval(), square(predictor).image_size
     try:
         with warnings.catch_warnings():
