@@ -60,6 +60,7 @@ _PUBLIC = {
     ),
     "visualize.calibration": "plot_calibration plot_coverage",
     "training.calibrate": "calibrate",
+    "training.evaluate": "evaluate_run",
     "visualize.curves": "plot_histories plot_history plot_learning_curve",
     "training.run": "Run load_run space_of_run",
     "training.state": "StepOutput TrainingState",

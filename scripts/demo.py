@@ -96,7 +96,7 @@ def parameters_of(network: dict[str, object]) -> dict[str, dict[str, object]]:
         photos | arch | SMALL,
         photos | SMALL | network | {"run_name": "demo", "lr_finder_steps": 20},
         {"run_name": "demo"},
-        {"run_name": "demo"},
+        {"run_name": "demo", "make_onnx": True},
     ]
     return dict(zip(NAMES, given, strict=True))
 

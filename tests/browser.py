@@ -26,6 +26,8 @@ WIDTHS = (1400, 400)  # pixels: a laptop and a phone
 _REQUIRED = os.environ.get("RESNET_FT_REQUIRE_BROWSER") == "1"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+# A camera that shows a test picture, and that every page may use.
+_ARGUMENTS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 _TALLEST = 12_000  # pixels of a picture
 _MINUTE = 60_000  # Playwright counts milliseconds
 

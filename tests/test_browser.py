@@ -153,6 +153,24 @@ def try_upload(notebook, piece: str, photos: Path, folder: Path) -> None:
     assert "cannot be read" in cell.inner_text()
 
 
+def try_feedback(notebook, piece: str, feedback: Path) -> None:
+    """What is said to be right, or another class, is kept: of an upload, then of the camera."""
+    cell = notebook.cell(piece)
+    cell.get_by_role("button", name="Right").first.click()
+    browser.wait_until(lambda: len([*feedback.glob("*/fish_000-*.jpg")]) == 1, "nothing is kept")
+    assert "Kept as" in cell.inner_text()
+    cell.get_by_role("button", name="Camera").click()
+    cell.locator("video").wait_for()
+    notebook.look()  # until the camera shows something
+    cell.get_by_role("button", name="Take the photograph").click()
+    cell.get_by_text("camera-").first.wait_for()
+    assert cell.locator("video").count() == 0
+    cell.get_by_role("combobox").first.select_option("flower")
+    browser.wait_until(lambda: [*feedback.glob("flower/camera-*.jpg")], "no picture is kept")
+    rows = read_decisions(feedback / "feedback.csv")
+    assert len(rows) == 2 and rows["path"].iloc[1].startswith("flower/camera-")
+
+
 def changed(notebook, piece: str, before: list[str]) -> None:
     browser.wait_until(
         lambda: (now := notebook.images(piece)) and now != before, f"{piece} shows the same images"
@@ -205,6 +223,7 @@ def test_an_interrupted_training_resumes_and_its_model_is_used(
     infer.run_all()
     assert_complete(infer.finished())
     try_upload(infer, "upload_and_predict(", photos, own)
+    try_feedback(infer, "upload_and_predict(", own / "runs" / "browser" / "feedback")
     assert_complete(infer.finished())
     infer.photograph("05_infer")
 
@@ -252,6 +271,7 @@ def test_the_widgets_work_in_classic_notebook_with_ipywidgets_7(chromium, classi
         infer.run_all()
         assert_complete(infer.finished())
         try_upload(infer, "upload_and_predict(", photos, own)
+        try_feedback(infer, "upload_and_predict(", own / "runs" / "browser" / "feedback")
         infer.photograph("05_infer_classic")
 
 

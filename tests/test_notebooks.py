@@ -108,7 +108,9 @@ def test_the_parameters_that_matter_are_a_form_in_colab(notebook):
             kind = {"string": str, "integer": int, "number": float, "boolean": bool}
             assert type(default) is kind[options["type"]]
         for one in [*choices, default]:
-            assert checked({name: one}, say=pytest.fail, from_form=True) == {name: one or None}
+            assert checked({name: one}, say=pytest.fail, from_form=True) == {
+                name: None if one == "" else one
+            }
 
 
 def test_notebooks_define_nothing(notebook):

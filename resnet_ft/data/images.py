@@ -242,7 +242,8 @@ def _to_rgb(image: Image.Image, ranges: Ranges | None, *, decided: bool = True) 
     if is_deep(image):
         image = eight_bit(image, ranges, decided=decided)
     if image.has_transparency_data:
-        image = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+        target = "LA" if image.mode in ("LA", "La") else "RGBA"
+        image = image if image.mode == target else image.convert(target)
         *colours, alpha = cast(list[tuple[float, float]], image.getextrema())
         if alpha == (0, 0) and any(low < high for low, high in colours):
             return image.convert("RGB")  # there is a picture, which would be hidden

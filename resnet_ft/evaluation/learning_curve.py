@@ -6,13 +6,13 @@ On features of the pretrained network: one that was fine-tuned has seen all of t
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file
 from scipy.optimize import curve_fit
-from torch import Tensor
 
 from resnet_ft.errors import RunError
 from resnet_ft.features.solver import Solver, empty_predictions, solve_head
@@ -20,7 +20,7 @@ from resnet_ft.files import user_path
 from resnet_ft.reading import check_finite, reading
 
 FEATURES_FILE = "head_features.safetensors"  # of a run, by `fit_head`
-Features = Mapping[str, tuple[Tensor, Tensor]]
+Features = Mapping[str, Any]
 _SHARES = (0.12, 0.25, 0.5, 1.0)
 _ANEW = 100
 
@@ -48,10 +48,11 @@ class LearningCurve:
         return f"Doubling to {2 * images:.0f} images per class: {band}."
 
 
-def pretrained_features(run: str | os.PathLike[str]) -> dict[str, tuple[Tensor, Tensor]]:
+def pretrained_features(run: str | os.PathLike[str]) -> dict[str, Any]:
     """What the head of a run was solved on: features (N, D) and labels (N,) of "train" and "val".
 
-    Empty, with a printed sentence, where the run kept none. RunError where they are damaged.
+    "penalty" is that of the head; runs of earlier versions have none. Empty, with a printed
+    sentence, where the run kept no features. RunError where they are damaged.
     """
     file = user_path(run) / FEATURES_FILE
     if not file.exists():
@@ -60,10 +61,11 @@ def pretrained_features(run: str | os.PathLike[str]) -> dict[str, tuple[Tensor, 
     with reading(file, RunError, "Delete it, or train again in another run_dir."):
         found = load_file(file)
         check_finite(found)
+        penalty = {name: one.item() for name, one in found.items() if name == "penalty"}
         splits = {s: (found[f"{s}_features"], found[f"{s}_labels"]) for s in ("train", "val")}
         if any(one.ndim != 2 or len(one) != len(labels) for one, labels in splits.values()):
             raise ValueError("its features and labels do not fit together")
-    return splits
+    return splits | penalty
 
 
 def learning_curve(features: Features, *, draws: int = 10, seed: int = 0) -> LearningCurve:
@@ -82,7 +84,8 @@ def learning_curve(features: Features, *, draws: int = 10, seed: int = 0) -> Lea
     classes, held_out = int(all_labels.max()) + 1, torch.arange(len(labels), len(both))
     solver, rng = Solver(both, all_labels, classes, None), np.random.default_rng(seed)
     found, losses = empty_predictions(len(both), classes)
-    penalty = solve_head(inputs, labels, classes, seed=seed).penalty
+    penalty = features.get("penalty") or solve_head(inputs, labels, classes, seed=seed).penalty
+    whole = solver.fit(torch.arange(len(labels)), penalty)  # near which the others are found
     by_class = pd.Series(labels.numpy()).groupby(labels.numpy())
     right: dict[float, np.ndarray] = {}  # by images per class: hits (draws, validation images)
     for share in _SHARES:
@@ -92,7 +95,7 @@ def learning_curve(features: Features, *, draws: int = 10, seed: int = 0) -> Lea
             continue
         hits = []
         for one in rows:
-            layer = solver.fit(one, penalty * len(labels) / len(one))
+            layer = solver.fit(one, penalty * len(labels) / len(one), start=whole)
             solver.predict(layer, held_out, found, losses)
             hits.append((found[held_out].argmax(dim=1) == val_labels).numpy())
         right[len(rows[0]) / classes] = np.array(hits)

@@ -19,6 +19,7 @@ from resnet_ft.data.index import index_dataset
 from resnet_ft.data.transforms import Preprocessing, prepare, preprocessing_in, split_transform
 from resnet_ft.errors import DatasetError, ImageError, ParameterError, ResnetFtError
 from resnet_ft.files import user_path
+from resnet_ft.inference.fresh import of_predictor, timed
 from resnet_ft.inference.predictor import Predictor
 from resnet_ft.staging.drive import project_root
 from resnet_ft.staging.stage import stage_dataset
@@ -51,20 +52,21 @@ def compare_exports(
         coarse = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         images = (255 * interpolate(coarse, (size, size))).byte().numpy()
         labels, described = None, f"{len(images)} images of noise (no data_dir was given)"
-    rows, expected = {}, None
+    rows, found = {}, {"checkpoint": timed(of_predictor(predictor), images)}
     with tempfile.TemporaryDirectory(prefix="resnet_ft-") as folder:
         np.save(f"{folder}/images.npy", images)
-        for name, file in {"checkpoint": checkpoint_file(model), **exports}.items():
-            found, seconds = _in_fresh_process(user_path(file), folder)
-            expected = found if expected is None else expected
-            chosen = found.argmax(axis=1)
-            rows[name] = {
-                "agreement": (chosen == expected.argmax(axis=1)).mean(),
-                "largest_difference": np.abs(found - expected).max(),
-                "accuracy": np.nan if labels is None else (chosen == labels).mean(),
-                "megabytes": user_path(file).stat().st_size / 1e6,
-                "milliseconds": 1000 * np.median(seconds),
-            }
+        found |= {name: _in_fresh_process(file, folder) for name, file in exports.items()}
+    expected, _ = found["checkpoint"]
+    for name, file in {"checkpoint": checkpoint_file(model), **exports}.items():
+        answers, seconds = found[name]
+        chosen = answers.argmax(axis=1)
+        rows[name] = {
+            "agreement": (chosen == expected.argmax(axis=1)).mean(),
+            "largest_difference": np.abs(answers - expected).max(),
+            "accuracy": np.nan if labels is None else (chosen == labels).mean(),
+            "megabytes": user_path(file).stat().st_size / 1e6,
+            "milliseconds": 1000 * np.median(seconds),
+        }
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.attrs["images"] = described
     return table
@@ -122,9 +124,9 @@ def checkpoint_file(model: AnyModel) -> Path:
     return path / "best.pt" if path.is_dir() else path
 
 
-def _in_fresh_process(file: Path, folder: str) -> tuple[np.ndarray, np.ndarray]:
+def _in_fresh_process(file: str | Path, folder: str) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and seconds. Raises ParameterError for a file that does not run."""
-    command = [sys.executable, "-m", "resnet_ft.inference.fresh", str(file)]
+    command = [sys.executable, "-m", "resnet_ft.inference.fresh", str(user_path(file))]
     command += [f"{folder}/{name}" for name in ("images.npy", "answers.npz")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(one or "." for one in sys.path)}
     run = subprocess.run(
@@ -137,4 +139,4 @@ def _in_fresh_process(file: Path, folder: str) -> tuple[np.ndarray, np.ndarray]:
     if run.returncode:
         raise ParameterError(f"{file} does not run: {run.stderr.strip()[-300:]}")
     with np.load(command[-1]) as content:
-        return content["probabilities"], content["seconds"]
+        return content["arr_0"], content["arr_1"]

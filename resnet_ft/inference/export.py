@@ -85,7 +85,7 @@ def export_onnx(
 
 
 def export_safetensors(
-    model: AnyModel, folder: str | Path, *, data_dir: str | Path | None = None
+    model: AnyModel, folder: str | Path = "safetensors", *, data_dir: str | Path | None = None
 ) -> Path:
     """Write a run's model as model.safetensors and model.json into a folder; returns the former.
 
@@ -175,7 +175,8 @@ def _halve(graph: Any, onnx: Any) -> None:
     """Store weights in half precision; runtimes convert them once, when they load the file."""
     for tensor in graph.graph.initializer:
         name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.size >= _LARGE:
+        fits = abs(values).max(initial=0) <= np.finfo(np.float16).max
+        if values.dtype == np.float32 and values.size >= _LARGE and fits:
             half = onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
             tensor.CopyFrom(half)
             cast = onnx.helper.make_node("Cast", [half.name], [name], to=onnx.TensorProto.FLOAT)
@@ -192,8 +193,10 @@ def _quantise(plain: Path, made: Path, images: np.ndarray) -> None:
             image = next(self.one_by_one, None)
             return None if image is None else {"images": image[None]}
 
+    prepared = plain.with_name("prepared.onnx")
+    quantization.shape_inference.quant_pre_process(plain, prepared, skip_symbolic_shape=True)
     quantization.quantize_static(
-        plain,
+        prepared,
         made,
         Images(),
         op_types_to_quantize=[*_QUANTISED],

@@ -186,7 +186,9 @@ def answers(model: Answering, images: Tensor) -> Tensor:
 @torch.inference_mode()
 def _answers(model: Answering, images: Tensor) -> Tensor:
     parts = images.split(_IN_CACHE if images.device.type == "cpu" else len(images))
-    with engine.accelerator().autocast():
+    # bf16, in which networks train, would round eight times as coarsely.
+    is_half = engine.accelerator().mixed_precision != "no"
+    with torch.autocast(images.device.type, torch.float16, enabled=is_half):
         return torch.cat([model(part).float() for part in parts])
 
 

@@ -1,5 +1,6 @@
 """What a predictor takes as an image: files, addresses, bytes, and images in memory."""
 
+import os
 import time
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from resnet_ft.data.images import ImageSource
 from resnet_ft.errors import ImageError, ParameterError
+from resnet_ft.files import user_path
 from resnet_ft.remote import check_address, in_background, is_address, read_body, request
 
 AnyImage = (
@@ -33,6 +35,8 @@ def as_source(image: Any, name: str) -> ImageSource | Image.Image:
     for a file, that cannot be read; ParameterError, with `name`, for what is no image.
     """
     if isinstance(image, str | Path):
+        if os.path.isdir(user_path(image)):
+            raise ParameterError(f"{name} is a folder; predict_folder takes it.")
         return BytesIO(_downloaded(str(image))) if is_address(image) else image
     if isinstance(image, bytes | bytearray | memoryview):
         return BytesIO(image)
@@ -82,7 +86,7 @@ def _bytes(image: np.ndarray | Tensor, name: str) -> np.ndarray:
     if not (np.rint(255 * low) >= 0 and np.rint(255 * high) <= 255):  # so is NaN
         raise ParameterError(
             f"{what} from {low:.3g} to {high:.3g}; floats are from 0 to 1. Divide colours up to "
-            "255 by 255. Normalised already? Pass normalised=True (with a tensor)."
+            "255 by 255; normalised already? pass normalised=True, with a tensor."
         )
     return np.rint(255 * image.astype(np.float32)).astype(np.uint8)
 

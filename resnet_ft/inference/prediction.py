@@ -52,17 +52,18 @@ class Prediction:
         return f"{shares} ({flags})" if (flags := self._flags()) else shares
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td style='text-align:left'>{escape(_printable(name))}</td>"
-            f"<td style='min-width:12em;background:linear-gradient(to right, #0072B2 {share:.1%}, "
-            f"#6B728030 0) content-box'></td><td>{escape(percent(share))}</td></tr>"
+        cell = "<td style='border:0;text-align:left"
+        rows = "</tr><tr>".join(
+            f"{cell}'>{escape(_printable(name))}</td>"
+            f"{cell};width:12em;background:linear-gradient(to right, #0072B2 {share:.1%}, "
+            f"#6B728030 0) content-box'></td>{cell}'>{escape(percent(share))}</td>"
             for name, share in self.top
         )
         source = f"data:image/jpeg;base64,{b64encode(self.picture or b'').decode()}"
-        picture = f"<img alt='' src='{source}'>" if self.picture else ""
+        picture = f"<img alt='' style='min-width:96px' src='{source}'>" if self.picture else ""
         return scrolling(
             f"<div class='{NO_FORMULAS}' style='display:flex;flex-wrap:wrap;gap:1em;"
-            f"align-items:center'>{picture}<table>{rows}</table><b>{self._flags()}</b></div>"
+            f"align-items:center'>{picture}<table><tr>{rows}</tr></table><b>{self._flags()}</b></div>"
         )
 
     def _flags(self) -> str:

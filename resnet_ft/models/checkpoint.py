@@ -197,8 +197,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             content.setdefault("calibration", None)
         if found not in _FORMATS or set(content) != {one.name for one in fields(Checkpoint)}:
             raise CheckpointError(
-                f"{path} is not in the format {_FORMATS[-1]!r} (found {str(found)[:80]!r}). For "
-                "bare weights use build_model(arch, num_classes, weights=path)."
+                f"{path} is not in the format {_FORMATS[-1]!r} (found {str(found)[:80]!r}). A "
+                "newer format needs a newer resnet_ft: update it. For bare weights use "
+                "build_model(arch, num_classes, weights=path)."
             )
         _check(checkpoint := Checkpoint(**content))
     return checkpoint

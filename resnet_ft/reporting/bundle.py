@@ -4,9 +4,10 @@ import json
 import shutil
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
-from resnet_ft.errors import RunError, needed
+from resnet_ft.errors import DatasetError, RunError, needed
 from resnet_ft.files import atomic_write, user_path
 from resnet_ft.inference.check import AnyModel, checkpoint_file
 from resnet_ft.inference.export import export_onnx
@@ -36,8 +37,9 @@ def bundle(
         exported = Path(made, "model.onnx")
         export_onnx(model, exported, precision=precision, data_dir=data_dir)
         page = folder / "report.html"
-        if not page.exists() and (folder / "evaluation.csv").exists():
-            report(folder)
+        if not page.exists():
+            with suppress(DatasetError, RunError):  # no predictions, or no run
+                report(folder)
         script = Path(__file__).with_name("predict.py")
         path = user_path(path or folder / f"{name}.zip")
         with (
@@ -69,7 +71,11 @@ def push_to_hub(model: AnyModel, repo_id: str, *, private: bool = True) -> str:
             shutil.copyfile(exported, Path(made, "model.onnx"))
         try:
             repository = hub.HfApi().create_repo(repo_id, private=private, exist_ok=True)
+            if private and not hub.HfApi().repo_info(repository.repo_id).private:
+                raise RunError(f"{repo_id} exists and is public: for that, give private=False.")
             hub.HfApi().upload_folder(repo_id=repository.repo_id, folder_path=made)
+        except RunError:
+            raise
         except Exception as error:  # of the package, of what it connects with, of the system
             raise RunError(
                 f"{repo_id} could not be uploaded ({in_words(error)}). Check the name and the "

@@ -20,6 +20,7 @@ from resnet_ft.evaluation.advice import advise
 from resnet_ft.evaluation.predictions import Predictions, load_predictions
 from resnet_ft.notebook import as_unicode, percent
 from resnet_ft.reading import read_json, reading
+from resnet_ft.training.evaluate import EVALUATIONS
 from resnet_ft.training.run import load_run
 from resnet_ft.visualize.calibration import plot_calibration, plot_coverage
 from resnet_ft.visualize.curves import plot_history, plot_learning_curve
@@ -30,10 +31,7 @@ from resnet_ft.visualize.plots import plot_confusion_matrix
 _SIDE = 300  # pixels of a photograph
 _PHOTOGRAPHS = 12
 _CONFUSED = 8  # pairs of classes
-_FILES = {  # predictions in the folder of a run
-    **{"val": "evaluation", "test": "evaluation_test", "train": "evaluation_train"},
-    "heads": "head_predictions",
-}
+_FILES = {**EVALUATIONS, "heads": "head_predictions.csv"}  # predictions in the folder of a run
 
 
 def report(
@@ -52,12 +50,14 @@ def report(
     where the run or its predictions are missing.
     """
     run = load_run(run)
-    files = {split: run.folder / f"{name}.csv" for split, name in _FILES.items()}
+    files = {split: run.folder / name for split, name in _FILES.items()}
     needed = ["heads"] if predictions else [*files]
     saved = {split: load_predictions(files[split]) for split in needed if files[split].exists()}
     heads, found = saved.pop("heads", None), {**(predictions or saved)}
     if "val" not in found:
-        raise DatasetError(f"There is no {files['val']}. Evaluate the run with notebook 04.")
+        raise DatasetError(
+            f"There is no {files['val']}. Evaluate the run with notebook 04 or resnet_ft evaluate."
+        )
     audit = None if data_dir is None else audit_dataset(data_dir)
     val, history, table = found["val"], run.history, found["val"].table
     if curve is None and (run.folder / curves.FEATURES_FILE).exists():

@@ -85,10 +85,11 @@ def fit_head(
         rest, features = precompute(model, loaders, cache_dir=cache_dir)
         layers = [layer for layer in rest.children() if list(layer.parameters())]
         if len(layers) == 1 and isinstance(layers[0], nn.Linear) and layers[0].bias is not None:
-            predictions = _solve_layer(layers[0], features["train"], class_weights, seed)
+            predictions, penalty = _solve_layer(layers[0], features["train"], class_weights, seed)
             loss, accuracy = predictions.table["loss"].mean(), predictions.accuracy
         else:
-            predictions, optimizer = None, AdamW(rest.parameters(), lr=1e-3, weight_decay=0.01)
+            predictions, penalty = None, 0.0
+            optimizer = AdamW(rest.parameters(), lr=1e-3, weight_decay=0.01)
             _, history = train_model(rest, features, criterion, optimizer, num_epochs=_EPOCHS)
             by_rank = history.sort_values(["val_accuracy", "val_loss"], ascending=[False, True])
             loss, accuracy = by_rank.iloc[0][["train_loss", "train_accuracy"]]
@@ -108,7 +109,7 @@ def fit_head(
             f"  accuracy {row['val_accuracy']:.1%}  {row['seconds']:.0f} s"
         )
     if run is not None and predictions is not None:
-        _keep_features(run, features)
+        _keep_features(run, features, penalty)
         if predictions.probabilities.size <= _MOST_IN_TABLE:
             run.write("head_predictions.csv", predictions.save)
         else:
@@ -119,9 +120,9 @@ def fit_head(
     return Head(row, predictions)
 
 
-def _keep_features(run: Run, loaders: Mapping[str, DataLoader]) -> None:
-    """Write features and labels of each split into the run, unless they are large."""
-    tensors: dict[str, Tensor] = {}
+def _keep_features(run: Run, loaders: Mapping[str, DataLoader], penalty: float) -> None:
+    """Write features and labels of each split, and the penalty, unless they are large."""
+    tensors = {"penalty": torch.tensor(penalty, dtype=torch.float64)}
     for split, loader in loaders.items():
         dataset: Any = loader.dataset
         tensors[f"{split}_features"], tensors[f"{split}_labels"] = dataset.first_view()
@@ -136,8 +137,8 @@ def _keep_features(run: Run, loaders: Mapping[str, DataLoader]) -> None:
 
 def _solve_layer(
     layer: nn.Linear, loader: DataLoader, class_weights: Tensor | None, seed: int
-) -> Predictions:
-    """Fill the layer; return what heads that were fitted to other images say of each image."""
+) -> tuple[Predictions, float]:
+    """Fill the layer; return what heads fitted to other images say of each, and the penalty."""
     dataset: Any = loader.dataset
     features, labels = dataset.first_view()
     solved = solve_head(features, labels, layer.out_features, weights=class_weights, seed=seed)
@@ -145,4 +146,5 @@ def _solve_layer(
         layer.weight.copy_(solved.weight)
         layer.bias.copy_(solved.bias)
     paths = [path for path, _ in dataset.samples]
-    return tabulate(solved.probabilities, solved.losses, labels, dataset.classes, paths)
+    found = tabulate(solved.probabilities, solved.losses, labels, dataset.classes, paths)
+    return found, solved.penalty

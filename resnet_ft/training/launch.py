@@ -1,5 +1,7 @@
 """A run without a notebook: trained as its config.json says, in one process or in several."""
 
+import os
+import re
 import subprocess
 import sys
 from collections import deque
@@ -13,14 +15,18 @@ import torch
 from torch import nn
 
 from resnet_ft import distributed, engine
-from resnet_ft.data.loaders import make_dataloaders
+from resnet_ft.audit.audit import audit_dataset
+from resnet_ft.data.decisions import decisions_file
+from resnet_ft.data.loaders import describe_loaders, make_dataloaders
 from resnet_ft.data.transforms import eval_transform, train_transform
-from resnet_ft.errors import ParameterError, TrainingError
+from resnet_ft.errors import ParameterError, RunError, TrainingError
 from resnet_ft.files import user_path
 from resnet_ft.models.build import build_model
 from resnet_ft.models.freezing import freeze
 from resnet_ft.models.preprocessing import preprocessing_of
 from resnet_ft.reading import read_json, reading
+from resnet_ft.remote import masked
+from resnet_ft.staging.archives import archive_stem
 from resnet_ft.staging.drive import project_root
 from resnet_ft.staging.stage import stage_dataset
 from resnet_ft.training.fine_tune import fine_tune
@@ -32,38 +38,41 @@ _RECORDED = ("id", "created", "versions", "weights_content", "training", "fine_t
 
 
 def train_run(
-    config: str | PathLike[str],
+    source: str | PathLike[str],
     *,
+    run_dir: str | Path | None = None,
     data_dir: str | Path | None = None,
     num_workers: int | None = None,
     save_minutes: float = 5.0,
     keep_resume_state: bool = True,
+    **options: Any,
 ) -> tuple[nn.Module, pd.DataFrame]:
-    """Train or resume the run that a config.json describes; returns model and history.
+    """Train or resume a run without a notebook; returns model and history.
 
-    You may write the file yourself: `data_source`, `arch`, `weights`, `freeze_until`, `image_size`,
-    `batch_size`, `augmentation`, `mixed_precision` and `seed`, by default those of notebook 03, and
-    below "fine_tune" the options of that function. The run is kept in the file's folder. `data_dir`
-    is where the images are, if not at `data_source`; the other options are those of `Autosave`. Of
-    several processes all call this. Raises
-    ParameterError, naming the entry, for a file that says anything else.
+    `source` is photographs, as `stage_dataset` takes them, or the config.json of a run, or its
+    folder. You may write that file yourself: `data_source`, `arch`, `weights`, `freeze_until`,
+    `image_size`, `batch_size`, `augmentation`, `mixed_precision` and `seed`, by default those of
+    notebook 03, and below "fine_tune" the options of that function. All of these are `options`
+    here too, and count before the file. The run is kept in the file's folder; that of photographs
+    in `run_dir`, by default "runs/<photographs>-<arch>", with the decisions about images beside it.
+    `data_dir` is where the images are, if not at `data_source`; the other options are those of
+    `Autosave`. Of several processes all call this. Raises ParameterError, naming the entry, for a
+    file that says anything else, and RunError where the folder holds another run.
     """
-    config = user_path(config)
-    remedy = (
-        "It should be the config.json of a run, or a JSON file of your own such as "
-        '{"data_source": "photos", "arch": "resnet50"}.'
-    )
-    with reading(config, ParameterError, remedy):
-        content: Any = read_json(config)
-        options = content.get("fine_tune", {})
-        if not isinstance(options, dict):
-            raise ValueError(f'"fine_tune" is {options!r}, not an object {{...}}')
+    options = checked(options)
+    config = _config_of(source)
+    if config and run_dir is not None:
+        raise ParameterError(f"{config} is of a run, which stays in its folder: leave run_dir out.")
+    new: dict[str, Any] = {"data_source": os.fspath(source)}
+    content = _described(config) if config else new
     defaults = asdict(RunOptions())
+    content |= {name: options.pop(name) for name in defaults if name in options}
+    options = {**content.get("fine_tune", {}), **options}
     known = {"": [*defaults, *_RECORDED], '"fine_tune" ': FineTuneOptions.names()}
     for (place, names), given in zip(known.items(), (content, options), strict=True):
         if unknown := sorted({*given} - {*names}):
             raise ParameterError(
-                f"{config} has unknown {place}entries: {', '.join(unknown)}. It may have "
+                f"{source} has unknown {place}entries: {', '.join(unknown)}. It may have "
                 f"{', '.join(names)}."
             )
     arguments = {
@@ -72,17 +81,25 @@ def train_run(
     }
     entries = {name: content.get(name, default) for name, default in defaults.items()}
     below = {f"fine_tune.{name}": value for name, value in options.items()}
-    values = checked({**arguments, **entries, **below}, remedy=f"Correct {config}.")
+    remedy = f"Correct {config}." if config else ""
+    values = checked({**arguments, **entries, **below}, remedy=remedy)
     data_dir, num_workers, save_minutes, keep_resume_state = (values[name] for name in arguments)
     chosen = RunOptions(**{name: values[name] for name in entries})
     options = {name: values[f"fine_tune.{name}"] for name in options}
 
     engine.configure_engine(mixed_precision=chosen.mixed_precision)
-    run = Run(config.parent)
-    if distributed.is_main():
-        Run.open(run, {**asdict(chosen), **({"fine_tune": options} if options else {})})
-    with distributed.one_per_machine_first():  # it downloads and decodes, the others find that
+    run = Run(run_folder(source, run_dir, chosen.arch))
+    with distributed.one_per_machine_first():  # it downloads, the others find that
         images = stage_dataset(data_dir or chosen.data_source, project_root() / "data")
+        if distributed.is_main():
+            if not config:
+                _check_source(run, chosen.data_source, run_dir)
+            content = {**asdict(chosen), **({"fine_tune": options} if options else {})}
+            decisions = None if config else decisions_file(run.folder.parent, chosen.data_source)
+            Run.open(run, content, decisions=decisions)
+            if not config and not run.has_begun:
+                print(audit_dataset(images, image_size=chosen.image_size))
+    with distributed.one_per_machine_first():  # it decodes
         preprocessing = preprocessing_of(chosen.arch, chosen.weights, image_size=chosen.image_size)
         dataloaders = make_dataloaders(
             images,
@@ -96,11 +113,55 @@ def train_run(
         torch.manual_seed(chosen.seed)
         train: Any = dataloaders["train"].dataset
         model = build_model(chosen.arch, len(train.classes), weights=chosen.weights)
+    if distributed.is_main():
+        begins = "pretrained" if model.pretrained else "from random weights"
+        print(describe_loaders(dataloaders))
+        print(f"{run.folder}: {chosen.arch}, {begins}, {engine.describe_device()}")
     if chosen.freeze_until:
         freeze(model, until=chosen.freeze_until)
     options = {"seed": chosen.seed, **options}
     saving = [Autosave(minutes=save_minutes, keep_resume_state=keep_resume_state)]
     return fine_tune(model, dataloaders, **options, run_dir=run, callbacks=saving)
+
+
+def _described(config: Path) -> dict[str, Any]:
+    """What a config.json says. Raises ParameterError for one that cannot be read."""
+    remedy = (
+        "It should be the config.json of a run, or a JSON file of your own such as "
+        '{"data_source": "photos", "arch": "resnet50"}.'
+    )
+    with reading(config, ParameterError, remedy):
+        content: dict[str, Any] = read_json(config)
+        if not isinstance(options := content.get("fine_tune", {}), dict):
+            raise ValueError(f'"fine_tune" is {options!r}, not an object {{...}}')
+    return content
+
+
+def run_folder(
+    source: str | PathLike[str], run_dir: str | Path | None = None, arch: str = RunOptions.arch
+) -> Path:
+    """Where `train_run` keeps the run of a config.json or of photographs."""
+    if config := _config_of(source):
+        return config.parent
+    name = Path(masked(os.fspath(source)).split("?")[0]).absolute().name
+    name = re.sub(r"[^\w.-]+", "-", f"{archive_stem(name) or name}-{arch}")
+    return user_path(run_dir or Path("runs", name))
+
+
+def _check_source(run: Run, source: str, run_dir: str | Path | None) -> None:
+    """Raise RunError where photographs of the same name already have a run of that name."""
+    if run_dir is None and (run.folder / "config.json").exists():
+        now, before = masked(source), str(run.config.get("data_source"))
+        if os.path.abspath(before) != os.path.abspath(now):
+            raise RunError(f"{run.folder} holds a run on {before}. Choose another run_dir.")
+
+
+def _config_of(source: str | PathLike[str]) -> Path | None:
+    """The config.json that a source is, or that the folder of a run has."""
+    path = user_path(source)
+    if (path / "config.json").is_file():
+        return path / "config.json"
+    return path if path.suffix == ".json" else None
 
 
 def launch_training(

@@ -26,10 +26,7 @@ from typing import (
     get_type_hints,
 )
 
-from resnet_ft import distributed
 from resnet_ft.errors import ParameterError
-from resnet_ft.models.build import check_architecture
-from resnet_ft.notebook import executed_cells
 
 
 class Range(NamedTuple):
@@ -49,6 +46,12 @@ class Range(NamedTuple):
         ends += [f"above {self.above:,}"] if math.isfinite(self.above) else []
         ends += [f"below {self.below:,}"] if math.isfinite(self.below) else []
         return " and ".join(ends)
+
+
+def _check_architecture(arch: str) -> None:
+    from resnet_ft.models.build import check_architecture  # which torch takes seconds to load
+
+    check_architecture(arch)
 
 
 _Count = Annotated[int, Range(1)]
@@ -101,7 +104,7 @@ class RunOptions:
     """What config.json says of a run beside `FineTuneOptions`, as notebook 03 does."""
 
     data_source: str = "sample"
-    arch: Annotated[str, check_architecture] = "resnet101"
+    arch: Annotated[str, _check_architecture] = "resnet101"
     weights: str | None = "auto"
     freeze_until: str | None = None
     image_size: _Count = 224
@@ -136,6 +139,7 @@ _OTHERS: dict[str, Any] = {
     "top_k": _Count,
     "tta": bool,
     "normalised": bool,
+    **dict.fromkeys(("make_onnx", "make_web_page", "make_bundle"), bool),
 }
 
 # What each name may be, wherever it is a parameter.
@@ -174,7 +178,10 @@ NOTEBOOKS: dict[str, tuple[str, ...]] = {
         *("runs_dir", "run_name", "data_dir", "batch_size", "num_images", "compare_with"),
         *("num_workers", *_PLACES),
     ),
-    "05_infer": ("runs_dir", "run_name", "folder", "image", "top_k", "batch_size", *_PLACES),
+    "05_infer": (
+        *("runs_dir", "run_name", "folder", "image", "top_k", "make_onnx", "make_web_page"),
+        *("make_bundle", "batch_size", *_PLACES),
+    ),
 }
 
 
@@ -218,6 +225,8 @@ def checked(
         problems.append("Give epochs or minutes, not both.")
     if problems:
         raise ParameterError("\n".join([*problems, remedy]).strip())
+    from resnet_ft import distributed
+
     if converted and distributed.is_main():
         say(f"Taken as it is meant: {', '.join(converted)}.")
     return values
@@ -234,6 +243,8 @@ def check_parameters(notebook: str) -> None:
     and for a name in another cell that looks like a misspelt one. Outside of IPython it does
     nothing.
     """
+    from resnet_ft.notebook import executed_cells
+
     if notebook not in NOTEBOOKS:
         raise ParameterError(f"{notebook!r} should be one of {', '.join(NOTEBOOKS)}.")
     namespace, cells = executed_cells()

@@ -389,7 +389,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         others = ", ".join(sorted(path.parent.name for path in run.folder.parent.glob("*/best.pt")))
         raise RunError(
             f"{run.folder} is not a trained run: {' and '.join(missing)} missing. Train one with "
-            "notebook 03, or choose another run (found beside it: "
+            "notebook 03 or resnet_ft train, or choose another run (found beside it: "
             f"{others or 'none'})."
         )
     return run

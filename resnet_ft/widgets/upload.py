@@ -86,7 +86,8 @@ def upload_and_predict(
         layout={"width": "100%", "height": "72px"},
     )
     upload.add_class("resnet-ft-drop")
-    camera = ipywidgets.Button(description="Camera", icon="camera", layout={"width": "auto"})
+    beside = {"width": "auto", "align_self": "flex-start"}
+    camera = ipywidgets.Button(description="Camera", layout=beside)
     camera.add_class("resnet-ft-camera")
     display(Javascript(_SCRIPT))
     results = ipywidgets.VBox()

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,6 +12,7 @@ from resnet_ft import (
     make_dataloaders,
     pretrained_features,
 )
+from resnet_ft.features.solver import solve_head
 from resnet_ft.training import head as head_module
 from resnet_ft.training.run import Run
 
@@ -104,7 +106,11 @@ def test_a_run_keeps_what_its_head_was_solved_on(photos, tmp_path):
     )
     table = load_predictions(run.folder / "head_predictions.csv").table
     assert [dataset.classes[label] for label in labels] == table["label"].tolist()
-    assert learning_curve(kept, draws=2).points["accuracy"].between(0, 1).all()
+    points = learning_curve(kept, draws=2).points
+    assert points["accuracy"].between(0, 1).all()
+    assert kept["penalty"] == solve_head(features, labels, 2).penalty  # not looked for again
+    searched = {split: kept[split] for split in ("train", "val")}  # in runs that kept none
+    pd.testing.assert_frame_equal(learning_curve(searched, draws=2).points, points)
 
 
 def test_features_that_are_too_large_for_a_run_are_left_out_and_this_is_said(

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import network, write_image
+from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
@@ -432,6 +433,37 @@ def test_the_shell_predicts_a_folder(checkpoint, images, tmp_path, capsys):
         main(["predict", str(checkpoint), str(images), "--csv", csv, "--top_k", "2"])
     with pytest.raises(SystemExit, match=r"^CheckpointError: There is no checkpoint"):
         main(["predict", str(tmp_path / "none.pt"), str(images)])
+
+
+def test_a_thousand_files_have_a_row_each_and_the_thirty_bad_ones_a_reason(predictor, tmp_path):
+    folder = many(tmp_path / "images", 1000)
+    photograph = tmp_path / "a.jpg"
+    Image.effect_noise((60, 50), 90).save(photograph)
+    jpeg = photograph.read_bytes()
+    kinds = {
+        "the file is empty": b"",
+        "not an image": b"<html>404</html>",
+        "truncated": jpeg[: len(jpeg) // 2],
+        "image file is truncated": (folder / "0001.png").read_bytes()[:-40],
+        "not a file": None,
+        "no such file": None,
+    }
+    for i in range(30):
+        path, content = folder / f"{33 * i:04d}.png", list(kinds.values())[i % 6]
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        elif i % 6 == 4:
+            os.mkfifo(path)
+        else:
+            path.symlink_to(tmp_path / "gone.png")
+    table = predictor.predict_folder(folder, tmp_path / "t.csv", num_workers=2)
+    bad = table["error"].notna()
+    assert table.loc[bad, "path"].tolist() == [f"{33 * i:04d}.png" for i in range(30)]
+    for row, reason in zip(table[bad].itertuples(), [*kinds] * 5, strict=True):
+        assert reason in row.error and pd.isna(row.predicted)
+    right = [CLASSES[int(path[:4]) % 3] for path in table.loc[~bad, "path"]]
+    assert table.loc[~bad, "predicted"].tolist() == right and len(table) == 1000
 
 
 @pytest.mark.slow

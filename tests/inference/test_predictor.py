@@ -129,10 +129,13 @@ def test_a_checkpoint_alone_predicts_as_evaluation_did(photos, tmp_path):
 
 WITHOUT_LIBRARY = """
 import json, sys
+from pathlib import Path
 from types import SimpleNamespace
+import pandas as pd
 
 sys.modules["resnet_ft"] = None  # to import it is an ImportError
-run, path = SimpleNamespace(best=sys.argv[1]), sys.argv[2]
+run, images_dir = SimpleNamespace(best=sys.argv[1]), Path(sys.argv[2])
+readable = pd.DataFrame({{"path": ["a.png"]}})
 {cells}
 print(json.dumps(probabilities.tolist()))
 """
@@ -142,7 +145,7 @@ def test_the_notebook_predicts_the_same_without_this_library(tmp_path):
     notebook = nbformat.read(ROOT / "notebooks" / "05_infer.ipynb", as_version=4)
     sources = [cell.source for cell in notebook.cells]
     (start,) = [i for i, text in enumerate(sources) if text.startswith("## Without this library")]
-    (end,) = [i for i, text in enumerate(sources) if text.startswith("## What you have now")]
+    end = next(i for i in range(start + 1, len(sources)) if sources[i].startswith("## "))
     cells = [cell.source for cell in notebook.cells[start:end] if cell.cell_type == "code"]
     image = write_image(tmp_path / "a.png", size=(90, 60))
     model = build_model("resnet18", 3, weights=None)
@@ -153,7 +156,7 @@ def test_the_notebook_predicts_the_same_without_this_library(tmp_path):
         preprocessing={"image_size": 32, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]},
     )
     code = WITHOUT_LIBRARY.format(cells="\n".join(cells))
-    command = [sys.executable, "-c", code, str(path), str(image)]
+    command = [sys.executable, "-c", code, str(path), str(tmp_path)]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     expected = dict(Predictor.load(path).predict(image).top)
     found = json.loads(run.stdout.splitlines()[-1])
@@ -340,3 +343,28 @@ def test_images_whose_features_are_unlike_those_of_training_are_unfamiliar(rooms
     assert table["unfamiliar"].tolist() == [*expected, pd.NA]
     plain = Predictor(model, ["a", "b"], transform).predict_folder(rooms, num_workers=0)
     assert np.allclose(table["confidence"], plain["confidence"], atol=1e-5, equal_nan=True)
+
+
+def test_test_time_augmentation_is_the_mean_of_an_image_and_its_mirror_image(rooms):
+    torch.manual_seed(0)
+    model = build_model("resnet18", 2, weights=None)
+    image = np.asarray(Image.open(rooms / "0.png"))[:, :40].copy()  # a square
+    image[:, 20:] = (10, 200, 10)  # whose two halves differ
+    found = [
+        calibration(threshold=limit, strangest=0.4, means=torch.ones(1, 512).half())
+        for limit in (0.0, 1.0)
+    ]
+    for known in found:
+        predictor = Predictor(model, ["a", "b"], eval_transform(16), calibration=known)
+        both = [dict(one.top)["a"] for one in predictor.predict([image, image[:, ::-1]])]
+        assert abs(both[0] - both[1]) > 1e-4
+        twice = predictor.predict(image, tta=True)
+        assert dict(twice.top)["a"] == pytest.approx(np.mean(both), abs=1e-5)
+        assert twice.unsure == bool(known.threshold) and twice.unfamiliar is not None
+    Image.fromarray(image).save(rooms / "halves.png")
+    table = predictor.predict_folder(rooms, rooms / "t.csv", tta=True, num_workers=0)
+    row = table[table["path"] == "halves.png"].iloc[0]
+    assert (row["predicted"], row["unsure"]) == (twice.class_name, True)
+    assert row["confidence"] == pytest.approx(twice.confidence, abs=1e-5)
+    with pytest.raises(ParameterError, match="another tta"):
+        predictor.predict_folder(rooms, rooms / "t.csv", num_workers=0)

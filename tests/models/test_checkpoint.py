@@ -6,9 +6,16 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from resnet_ft import CheckpointError, build_model, load_checkpoint, save_checkpoint
+from resnet_ft import (
+    CheckpointError,
+    Predictor,
+    build_model,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 PREPROCESSING = {"image_size": 64, "mean": [0.5] * 3, "std": [0.25] * 3}
 
@@ -168,6 +175,30 @@ def test_a_checkpoint_in_the_first_format_which_did_not_count_classes_is_read(tm
     checkpoint = load_checkpoint(path)
     assert checkpoint.num_classes == 3 and checkpoint.class_names() == ["0", "1", "2"]
     assert torch.equal(checkpoint.load_into().fc.weight, model.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("number", "lacks"), [(1, ["num_classes", "calibration"]), (2, ["calibration"])]
+)
+def test_a_checkpoint_in_an_older_format_predicts_the_same(tmp_path, number, lacks):
+    model = build_model("resnet18", 3, weights=None)
+    preprocessing = {"image_size": 32, "mean": [0.5] * 3, "std": [0.3] * 3}
+    path = save_checkpoint(
+        tmp_path / "a.pt", model, classes=["a", "b", "c"], preprocessing=preprocessing
+    )
+    image = Image.effect_noise((60, 50), 90)
+    expected = Predictor.load(path).predict(image)
+    content = torch.load(path, weights_only=True)
+    content = {name: value for name, value in content.items() if name not in lacks}
+    torch.save({**content, "format": f"resnet_ft checkpoint {number}"}, path)
+    assert Predictor.load(path).predict(image) == expected
+
+
+def test_a_checkpoint_in_a_newer_format_is_refused_with_the_remedy(saved):
+    _, path = saved
+    newer = changed(path, format="resnet_ft checkpoint 4", surprise=1)
+    with pytest.raises(CheckpointError, match=r"found 'resnet_ft checkpoint 4'.*newer resnet_ft"):
+        Predictor.load(newer)
 
 
 def changed(path, **values):

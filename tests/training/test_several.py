@@ -192,7 +192,7 @@ def test_a_shell_command_trains_what_a_config_says(launcher, photos, weights, tm
     assert_the_same(Run(tmp_path / "some"), Run(tmp_path / "one"), tolerance=1e-3)
     assert load_run(tmp_path / "some").config["fine_tune"]["epochs"] == 1
     again = start(sys.executable, "-m", *TRAIN, config)
-    assert "is finished: 1 of 1 epochs" in again.communicate(timeout=300)[0]
+    assert "is finished: 1 of 1 epochs" in again.communicate(timeout=300)[1]
 
 
 @pytest.fixture

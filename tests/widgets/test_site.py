@@ -7,6 +7,7 @@ import urllib.request
 import pytest
 
 from resnet_ft import RunError, show_site
+from resnet_ft.widgets import site
 
 
 def page(folder):
@@ -15,11 +16,21 @@ def page(folder):
     return folder
 
 
-def test_a_page_is_served_while_the_kernel_runs(tmp_path):
-    frame = show_site(page(tmp_path / "site"), height=400)
-    assert "127.0.0.1" in frame.src and frame.height == 400
-    assert urllib.request.urlopen(frame.src).read() == b"<title>ants or bees</title>"
-    assert show_site(tmp_path / "site").src == frame.src  # and not by another server
+def test_a_page_is_served_while_the_kernel_runs(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(site, "display", shown.append)
+    for _ in range(2):
+        show_site(page(tmp_path / "site") if not shown else tmp_path / "site", height=400)
+    first, second = shown
+    assert "127.0.0.1" in first.src and first.height == 400
+    assert urllib.request.urlopen(first.src).read() == b"<title>ants or bees</title>"
+    assert second.src == first.src  # and not by another server
+
+
+def test_a_notebook_that_runs_unattended_says_where_the_page_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(site, "runs_headless", lambda: True)
+    show_site(page(tmp_path / "site"))
+    assert str(tmp_path / "site") in capsys.readouterr().out
 
 
 def test_colab_shows_a_port_of_its_machine(tmp_path, monkeypatch):
@@ -30,7 +41,7 @@ def test_colab_shows_a_port_of_its_machine(tmp_path, monkeypatch):
     colab.output = output
     for module in (types.ModuleType("google"), colab, output):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    assert show_site(page(tmp_path / "site"), height=400) is None
+    show_site(page(tmp_path / "site"), height=400)
     ((port, height),) = shown
     assert height == "400"
     assert urllib.request.urlopen(f"http://127.0.0.1:{port}/").status == 200
