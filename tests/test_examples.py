@@ -10,8 +10,8 @@ from conftest import ROOT
 EXAMPLES = sorted((ROOT / "examples").glob("own_*.py"))
 
 
-def test_there_are_three_examples():
-    assert len(EXAMPLES) == 3
+def test_there_are_four_examples():
+    assert len(EXAMPLES) == 4
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,14 @@ def test_an_example_runs_as_it_is(script, folder):
         *_, last = printed.splitlines()
         _, _, accuracy, train_top2, val_top2, norm = map(float, last.split())
         assert accuracy <= val_top2 <= 1 and train_top2 > 0.5 and norm > 0
+    elif script.stem == "compare_exports":
+        *_, header, checkpoint, fp32, fp16, int8, safetensors, _ = printed.splitlines()
+        assert header.split()[0] == "agreement"
+        for row in (fp32, fp16, safetensors):
+            assert float(row.split()[1]) >= 0.99
+        megabytes = [float(row.split()[4]) for row in (checkpoint, fp32, fp16, int8)]
+        assert megabytes[2] < 0.55 * megabytes[1] and megabytes[3] < 0.3 * megabytes[1]
+        accuracy = float(checkpoint.split()[3])
     else:
         accuracy = float(re.findall(r"accuracy ([\d.]+)%", printed)[-1]) / 100
         assert re.search(r"^\S+ >?[\d.]+%, \S+ <?[\d.]+%", printed, re.MULTILINE)

@@ -18,7 +18,7 @@ from resnet_ft.data.decisions import apply_decisions
 from resnet_ft.data.index import index_dataset
 from resnet_ft.data.transforms import Preprocessing, prepare, preprocessing_in, split_transform
 from resnet_ft.errors import DatasetError, ImageError, ParameterError, ResnetFtError
-from resnet_ft.files import user_path
+from resnet_ft.files import is_on_drive, user_path
 from resnet_ft.inference.fresh import of_predictor, timed
 from resnet_ft.inference.predictor import Predictor
 from resnet_ft.staging.drive import project_root
@@ -101,10 +101,12 @@ def photograph_files(
     run = Run(checkpoint_file(model).parent)
     try:
         source = data_dir or run.data_source
-        index = index_dataset(stage_dataset(source, project_root() / "data"))
+        if not (is_on_drive(source) and user_path(source).is_dir()):  # a few images need no copy
+            source = stage_dataset(source, project_root() / "data")
+        index = index_dataset(source)
     except ResnetFtError as error:
         raise DatasetError(f"{error} For images elsewhere, give data_dir=.") from error
-    if run.decisions and data_dir is None:
+    if run.decisions:
         index = apply_decisions(index, run.decisions)
     table = index.split(split)
     table = table.iloc[np.unique(np.linspace(0, len(table) - 1, most).astype(int))]

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,25 +50,23 @@ def export_onnx(
     """Write a run's model as one ONNX file (opset 18), which needs neither torch nor this library.
 
     `model` is the folder of a run or a checkpoint file. Input "images" is uint8 (N, 3, H, W), RGB,
-    the square that the metadata's `preprocessing` describes; N may be any. Normalisation, softmax
-    and temperature are inside: output "probabilities" is float32 (N, C), and, where the calibration
-    flags unfamiliar images, "strangeness" (N,). The metadata are texts: `classes` and
-    `preprocessing` in JSON, `image_size`, `temperature` and, where the calibration has them,
-    `unsure_below` (a confidence) and `unfamiliar_above` (a strangeness).
+    for any N: squares as the metadata's `preprocessing` (JSON) describes them. Normalisation,
+    temperature and softmax are inside. Outputs are "probabilities", float32 (N, C), and, where the
+    calibration flags unfamiliar images, "strangeness" (N,). The metadata also have `classes`
+    (JSON), `image_size`, `temperature`, and the limits `unsure_below` and `unfamiliar_above`.
 
-    "fp16" stores weights in half precision, and computes with floats everywhere. "int8" quantises
-    convolutions and linear layers, per channel, with ranges from 100 training images (static, QDQ).
-    The images are those of the run's `data_source`, or in `data_dir`. The file is compared with the
-    checkpoint (see `compare_exports`), and not written where more than 1% of the answers change, or
-    for int8 the accuracy falls by more than 2 points, unless `allow_changes`. Raises ParameterError
-    then, for a network that cannot be exported, and without the extra "onnx", and DatasetError
-    where int8 finds no images.
+    "fp16" stores weights in half precision, and computes with floats. "int8" quantises convolutions
+    and linear layers (static, QDQ, per channel) on 100 training images, of the run's `data_source`
+    or in `data_dir`. The file is compared with the checkpoint (see `compare_exports`). Raises
+    ParameterError where more than 1% of the answers change, or for int8 the accuracy falls by more
+    than 2 points, unless you `allow_changes`, and for a network that cannot be exported;
+    DatasetError where int8 finds no images.
     """
     if precision not in PRECISIONS:
         raise ParameterError(
             f"precision={precision!r} is unknown. Choose one of {', '.join(PRECISIONS)}."
         )
-    onnx: Any = needed("onnx", "onnx")
+    onnx, *_ = (needed(name, "onnx") for name in ("onnx", "onnxscript", "onnxruntime"))
     predictor, path = Predictor.load(os.fspath(model)), user_path(path)
     with tempfile.TemporaryDirectory(prefix="resnet_ft-") as folder:
         plain, made = Path(folder, "plain.onnx"), Path(folder, f"{precision}.onnx")
@@ -77,7 +76,7 @@ def export_onnx(
             _quantise(plain, made, images)
         graph = onnx.load(made if made.exists() else plain)
         if precision == "fp16":
-            _halve(graph, onnx)
+            _halve(graph.graph, onnx)
         onnx.helper.set_model_props(graph, _metadata(predictor))
         onnx.save(graph, made)
         _check(model, made, data_dir, allow_changes=allow_changes)
@@ -137,7 +136,6 @@ class FromBytes(nn.Module):
 
 
 def _export(predictor: Predictor, path: Path) -> None:
-    needed("onnxscript", "onnx")
     net, size = FromBytes(predictor).eval(), square(predictor).image_size
     try:
         with warnings.catch_warnings():
@@ -173,32 +171,25 @@ def _metadata(predictor: Predictor) -> dict[str, str]:
 
 def _halve(graph: Any, onnx: Any) -> None:
     """Store weights in half precision; runtimes convert them once, when they load the file."""
-    for tensor in graph.graph.initializer:
+    for tensor in graph.initializer:
         name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
         fits = abs(values).max(initial=0) <= np.finfo(np.float16).max
         if values.dtype == np.float32 and values.size >= _LARGE and fits:
             half = onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
             tensor.CopyFrom(half)
             cast = onnx.helper.make_node("Cast", [half.name], [name], to=onnx.TensorProto.FLOAT)
-            graph.graph.node.insert(0, cast)
+            graph.node.insert(0, cast)
 
 
 def _quantise(plain: Path, made: Path, images: np.ndarray) -> None:
     quantization: Any = needed("onnxruntime.quantization", "onnx")
-
-    class Images(quantization.CalibrationDataReader):
-        one_by_one = iter(images)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            image = next(self.one_by_one, None)
-            return None if image is None else {"images": image[None]}
-
+    batches = iter([{"images": image[None]} for image in images])
     prepared = plain.with_name("prepared.onnx")
     quantization.shape_inference.quant_pre_process(plain, prepared, skip_symbolic_shape=True)
     quantization.quantize_static(
         prepared,
         made,
-        Images(),
+        SimpleNamespace(get_next=lambda: next(batches, None)),
         op_types_to_quantize=[*_QUANTISED],
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,

@@ -39,6 +39,7 @@ def model_card(model: AnyModel) -> Path:
     calibration = checkpoint.calibration or {}
     source = masked(config.get("data_source") or "")
     name, dataset = as_unicode(run.folder.absolute().name), as_unicode(Path(source).name)
+    kinds = "image-classification", "imagefolder", dataset or "images", "accuracy"
     about = hub.ModelCardData(
         model_name=name if found else None,
         library_name="resnet_ft",
@@ -47,14 +48,7 @@ def model_card(model: AnyModel) -> Path:
         datasets=[source.removeprefix("hf:")] if source.startswith("hf:") else None,
         metrics=["accuracy"] if found else None,
         eval_results=[
-            hub.EvalResult(
-                task_type="image-classification",
-                dataset_type="imagefolder",
-                dataset_name=dataset or "images",
-                dataset_split=split,
-                metric_type="accuracy",
-                metric_value=round(one.accuracy, 4),
-            )
+            hub.EvalResult(*kinds, round(one.accuracy, 4), dataset_split=split)
             for split, one in found.items()
         ]
         or None,
