@@ -101,13 +101,17 @@ def export_web(
 def _write_examples(model: AnyModel, data_dir: str | Path | None, folder: Path) -> list[str]:
     """Small copies of validation images, without what a camera noted in them; their names."""
     written = list[str]()
-    with suppress(*(() if data_dir else (DatasetError,))):
-        folder.mkdir()
-        for file in photograph_files(model, "val", _EXAMPLES, data_dir)[0]:
-            with suppress(ImageError):
-                content = jpeg_thumbnail(file, _EXAMPLE_SIZE)
-                written.append(f"{folder.name}/{len(written) + 1}.jpg")
-                (folder.parent / written[-1]).write_bytes(content)
+    try:
+        files, _ = photograph_files(model, "val", _EXAMPLES, data_dir)
+    except DatasetError as error:
+        print(f"The page is without examples. {error}")
+        return written
+    folder.mkdir()
+    for file in files:
+        with suppress(ImageError):
+            content = jpeg_thumbnail(file, _EXAMPLE_SIZE)
+            written.append(f"{folder.name}/{len(written) + 1}.jpg")
+            (folder.parent / written[-1]).write_bytes(content)
     return written
 
 

@@ -36,7 +36,7 @@ def plot_calibration(predictions: Predictions, *, ax: "Axes | None" = None) -> "
         for name, (found, marker, colour) in lines.items():
             line = found["confidence"], found["accuracy"], marker
             ax.plot(*line, lw=1.2, ms=6, color=colour, label=name, clip_on=False)
-        limits = min(ax.dataLim.min), 1
+        limits = min(0.9, *ax.dataLim.min), 1  # not all between 99.9% and 100%
         ax.axline((1, 1), slope=1, color=GREY, lw=1, ls="--")
         ax.set_title(f"Calibration error {errors}\n(perfect: up to {after['band']:.1%})")
         ax.legend(loc="upper left", fontsize=9)

@@ -145,7 +145,7 @@ def cards(page, count):
     page.wait_for_function(
         "count => document.querySelectorAll('.card:not(.waiting)').length === count",
         arg=count,
-        timeout=180_000,
+        timeout=90_000,
     )
     return page.evaluate("""() => [...document.querySelectorAll(".card")].map(card => ({
         name: card.querySelector("h2").textContent,
@@ -224,6 +224,10 @@ def odd_images(folder, photograph):
     for name, size in sizes.items():
         image.resize(size).save(folder / f"{name}.png")
     image.convert("L").save(folder / "grey.png")
+    fading = Image.linear_gradient("L").resize(image.size)
+    image.putalpha(fading)
+    image.save(folder / "fading.png")
+    image = image.convert("RGB")
     image.convert("P").save(folder / "palette.png")
     image.save(folder / "plain.webp", lossless=True)
     # A profile of colours that exchanges red and blue, which the library does not apply.
