@@ -166,8 +166,8 @@ def _tiffs() -> Group:
 
 
 def _ends_the_process(compression: str, mode: str) -> bool:
-    """Pillow 11 crashes on some modes that a compression does not take, instead of refusing."""
-    if int(PIL.__version__.split(".")[0]) >= 12:
+    """Pillow 12 crashes on some modes that a compression does not take, instead of refusing."""
+    if int(PIL.__version__.split(".")[0]) >= 13:
         return False
     if compression in ("group3", "group4", "tiff_ccitt", "tiff_raw_16"):
         return mode != "1"
