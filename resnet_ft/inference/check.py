@@ -91,6 +91,8 @@ def photographs(
         with suppress(ImageError):
             images.append(np.asarray(prepare(decoded[row], cut)))
             labels.append(numbers.get(name, -1))
+    if not images:
+        raise DatasetError(f"None of {len(paths)} images can be read, such as {paths[0]}.")
     return np.stack(images), np.array(labels)
 
 

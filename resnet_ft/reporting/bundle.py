@@ -26,10 +26,10 @@ def bundle(
 ) -> Path:
     """Write one .zip with best.pt, model.onnx, model_card.md, report.html and predict.py.
 
-    `model` is the folder of a run or a checkpoint file, `path` by default the folder's name in it.
-    predict.py predicts with onnxruntime, Pillow and NumPy alone. A card that is there is taken as
-    it is; so is a report, which shows photographs, and which a model without predictions does
-    without. `precision` and `data_dir` are those of `export_onnx`.
+    `model` is the folder of a run or a checkpoint file; the .zip goes there by default. predict.py
+    needs onnxruntime, Pillow and NumPy alone. A card or report that is there is taken as it is. The
+    report shows photographs; a model without predictions has none. For `precision` and `data_dir`,
+    see `export_onnx`.
     """
     file = checkpoint_file(model)
     folder, name = file.parent, file.parent.absolute().name
@@ -55,10 +55,10 @@ def bundle(
 def push_to_hub(model: AnyModel, repo_id: str, *, private: bool = True) -> str:
     """Upload a model to the repository "user/name" of the Hugging Face Hub; returns its address.
 
-    `model` is the folder of a run or a checkpoint file. What goes there is best.pt, the card (see
-    `model_card`), config.json, which has no paths of yours, and model.onnx where the folder has
-    one; never photographs. The repository is made if it is missing: private, unless you say
-    otherwise. `Predictor.from_hub` loads it. Raises RunError where the Hub refuses.
+    That is best.pt, the card (see `model_card`), config.json, which has no paths of yours, and
+    model.onnx where the run's folder has one; never photographs. A new repository is private unless
+    you say otherwise, and a public one is refused with `private`. `Predictor.from_hub` loads it.
+    Raises RunError where the Hub refuses.
     """
     hub, file = needed("huggingface_hub", "hub"), checkpoint_file(model)
     known = vars(load_checkpoint(file))

@@ -149,11 +149,15 @@ def test_a_checkpoint_alone_is_compared_on_noise_and_says_so(run, tmp_path, caps
     assert "On 32 images of noise (no data_dir was given)." in capsys.readouterr().out
     with pytest.raises(DatasetError, match="data_dir="):
         export_onnx(tmp_path / "best.pt", tmp_path / "int8.onnx", precision="int8")
-    photos = run.folder.parent / "photos"
+    photos = shutil.copytree(run.folder.parent / "photos", tmp_path / "photos")
     table = compare_exports(
         tmp_path / "best.pt", {"onnx": tmp_path / "model.onnx"}, data_dir=photos
     )
     assert table.attrs["images"] == "24 validation images"
+    for file in (photos / "Val").rglob("*.png"):
+        file.write_bytes(b"damaged")
+    with pytest.raises(DatasetError, match="None of 24 images can be read"):
+        compare_exports(tmp_path / "best.pt", {}, data_dir=photos)
 
 
 def test_safetensors_are_read_by_the_predictor_and_by_torchvision(run, tmp_path):
