@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -35,6 +36,9 @@ from resnet_ft.training.options import FineTuneOptions, RunOptions
 
 TINY = ("--arch", "resnet18", "--weights", "none", "--image_size", "32", "--num_workers", "0")
 EVIL = "red\x1b[2J\u202egip"
+
+
+EXPORTS = ("export_onnx", "export_safetensors", "export_web", "bundle")
 
 
 def shell(*arguments, cwd=None, **options):
@@ -89,6 +93,19 @@ def test_each_command_has_the_options_and_defaults_of_its_function():
             if one.name not in {"context", "json", *own.get(name, ())}
         }
         assert found == expected, name
+
+
+def test_an_export_has_the_options_of_its_formats():
+    functions = [getattr(resnet_ft, name) for name in EXPORTS]
+    known = {name: one.default for each in functions for name, one in parameters(each).items()}
+    (export,) = [one for one in app.registered_commands if one.name == "export"]
+    own = {"context", "json", "model", "path", "format"}
+    found = {one.name: one.default for one in parameters(export.callback).values()}
+    assert {name: known[name] for name in found.keys() - own} == {
+        name: found[name] for name in found.keys() - own
+    }
+    formats = get_args(parameters(resnet_ft.__main__.export)["format"].annotation)
+    assert {f"export_{one.split('-')[0]}" for one in formats} - {"export_bundle"} == {*EXPORTS[:-1]}
 
 
 def test_help_names_every_command_and_loads_no_torch():
@@ -158,6 +175,7 @@ def test_the_same_command_returns_at_once_and_a_run_stands_for_itself(trained, i
     before = [file.stat().st_mtime_ns for file in files]
     for again in (["photos", *TINY, "--epochs", "1"], [run], ["--config", run / "config.json"]):
         assert answer_of("train", *again).replace(f"{inside}/", "") == trained[1].stdout
+    assert json.loads(answer_of("train", run, "--json"))["report"] == str(run / "report.html")
     assert [file.stat().st_mtime_ns for file in files] == before
 
 

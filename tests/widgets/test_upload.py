@@ -110,8 +110,8 @@ def test_what_is_judged_is_kept_with_its_class(predictor, tmp_path):
 
 
 def test_who_changes_their_mind_changes_the_decision_and_no_file(predictor, tmp_path):
-    folder, shades = tmp_path / "feedback", [(20, 20, 220), (20, 20, 210), (20, 20, 200)]
-    shades += [(220, 20, 20), (210, 20, 20)]
+    folder, shades = tmp_path / "feedback", [(20, 20, 220 - i) for i in range(12)]
+    shades += [(220 - i, 20, 20) for i in range(6)]
     photos = [write_image(tmp_path / f"{i}.png", colour=colour) for i, colour in enumerate(shades)]
     answers = judge_predictions(predictor, photos, folder).children
     for answer in answers:
@@ -121,12 +121,12 @@ def test_who_changes_their_mind_changes_the_decision_and_no_file(predictor, tmp_
         index = apply_decisions(index_dataset(folder), folder / "feedback.csv")
         return (index.labels["class_name"] == "red").sum()
 
-    assert reds() == 2
+    assert reds() == 6
     judging(answers[0])[1].value = "red"
-    assert reds() == 3
-    assert len([*folder.glob("blue/*")]) == 3
+    assert reds() == 7
+    assert len([*folder.glob("blue/*")]) == 12
     judging(answers[0])[0].click()
-    assert reds() == 2
+    assert reds() == 6
 
 
 def test_feedback_replaces_no_other_photograph_of_the_same_name(tmp_path):
