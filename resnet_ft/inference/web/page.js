@@ -170,7 +170,7 @@ for (const input of [at("files"), at("shot")]) {
     input.value = ""; // so that the same file can be chosen again
   };
 }
-document.onpast = ({ clipboardData }) => predict(clipboardData.files);
+document.onpaste = ({ clipboardData }) => predict(clipboardData.files);
 document.ondragover = (event) => {
   event.preventDefault();
   at("drop").classList.add("over");
