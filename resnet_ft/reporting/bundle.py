@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import warnings
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +37,7 @@ def bundle(
     with tempfile.TemporaryDirectory(prefix="resnet_ft-") as made:
         exported = Path(made, "model.onnx")
         export_onnx(model, exported, precision=precision, data_dir=data_dir)
-        page = folder / "report.html"
+        page = _beside(file, "report.html")
         if not page.exists():
             with suppress(DatasetError, RunError):  # no predictions, or no run
                 report(folder)
@@ -67,7 +68,7 @@ def push_to_hub(model: AnyModel, repo_id: str, *, private: bool = True) -> str:
         shutil.copyfile(file, Path(made, "best.pt"))
         shutil.copyfile(_card(model), Path(made, "README.md"))
         Path(made, "config.json").write_text(json.dumps(config, indent=2))
-        if (exported := file.with_name("model.onnx")).exists():
+        if (exported := _beside(file, "model.onnx")).exists():
             shutil.copyfile(exported, Path(made, "model.onnx"))
         try:
             repository = hub.HfApi().create_repo(repo_id, private=private, exist_ok=True)
@@ -85,5 +86,16 @@ def push_to_hub(model: AnyModel, repo_id: str, *, private: bool = True) -> str:
 
 
 def _card(model: AnyModel) -> Path:
-    card = checkpoint_file(model).with_name("model_card.md")
+    card = _beside(checkpoint_file(model), "model_card.md")
     return card if card.exists() else model_card(model)
+
+
+def _beside(file: Path, name: str) -> Path:
+    """A file beside a checkpoint. Warns of one that is older, and may be of other weights."""
+    found = file.with_name(name)
+    if found.exists() and found.stat().st_mtime < file.stat().st_mtime:
+        warnings.warn(
+            f"{found} is older than {file.name}. If the model has changed since, make it again.",
+            stacklevel=3,
+        )
+    return found

@@ -87,6 +87,16 @@ def push(hub, run, name, folder, token):
     return done.stdout
 
 
+def test_a_card_from_before_the_model_is_taken_and_warned_of(run, tmp_path, recwarn):
+    card = run.folder / "model_card.md"
+    card.write_text("mine")
+    os.utime(card, (0, 0))
+    archive = bundle(run, tmp_path / "of.zip")
+    assert zipfile.ZipFile(archive).read("run/model_card.md") == b"mine"
+    (warning,) = (str(one.message) for one in recwarn if "older" in str(one.message))
+    assert f"{card} is older than best.pt" in warning
+
+
 def test_a_pushed_model_is_private_and_comes_back(run, tmp_path):
     """The Hub itself is untried here: a double on the loopback interface stands for it."""
     with hub_double() as hub:
