@@ -92,6 +92,7 @@ def test_a_card_from_before_the_model_is_taken_and_warned_of(run, tmp_path, recw
     card.write_text("mine")
     os.utime(card, (0, 0))
     archive = bundle(run, tmp_path / "of.zip")
+    card.unlink()
     assert zipfile.ZipFile(archive).read("run/model_card.md") == b"mine"
     (warning,) = (str(one.message) for one in recwarn if "older" in str(one.message))
     assert f"{card} is older than best.pt" in warning
