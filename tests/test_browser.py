@@ -158,7 +158,7 @@ def try_feedback(notebook, piece: str, feedback: Path) -> None:
     cell = notebook.cell(piece)
     cell.get_by_role("button", name="Right").first.click()
     browser.wait_until(lambda: len([*feedback.glob("*/fish_000-*.jpg")]) == 1, "nothing is kept")
-    assert "Kept as" in cell.inner_text()
+    cell.get_by_text("Kept as").first.wait_for()
     cell.get_by_role("button", name="Camera").click()
     cell.locator("video").wait_for()
     notebook.look()  # until the camera shows something
@@ -169,6 +169,14 @@ def try_feedback(notebook, piece: str, feedback: Path) -> None:
     browser.wait_until(lambda: [*feedback.glob("flower/camera-*.jpg")], "no picture is kept")
     rows = read_decisions(feedback / "feedback.csv")
     assert len(rows) == 2 and rows["path"].iloc[1].startswith("flower/camera-")
+
+
+def try_site(notebook, piece: str) -> None:
+    """The page of `export_web`, in the notebook, answers for one of its examples."""
+    page = notebook.cell(piece).locator("iframe").content_frame
+    page.locator("#examples button").first.click()
+    page.locator("article.card:not(.waiting) h2").first.wait_for()
+    assert page.locator("article.card.failed").count() == 0
 
 
 def changed(notebook, piece: str, before: list[str]) -> None:
@@ -219,9 +227,10 @@ def test_an_interrupted_training_resumes_and_its_model_is_used(
     assert_complete(visualize.finished())
     visualize.photograph("04_visualize")
 
-    infer = open_notebook("05_infer", run_name="browser")
+    infer = open_notebook("05_infer", run_name="browser", make_web_page=True)
     infer.run_all()
     assert_complete(infer.finished())
+    try_site(infer, "show_site(site)")
     try_upload(infer, "upload_and_predict(", photos, own)
     try_feedback(infer, "upload_and_predict(", own / "runs" / "browser" / "feedback")
     assert_complete(infer.finished())
