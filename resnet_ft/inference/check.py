@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -105,7 +106,9 @@ def photograph_files(
         source = data_dir or run.data_source
         if not (is_on_drive(source) and user_path(source).is_dir()):  # a few images need no copy
             source = stage_dataset(source, project_root() / "data")
-        index = index_dataset(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is left out: said when the model was trained
+            index = index_dataset(source)
     except ResnetFtError as error:
         raise DatasetError(f"{error} For images elsewhere, give data_dir=.") from error
     if run.decisions:
