@@ -247,6 +247,7 @@ def train(
     if (source := source or config) is None:
         print("Usage: resnet_ft train SOURCE, which is photographs or a config.json (see --help)")
         sys.exit(2)
+    from resnet_ft import distributed
     from resnet_ft.training.evaluate import EVALUATIONS, images_of
     from resnet_ft.training.launch import run_folder
 
@@ -257,6 +258,7 @@ def train(
     best = f"Best: {kept['weights']}, validation accuracy {kept['val_accuracy']:.1%}"
     folder = run_folder(source, run_dir, options.get("arch", RunOptions.arch))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        distributed.end()
         return f"{best}\nNext: resnet_ft evaluate {folder}", {"run": str(folder)}
     page = folder / "report.html"
     if page.exists() and page.stat().st_mtime >= (folder / "best.pt").stat().st_mtime:

@@ -108,6 +108,12 @@ def wait() -> None:
         of_all(None)
 
 
+def end() -> None:
+    """Leave the group at the end of a program: left to the interpreter, PyTorch may abort there."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 @contextmanager
 def one_per_machine_first() -> Iterator[None]:
     """Let one process per machine run the block, and then all others there."""

@@ -128,3 +128,4 @@ def write(predictions, run_dir):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     globals()[sys.argv[1]](**json.loads(sys.argv[2]))
+    distributed.end()

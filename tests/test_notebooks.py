@@ -294,7 +294,7 @@ def test_the_journey_on_real_photographs(tmp_path, staged):
     assert figures(visualized) >= 10
     assert len(pd.read_csv(run / "evaluation.csv")) == 154
     inferred = execute("05_infer", tmp_path, **common)
-    assert figures(inferred) == 3
+    assert figures(inferred) == 1
     for notebook in (explored, trained, visualized, inferred):
         assert "broken.jpg" in outputs(notebook)
     predictions = pd.read_csv(run / "predictions.csv")

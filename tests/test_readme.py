@@ -101,7 +101,7 @@ def test_the_headless_commands_work_as_written(checkout):
         if (
             command[0] == ".venv/bin/torchrun" and "train" in command
         ):  # the same run in two processes
-            assert "is finished: 2 of 2 epochs are done" in done.stdout
+            assert "is finished: 2 of 2 epochs are done" in done.stderr
     tables = (checkout / "predictions.csv", checkout / "two.csv")
     assert len({len(table.read_bytes().splitlines()) for table in tables}) == 1
     made = {path.name for path in (checkout / "runs" / "first").iterdir()}
