@@ -126,7 +126,7 @@ def test_the_points_between_start_and_end_are_scored_within_the_budget(quick_mod
     )
     # Five passes over the validation batches, 0.6 s, instead of two.
     assert "between_val_loss" in history
-    assert watch.ended - started == pytest.approx(1.5, abs=0.2)
+    assert 1.1 < watch.ended - started < 1.7  # a busy machine ends earlier
 
 
 def test_no_epoch_begins_without_time_for_a_step(quick_model):
