@@ -189,7 +189,10 @@ def _answers(model: Answering, images: Tensor) -> Tensor:
     # bf16, in which networks train, would round eight times as coarsely.
     is_half = engine.accelerator().mixed_precision != "no"
     with torch.autocast(images.device.type, torch.float16, enabled=is_half):
-        return torch.cat([model(part).float() for part in parts])
+        found = torch.cat([model(part).float() for part in parts])
+    if is_half and not found.isfinite().all():  # beyond the range of float16
+        found = torch.cat([model(part).float() for part in parts])
+    return found
 
 
 def _checked(found: Tensor) -> Tensor:

@@ -368,3 +368,25 @@ def test_test_time_augmentation_is_the_mean_of_an_image_and_its_mirror_image(roo
     assert row["confidence"] == pytest.approx(twice.confidence, abs=1e-5)
     with pytest.raises(ParameterError, match="another tta"):
         predictor.predict_folder(rooms, rooms / "t.csv", num_workers=0)
+
+
+BEYOND_HALF = """
+import torch
+from PIL import Image
+from torch import nn
+from resnet_ft import Predictor, configure_engine, eval_transform
+
+configure_engine(mixed_precision="bf16")
+head = nn.Linear(3, 2)
+nn.init.zeros_(head.weight)
+head.bias.data = torch.tensor([1e6, 1e6 - 1])
+head.bias.requires_grad_(False)
+model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+print(Predictor(model, ["a", "b"], eval_transform(16)).predict(Image.new("RGB", (20, 20))))
+"""
+
+
+def test_outputs_beyond_half_precision_are_computed_in_full():
+    run = [sys.executable, "-W", "ignore", "-c", BEYOND_HALF]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "a 73.1%, b 26.9%"  # 1 / (1 + 1 / e)
